@@ -1,0 +1,110 @@
+//! Memory-mapped files and the views between bytes and numbers.
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Maps the file at `path` read-only, without reading it: pages come in when they are first touched.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) or [`Internal`](ErrorKind::Internal), naming the file.
+#[expect(unsafe_code, reason = "a mapping cannot be proven immutable by the compiler")]
+pub fn map_file(path: &Path) -> Result<Bytes> {
+    let failed = |source: std::io::Error| {
+        let kind =
+            if source.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Internal };
+        Error::new(kind, format!("{}: cannot be mapped: {source}", path.display()))
+    };
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
+    // and never written again (store::atomic is the only writer), so no byte changes under the slice.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    Ok(Bytes::from_owner(map))
+}
+
+struct F32Owner(Vec<f32>);
+
+impl AsRef<[u8]> for F32Owner {
+    #[expect(unsafe_code, reason = "reading floats as bytes needs a cast of the slice")]
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: every bit pattern of an f32 is four valid bytes, the pointer is that of a live vector, and the
+        // length in bytes cannot overflow because the vector's allocation already has that size.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(self.0.as_slice())) }
+    }
+}
+
+/// `values` as little-endian bytes, without a copy.
+pub fn bytes_from_f32(values: Vec<f32>) -> Bytes {
+    const { assert!(cfg!(target_endian = "little"), "tensors are little-endian and viewed in place") };
+    Bytes::from_owner(F32Owner(values))
+}
+
+/// `bytes` as single-precision values, or `None` when they are not aligned for it or not whole.
+#[expect(unsafe_code, reason = "reading bytes as floats needs a cast of the slice")]
+pub fn f32_view(bytes: &[u8]) -> Option<&[f32]> {
+    // SAFETY: every pattern of four bytes is a valid f32, and align_to only puts aligned, whole values in the middle.
+    let (head, values, tail) = unsafe { bytes.align_to::<f32>() };
+    (head.is_empty() && tail.is_empty()).then_some(values)
+}
+
+/// `bytes` at an address that is a multiple of `align`: shared when they already are, copied when they are not.
+///
+/// A request body is sliced wherever its header ended, but a runtime may use aligned loads.
+pub(crate) fn aligned(bytes: &Bytes, align: usize) -> Bytes {
+    debug_assert!(align.is_power_of_two() && align <= 8, "no tensor element is wider than eight bytes");
+    if bytes.as_ptr().addr().is_multiple_of(align) {
+        return bytes.clone();
+    }
+    let mut words = vec![0u64; bytes.len().div_ceil(8)];
+    words_as_bytes(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    Bytes::from_owner(Words(words)).slice(..bytes.len())
+}
+
+struct Words(Vec<u64>);
+
+impl AsRef<[u8]> for Words {
+    #[expect(unsafe_code, reason = "reading words as bytes needs a cast of the slice")]
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: as in F32Owner: any word is eight valid bytes and the vector outlives the borrow.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(self.0.as_slice())) }
+    }
+}
+
+#[expect(unsafe_code, reason = "filling words as bytes needs a cast of the slice")]
+fn words_as_bytes(words: &mut [u64]) -> &mut [u8] {
+    // SAFETY: any eight bytes are a valid word, and the exclusive borrow covers exactly these words.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unaligned_bytes_are_copied_and_aligned_ones_shared() {
+        let whole = bytes_from_f32((0u8..8).map(f32::from).collect());
+        assert_eq!(aligned(&whole, 4).as_ptr(), whole.as_ptr());
+        let odd = whole.slice(1..29);
+        let copy = aligned(&odd, 8);
+        assert_eq!(copy, odd);
+        assert!(copy.as_ptr().addr().is_multiple_of(8));
+        assert!(f32_view(&odd).is_none());
+        assert_eq!(f32_view(&whole).unwrap()[7], 7.0);
+    }
+
+    #[test]
+    fn a_missing_file_is_named_and_an_empty_one_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = map_file(&folder.path().join("none")).unwrap_err();
+        assert_eq!(missing.kind, ErrorKind::NotFound);
+        assert!(missing.message.contains("none"));
+        std::fs::write(folder.path().join("empty"), b"").unwrap();
+        assert!(map_file(&folder.path().join("empty")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,157 @@
+//! ONNX Runtime, loaded from a shared library.
+//!
+//! `ort` loads the library, holds the environment and builds sessions; its API moves between candidates, so this
+//! folder alone knows it. Running goes through the C API that `ort` exposes: weights are bound once per model and
+//! names are made once per session, so that a run allocates nothing per weight.
+
+#![expect(clippy::result_large_err, reason = "ort returns the builder inside its error; ours are made at once")]
+
+mod run;
+mod value;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use ort::session::Session as OrtSession;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+
+use crate::{Engine, Error, ErrorKind, Load, Result, Session, Tensor, Weights};
+
+/// The environment variable that names the shared library.
+pub const LIBRARY_VARIABLE: &str = "PACKHORSE_ONNXRUNTIME";
+
+/// ONNX Runtime. One per process; loading it again gives the same one.
+pub struct Onnx {
+    environment: Environment,
+    library: PathBuf,
+}
+
+impl Onnx {
+    /// Loads the runtime from `library`; `None` looks for `libonnxruntime.so` beside the program and then where the
+    /// system's loader looks.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) when there is no such library or it is too old, with the fix.
+    pub fn load(library: Option<&Path>) -> Result<Self> {
+        // The runtime itself is one per process, and starting it twice at once is a race inside it.
+        static STARTED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+        let library = library.map_or_else(default_library, Path::to_path_buf);
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let environment = match &*started {
+            Some((known, environment)) if *known == library => environment.clone(),
+            Some((known, _)) => {
+                return Err(Error::unavailable(format!(
+                    "ONNX Runtime is loaded from {} already, so it cannot be loaded from {}",
+                    known.display(),
+                    library.display()
+                )));
+            }
+            None => {
+                let environment = start(&library)?;
+                *started = Some((library.clone(), environment.clone()));
+                environment
+            }
+        };
+        Ok(Self { environment, library })
+    }
+
+    /// Optimises the graph at `source` for this CPU and writes it to `graph`, its larger tensors to `tensors` beside
+    /// it (a bare file name), so that graph and weights can each be read without the other.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) when the runtime refuses the graph.
+    pub fn optimise(&self, source: &Path, graph: &Path, tensors: &str) -> Result<()> {
+        self.builder(GraphOptimizationLevel::All)?
+            .with_optimized_model_path(graph)
+            .and_then(|set| set.with_config_entry("session.optimized_model_external_initializers_file_name", tensors))
+            .and_then(|set| {
+                set.with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+            })
+            .map_err(|source| refused("ONNX Runtime refuses the settings", &source))?
+            .commit_from_file(source)
+            .map(drop)
+            .map_err(|reason| refused(&format!("{}: ONNX Runtime refuses the graph", source.display()), &reason))
+    }
+
+    /// A session over the file at `path`, optimised at load, as any other program would build it.
+    ///
+    /// # Errors
+    /// As [`Engine::session`].
+    pub fn session_from_file(&self, path: &Path) -> Result<Box<dyn Session>> {
+        let session = self
+            .builder(GraphOptimizationLevel::All)?
+            .commit_from_file(path)
+            .map_err(|reason| refused(&format!("{}: ONNX Runtime refuses the graph", path.display()), &reason))?;
+        run::OnnxSession::new(session, 0).map(|session| Box::new(session) as Box<dyn Session>)
+    }
+
+    fn builder(&self, level: GraphOptimizationLevel) -> Result<SessionBuilder> {
+        // A lane is the only thread that computes: the runtime starts none of its own.
+        OrtSession::builder(&self.environment)
+            .map_err(|source| refused("ONNX Runtime has no session options", &source))?
+            .with_intra_threads(1)
+            .and_then(|set| set.with_inter_threads(1))
+            .and_then(|set| set.with_log_level(LogLevel::Error))
+            .and_then(|set| set.with_optimization_level(level))
+            .map_err(|source| refused("ONNX Runtime refuses the settings", &source))
+    }
+}
+
+impl Engine for Onnx {
+    fn description(&self) -> String {
+        format!("onnxruntime ({})", self.library.display())
+    }
+
+    fn session(&self, program: &[u8], weights: usize, load: Load) -> Result<Box<dyn Session>> {
+        let level = match load {
+            Load::AsIs => GraphOptimizationLevel::Disable,
+            Load::Optimise => GraphOptimizationLevel::All,
+        };
+        let session = self
+            .builder(level)?
+            .commit_from_memory(program)
+            .map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
+        run::OnnxSession::new(session, weights).map(|session| Box::new(session) as Box<dyn Session>)
+    }
+
+    fn bind(&self, weights: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
+        value::Bound::new(weights).map(|bound| Arc::new(bound) as Arc<dyn Weights>)
+    }
+}
+
+fn start(library: &Path) -> Result<Environment> {
+    let environment = ort::init_from(library)
+        .map_err(|source| {
+            Error::unavailable(format!(
+                "ONNX Runtime cannot be loaded: {source}; set {LIBRARY_VARIABLE} to the file libonnxruntime.so of \
+                 release 1.31 or newer (the PyPI package 'onnxruntime' holds one)"
+            ))
+        })?
+        .with_name("packhorse")
+        .with_telemetry(false)
+        .build()
+        .map_err(|source| refused("ONNX Runtime cannot start", &source))?;
+    environment.set_log_level(LogLevel::Error);
+    Ok(environment)
+}
+
+fn default_library() -> PathBuf {
+    const NAME: &str = "libonnxruntime.so";
+    std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join(NAME)))
+        .filter(|beside| beside.exists())
+        .unwrap_or_else(|| PathBuf::from(NAME))
+}
+
+/// `reason` as an error of ours; a runtime's refusal of a graph is the caller's to change.
+fn refused<R>(what: &str, reason: &ort::Error<R>) -> Error {
+    let kind = match reason.code() {
+        ort::ErrorCode::NoSuchFile => ErrorKind::NotFound,
+        ort::ErrorCode::RuntimeException | ort::ErrorCode::EngineError => ErrorKind::Internal,
+        _ => ErrorKind::Unsupported,
+    };
+    Error::new(kind, format!("{what}: {}", reason.message()))
+}

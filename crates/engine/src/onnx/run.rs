@@ -1,0 +1,118 @@
+//! One program ready to run: names made once, values lent per call.
+
+use std::ffi::CString;
+use std::ptr;
+
+use ort::AsPointer;
+use ort::session::Session as OrtSession;
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use super::value::{Bound, Value, check};
+use crate::{DataType, Error, Result, Session, Signature, Tensor, TensorSpec, Weights};
+
+pub(super) struct OnnxSession {
+    session: OrtSession,
+    signature: Signature,
+    /// Names of all graph inputs: the signature's first, then the weights'.
+    input_names: Vec<CString>,
+    output_names: Vec<CString>,
+    weights: usize,
+}
+
+impl OnnxSession {
+    pub(super) fn new(session: OrtSession, weights: usize) -> Result<Self> {
+        let inputs = session.inputs().len().checked_sub(weights).ok_or_else(|| {
+            Error::corrupt(format!(
+                "the program has {} inputs, fewer than its {weights} weights",
+                session.inputs().len()
+            ))
+        })?;
+        let signature = Signature {
+            inputs: session.inputs()[..inputs].iter().map(spec).collect::<Result<_>>()?,
+            outputs: session.outputs().iter().map(spec).collect::<Result<_>>()?,
+        };
+        let input_names = session.inputs().iter().map(name).collect::<Result<_>>()?;
+        let output_names = session.outputs().iter().map(name).collect::<Result<_>>()?;
+        Ok(Self { session, signature, input_names, output_names, weights })
+    }
+}
+
+impl Session for OnnxSession {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    #[expect(unsafe_code, reason = "Run is called through the C API")]
+    fn run(&mut self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        let bound = Bound::of(weights)?;
+        if inputs.len() != self.signature.inputs.len() || bound.values.len() != self.weights {
+            return Err(Error::internal(format!(
+                "the program takes {} inputs and {} weights, but got {} and {}",
+                self.signature.inputs.len(),
+                self.weights,
+                inputs.len(),
+                bound.values.len()
+            )));
+        }
+        let lent = inputs.iter().map(Value::lend).collect::<Result<Vec<_>>>()?;
+        let values: Vec<_> = lent.iter().chain(&bound.values).map(Value::as_ptr).collect();
+        let names: Vec<_> = self.input_names.iter().map(|name| name.as_ptr()).collect();
+        let wanted = outputs
+            .iter()
+            .map(|&index| self.output_names.get(index).map(|name| name.as_ptr()))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| Error::internal("an output index is beyond the signature"))?;
+        let mut results = vec![ptr::null_mut(); wanted.len()];
+        // SAFETY: the exclusive borrow makes this the session's only run; names and values live across the call and
+        // their counts are those of the arrays; every result is null, so the runtime allocates it.
+        let status = unsafe {
+            (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                ptr::null(),
+                names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                wanted.as_ptr(),
+                wanted.len(),
+                results.as_mut_ptr(),
+            )
+        };
+        // Adopted before the status is looked at, so that nothing leaks when only some were made.
+        let results: Vec<_> = results.into_iter().map(Value::adopt).collect();
+        check(status)?;
+        results.into_iter().map(|value| value?.into_tensor()).collect()
+    }
+}
+
+fn name(outlet: &Outlet) -> Result<CString> {
+    CString::new(outlet.name()).map_err(|_| Error::unsupported("a tensor's name holds a NUL byte"))
+}
+
+fn spec(outlet: &Outlet) -> Result<TensorSpec> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return Err(Error::unsupported(format!("'{}' is no tensor, and serving carries only tensors", outlet.name())));
+    };
+    let dtype = match ty {
+        TensorElementType::Bool => DataType::Bool,
+        TensorElementType::Uint8 => DataType::U8,
+        TensorElementType::Uint16 => DataType::U16,
+        TensorElementType::Uint32 => DataType::U32,
+        TensorElementType::Uint64 => DataType::U64,
+        TensorElementType::Int8 => DataType::I8,
+        TensorElementType::Int16 => DataType::I16,
+        TensorElementType::Int32 => DataType::I32,
+        TensorElementType::Int64 => DataType::I64,
+        TensorElementType::Float16 => DataType::F16,
+        TensorElementType::Bfloat16 => DataType::Bf16,
+        TensorElementType::Float32 => DataType::F32,
+        TensorElementType::Float64 => DataType::F64,
+        TensorElementType::String => DataType::Bytes,
+        other => {
+            return Err(Error::unsupported(format!(
+                "'{}' has element type {other:?}, which no serving API carries",
+                outlet.name()
+            )));
+        }
+    };
+    Ok(TensorSpec { name: outlet.name().to_owned(), dtype, shape: shape.to_vec() })
+}

@@ -1,0 +1,309 @@
+//! Tensors on both sides of the C API: ours lent to the runtime without a copy, the runtime's held until we are done.
+
+use std::any::Any;
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use ort::sys::{self, ONNXTensorElementDataType as Element};
+
+use crate::{DataType, Error, ErrorKind, Result, Tensor, Weights, map, strings_from_wire, strings_to_wire};
+
+/// Turns a status of the C API into a result, and frees it.
+#[expect(unsafe_code, reason = "a status is read and freed through the C API")]
+pub(super) fn check(status: sys::OrtStatusPtr) -> Result<()> {
+    let Some(status) = NonNull::new(status.0) else { return Ok(()) };
+    let api = ort::api();
+    // SAFETY: the status is not null and is ours to read until ReleaseStatus; the message is copied before that.
+    let (code, message) = unsafe {
+        let code = (api.GetErrorCode)(status.as_ptr());
+        let message = std::ffi::CStr::from_ptr((api.GetErrorMessage)(status.as_ptr())).to_string_lossy().into_owned();
+        (api.ReleaseStatus)(status.as_ptr());
+        (code, message)
+    };
+    let kind = match code {
+        sys::OrtErrorCode::ORT_INVALID_ARGUMENT => ErrorKind::InvalidInput,
+        sys::OrtErrorCode::ORT_NOT_IMPLEMENTED => ErrorKind::Unsupported,
+        _ => ErrorKind::Internal,
+    };
+    Err(Error::new(kind, message))
+}
+
+/// A value of the runtime, released on drop, with the bytes it points at when they are ours.
+pub(super) struct Value {
+    pointer: NonNull<sys::OrtValue>,
+    /// Keeps the bytes alive that the value points at; empty when the runtime owns them. Never read here.
+    lent: Bytes,
+}
+
+// SAFETY: a value is a reference-counted handle that the runtime lets any thread hold and release; ours are only read
+// once they are made.
+#[expect(unsafe_code, reason = "see the safety argument")]
+unsafe impl Send for Value {}
+// SAFETY: as above: Run takes inputs as const and copies the handle, whose count is atomic.
+#[expect(unsafe_code, reason = "see the safety argument")]
+unsafe impl Sync for Value {}
+
+impl Drop for Value {
+    #[expect(unsafe_code, reason = "the C API's release")]
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from the runtime, is not null, and is released nowhere else.
+        unsafe { (ort::api().ReleaseValue)(self.pointer.as_ptr()) }
+    }
+}
+
+impl Value {
+    /// A value over `tensor`'s own bytes (strings are copied: the runtime keeps them as objects).
+    pub(super) fn lend(tensor: &Tensor) -> Result<Self> {
+        match tensor.dtype().size_bytes() {
+            Some(size) => Self::lend_dense(tensor, size),
+            None => Self::copy_strings(tensor),
+        }
+    }
+
+    /// Takes over a value that the runtime made.
+    pub(super) fn adopt(pointer: *mut sys::OrtValue) -> Result<Self> {
+        NonNull::new(pointer)
+            .map(|pointer| Self { pointer, lent: Bytes::new() })
+            .ok_or_else(|| Error::internal("the runtime returned no value"))
+    }
+
+    pub(super) fn as_ptr(&self) -> *const sys::OrtValue {
+        self.pointer.as_ptr()
+    }
+
+    #[expect(unsafe_code, reason = "a tensor is made over our bytes through the C API")]
+    fn lend_dense(tensor: &Tensor, size: usize) -> Result<Self> {
+        let data = map::aligned(tensor.data(), size);
+        let shape = dims(tensor.shape())?;
+        let mut pointer = ptr::null_mut();
+        // SAFETY: memory and shape outlive the call, the data outlives the value (kept beside it), its length was
+        // checked against shape and datatype by Tensor::new, and the runtime only reads inputs.
+        check(unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                cpu_memory()?,
+                data.as_ptr().cast_mut().cast(),
+                data.len(),
+                shape.as_ptr(),
+                shape.len(),
+                element(tensor.dtype()),
+                &raw mut pointer,
+            )
+        })?;
+        let mut value = Self::adopt(pointer)?;
+        value.lent = data;
+        Ok(value)
+    }
+
+    #[expect(unsafe_code, reason = "strings are filled in through the C API")]
+    fn copy_strings(tensor: &Tensor) -> Result<Self> {
+        let api = ort::api();
+        let shape = dims(tensor.shape())?;
+        let mut allocator = ptr::null_mut();
+        let mut pointer = ptr::null_mut();
+        // SAFETY: the default allocator is the runtime's own and lives as long as it.
+        check(unsafe { (api.GetAllocatorWithDefaultOptions)(&raw mut allocator) })?;
+        // SAFETY: the shape outlives the call, and its length is the slice's.
+        check(unsafe {
+            (api.CreateTensorAsOrtValue)(
+                allocator,
+                shape.as_ptr(),
+                shape.len(),
+                element(DataType::Bytes),
+                &raw mut pointer,
+            )
+        })?;
+        let value = Self::adopt(pointer)?;
+        for (index, string) in strings_from_wire(tensor.data())?.enumerate() {
+            let mut buffer = ptr::null_mut();
+            // SAFETY: the index is below the element count (Tensor::new counted the strings), and the buffer the
+            // runtime returns has exactly the length that was asked for.
+            unsafe {
+                check((api.GetResizedStringTensorElementBuffer)(pointer, index, string.len(), &raw mut buffer))?;
+                ptr::copy_nonoverlapping(string.as_ptr(), buffer.cast(), string.len());
+            }
+        }
+        Ok(value)
+    }
+
+    /// The value as a tensor of ours; dense bytes are shared, and the value lives until the tensor is dropped.
+    pub(super) fn into_tensor(self) -> Result<Tensor> {
+        let (dtype, shape) = self.datatype_and_shape()?;
+        let count = crate::element_count(&shape)?;
+        let data = match dtype.size_bytes() {
+            Some(size) => self.into_dense(count * size)?,
+            None => self.read_strings(count)?,
+        };
+        Tensor::new(dtype, shape, data)
+    }
+
+    #[expect(unsafe_code, reason = "type and shape are read through the C API")]
+    fn datatype_and_shape(&self) -> Result<(DataType, Vec<usize>)> {
+        let mut kind = Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+        let mut dims = ptr::null();
+        let mut rank = 0;
+        // SAFETY: the value is a live tensor; the shape the runtime points at belongs to the value and is copied
+        // before the value can go.
+        let shape = unsafe {
+            check((ort::api().GetTensorElementTypeAndShapeDataReference)(
+                self.pointer.as_ptr(),
+                &raw mut kind,
+                &raw mut dims,
+                &raw mut rank,
+            ))?;
+            if rank == 0 { &[][..] } else { std::slice::from_raw_parts(dims, rank) }
+        };
+        let shape = shape
+            .iter()
+            .map(|&dim: &i64| usize::try_from(dim).map_err(|_| Error::internal("the runtime returned a negative size")))
+            .collect::<Result<_>>()?;
+        Ok((datatype(kind)?, shape))
+    }
+
+    #[expect(unsafe_code, reason = "the address of the elements is read through the C API")]
+    fn into_dense(self, len: usize) -> Result<Bytes> {
+        let mut data = ptr::null_mut();
+        // SAFETY: the value is a live, dense CPU tensor.
+        check(unsafe { (ort::api().GetTensorMutableData)(self.pointer.as_ptr(), &raw mut data) })?;
+        match NonNull::new(data.cast::<u8>()) {
+            Some(data) if len > 0 => Ok(Bytes::from_owner(Output { _value: self, data, len })),
+            _ => Ok(Bytes::new()),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "strings are read through the C API")]
+    fn read_strings(&self, count: usize) -> Result<Bytes> {
+        let api = ort::api();
+        let mut strings = Vec::with_capacity(count);
+        for index in 0..count {
+            let mut len = 0;
+            // SAFETY: the index is below the element count; the buffer has the length that the runtime just named.
+            unsafe {
+                check((api.GetStringTensorElementLength)(self.pointer.as_ptr(), index, &raw mut len))?;
+                let mut string = vec![0u8; len];
+                check((api.GetStringTensorElement)(self.pointer.as_ptr(), len, index, string.as_mut_ptr().cast()))?;
+                strings.push(string);
+            }
+        }
+        Ok(strings_to_wire(strings.iter().map(Vec::as_slice)).into())
+    }
+}
+
+/// The elements of a value of the runtime.
+struct Output {
+    /// Owns the memory that `data` points at.
+    _value: Value,
+    data: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory is never written after Run returned it, and the value that owns it may move between threads.
+#[expect(unsafe_code, reason = "see the safety argument")]
+unsafe impl Send for Output {}
+
+impl AsRef<[u8]> for Output {
+    #[expect(unsafe_code, reason = "a slice over the runtime's memory")]
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the runtime allocated `len` bytes at `data` (shape times element size), and the value keeps them.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+/// Weights as values, in program order.
+pub(super) struct Bound {
+    pub(super) values: Vec<Value>,
+    mapped_bytes: u64,
+}
+
+impl Bound {
+    pub(super) fn new(weights: Vec<Tensor>) -> Result<Self> {
+        let mapped_bytes = weights.iter().map(|weight| weight.data().len() as u64).sum();
+        let values = weights
+            .into_iter()
+            .map(|weight| {
+                // A copy would be private memory that nobody budgets, so a segment that is not aligned is refused.
+                let align = weight.dtype().size_bytes().unwrap_or(1);
+                if !weight.is_empty() && !weight.data().as_ptr().addr().is_multiple_of(align) {
+                    return Err(Error::corrupt("a weight does not start at a multiple of its element size"));
+                }
+                Value::lend(&weight).map_err(|error| Error::corrupt(error.message))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { values, mapped_bytes })
+    }
+
+    /// The bound form behind `weights`.
+    pub(super) fn of(weights: &dyn Weights) -> Result<&Self> {
+        (weights as &dyn Any).downcast_ref().ok_or_else(|| Error::internal("the weights were bound to another runtime"))
+    }
+}
+
+impl Weights for Bound {
+    fn mapped_bytes(&self) -> u64 {
+        self.mapped_bytes
+    }
+}
+
+/// The description of plain CPU memory; made once, never freed, shared by every thread.
+#[expect(unsafe_code, reason = "made through the C API")]
+fn cpu_memory() -> Result<*const sys::OrtMemoryInfo> {
+    struct Shared(*const sys::OrtMemoryInfo);
+    // SAFETY: the object is immutable once made.
+    unsafe impl Send for Shared {}
+    // SAFETY: as above.
+    unsafe impl Sync for Shared {}
+    static MEMORY: OnceLock<Result<Shared>> = OnceLock::new();
+    MEMORY
+        .get_or_init(|| {
+            let mut info = ptr::null_mut();
+            // SAFETY: the out pointer is live for the call.
+            check(unsafe {
+                (ort::api().CreateCpuMemoryInfo)(
+                    sys::OrtAllocatorType::OrtDeviceAllocator,
+                    sys::OrtMemType::OrtMemTypeDefault,
+                    &raw mut info,
+                )
+            })?;
+            Ok(Shared(info))
+        })
+        .as_ref()
+        .map(|shared| shared.0)
+        .map_err(Clone::clone)
+}
+
+fn dims(shape: &[usize]) -> Result<Vec<i64>> {
+    shape
+        .iter()
+        .map(|&dim| i64::try_from(dim).map_err(|_| Error::invalid(format!("shape {shape:?} is too large"))))
+        .collect()
+}
+
+fn element(dtype: DataType) -> Element {
+    match dtype {
+        DataType::Bool => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        DataType::U8 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        DataType::U16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        DataType::U32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        DataType::U64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        DataType::I8 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        DataType::I16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        DataType::I32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        DataType::I64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        DataType::F16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        DataType::Bf16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        DataType::F32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        DataType::F64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        DataType::Bytes => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING,
+    }
+}
+
+/// The datatype for an element type of the C API.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) for the types that no serving protocol carries.
+fn datatype(element_type: Element) -> Result<DataType> {
+    DataType::ALL
+        .into_iter()
+        .find(|&dtype| element(dtype) == element_type)
+        .ok_or_else(|| Error::unsupported(format!("element type {element_type:?} has no serving datatype")))
+}
