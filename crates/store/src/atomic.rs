@@ -1,0 +1,82 @@
+//! Files that are there whole or not at all: written under another name, made durable, then renamed.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use engine::{Error, ErrorKind, Result};
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// The file is new.
+    New,
+    /// A file of that name was there; it was left alone.
+    Existed,
+}
+
+/// Writes `folder/name` with what `fill` gives, unless it exists. Durable on return: file and folder are synced.
+///
+/// # Errors
+/// [`Exhausted`](ErrorKind::Exhausted) when the disk is full, [`Internal`](ErrorKind::Internal) otherwise, naming the
+/// file; nothing is left behind.
+pub(crate) fn create(
+    folder: &Path,
+    name: &str,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<Written> {
+    let target = folder.join(name);
+    let write = || -> std::io::Result<Written> {
+        if target.exists() {
+            return Ok(Written::Existed);
+        }
+        let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+        let mut writer = BufWriter::with_capacity(1 << 20, part.as_file());
+        fill(&mut writer)?;
+        writer.flush()?;
+        drop(writer);
+        part.as_file().sync_all()?;
+        // Packers may race for one name: the first to link it wins, the other's bytes go.
+        let written = match part.persist_noclobber(&target) {
+            Ok(_) => Written::New,
+            Err(lost) if lost.error.kind() == std::io::ErrorKind::AlreadyExists => Written::Existed,
+            Err(failed) => return Err(failed.error),
+        };
+        File::open(folder)?.sync_all()?;
+        Ok(written)
+    };
+    write().map_err(|source| io_error(&target, "cannot be written", &source))
+}
+
+/// `source` as an error of ours about `path`.
+pub(crate) fn io_error(path: &Path, what: &str, source: &std::io::Error) -> Error {
+    let (kind, fix) = match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            (ErrorKind::Exhausted, "; free space on that disk and try again")
+        }
+        std::io::ErrorKind::NotFound => (ErrorKind::NotFound, ""),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            (ErrorKind::InvalidInput, "; choose a place that this user may write")
+        }
+        _ => (ErrorKind::Internal, ""),
+    };
+    Error::new(kind, format!("{}: {what}: {source}{fix}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_nothing_and_an_existing_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = create(folder.path(), "a", |file| file.write_all(b"half").and_then(|()| Err(full()))).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Exhausted);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(create(folder.path(), "a", |file| file.write_all(b"one")).unwrap(), Written::New);
+        assert_eq!(create(folder.path(), "a", |file| file.write_all(b"two")).unwrap(), Written::Existed);
+        assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"one");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

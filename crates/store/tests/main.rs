@@ -1,0 +1,268 @@
+//! Packing real models: what is lifted is shared, what comes out answers as what went in, and a store is never half.
+
+#![expect(clippy::unwrap_used, reason = "an unwrap in a test is an assertion, in its plumbing too")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use engine::onnx::Onnx;
+use engine::{DataType, Engine, ErrorKind, Load, Tensor};
+use store::manifest::ProgramKind;
+use store::pack::{Packed, Request, pack};
+use store::task::{Detection, Task, TaskChoice};
+use store::{Manifest, Store};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn asset(name: &str) -> PathBuf {
+    workspace().join("assets").join(name)
+}
+
+/// The runtime that `make setup` fetched, or the one that the environment names.
+fn onnx() -> Onnx {
+    let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE)
+        .map_or_else(|| workspace().join(".cache/onnxruntime/1.31.1/libonnxruntime.so"), PathBuf::from);
+    Onnx::load(Some(&library)).expect("'make setup' fetches the runtime")
+}
+
+struct Place {
+    _folder: tempfile::TempDir,
+    store: Store,
+}
+
+fn place() -> Place {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
+    Place { _folder: folder, store }
+}
+
+fn request(path: PathBuf, name: &str) -> Request {
+    Request { path, name: Some(name.to_owned()), version: None, task: None, labels: BTreeMap::new() }
+}
+
+/// Every file below the store with its bytes' hash: equal listings are equal stores.
+fn listing(store: &Store) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![store.root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.clone(), blake3::hash(&std::fs::read(&path).unwrap()).to_hex().to_string());
+            }
+        }
+    }
+    found
+}
+
+fn run(onnx: &Onnx, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -> Vec<Tensor> {
+    let load = if manifest.program.kind == ProgramKind::Lifted { Load::AsIs } else { Load::Optimise };
+    let program = store.program(&manifest.program).unwrap();
+    let mut session = onnx.session(&program, manifest.weights.len(), load).unwrap();
+    let weights = onnx.bind(store.weights(manifest).unwrap()).unwrap();
+    let all: Vec<usize> = (0..manifest.outputs.len()).collect();
+    session.run(weights.as_ref(), inputs, &all).unwrap()
+}
+
+fn plain(onnx: &Onnx, path: &Path, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut session = onnx.session_from_file(path).unwrap();
+    let all: Vec<usize> = (0..session.signature().outputs.len()).collect();
+    let none = onnx.bind(Vec::new()).unwrap();
+    session.run(none.as_ref(), inputs, &all).unwrap()
+}
+
+fn ids(batch: usize, length: usize, seed: i64) -> Vec<Tensor> {
+    let of = |value: &dyn Fn(i64) -> i64| {
+        let values = (0..i64::try_from(batch * length).unwrap()).flat_map(|index| value(index).to_le_bytes());
+        Tensor::new(DataType::I64, vec![batch, length], values.collect::<Vec<u8>>().into()).unwrap()
+    };
+    vec![of(&|index| (index * 37 + seed) % 1000), of(&|_| 1), of(&|index| index % 2)]
+}
+
+fn assert_close(got: &[Tensor], want: &[Tensor], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (got, want) in got.iter().zip(want) {
+        assert_eq!(got.shape(), want.shape(), "{what}");
+        let (got, want) = (got.as_f32().unwrap(), want.as_f32().unwrap());
+        let largest = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+        assert!(largest <= 1e-5, "{what}: off by {largest}");
+    }
+}
+
+#[test]
+fn a_packed_model_answers_as_the_file_does() {
+    let (onnx, place) = (onnx(), place());
+    let picture = |seed: usize| {
+        let values = (0..3 * 416 * 416).map(|index| ((index * 31 + seed) % 255) as f32 / 64.0 - 2.0).collect();
+        vec![Tensor::from_f32(vec![1, 3, 416, 416], values).unwrap()]
+    };
+    let frame = vec![Tensor::new(DataType::U8, vec![1, 90, 120, 3], vec![90; 90 * 120 * 3].into()).unwrap()];
+    for (file, inputs) in [
+        ("bert_tiny_qa.onnx", vec![ids(1, 8, 3), ids(3, 17, 5), ids(1, 128, 7)]),
+        ("nanodet_g_coco80.onnx", vec![picture(0), picture(9)]),
+        ("person_ssdlite_odapi.onnx", vec![frame]),
+    ] {
+        let packed = pack(&place.store, &onnx, &request(asset(file), "model")).unwrap();
+        let manifest = &packed.manifest;
+        assert_eq!(manifest.program.kind, ProgramKind::Lifted, "{file}: {:?}", manifest.program.why_whole);
+        assert!(packed.weight_bytes > 10_000_000, "{file}: {} bytes lifted", packed.weight_bytes);
+        let program = place.store.program(&manifest.program).unwrap();
+        assert!(program.len() < 500_000, "{file}: the program still holds {} bytes", program.len());
+        for inputs in inputs {
+            let got = run(&onnx, &place.store, manifest, &inputs);
+            assert_close(&got, &plain(&onnx, &asset(file), &inputs), file);
+        }
+    }
+}
+
+#[test]
+fn packing_twice_changes_nothing_and_a_fine_tune_adds_only_its_weights() {
+    let (onnx, place) = (onnx(), place());
+    let file = asset("bert_tiny_qa.onnx");
+    let first = pack(&place.store, &onnx, &request(file.clone(), "base")).unwrap();
+    let before = listing(&place.store);
+    let again = pack(&place.store, &onnx, &request(file.clone(), "base")).unwrap();
+    assert!(first.changed && !again.changed);
+    assert_eq!(first.manifest, again.manifest);
+    assert_eq!(listing(&place.store), before);
+
+    // Packed from nothing under another roof, the same file gives the same bytes.
+    let other = self::place();
+    pack(&other.store, &onnx, &request(file.clone(), "base")).unwrap();
+    let names = |listing: BTreeMap<PathBuf, String>, root: &Path| {
+        listing.into_iter().map(|(path, hash)| (path.strip_prefix(root).unwrap().to_owned(), hash)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(listing(&other.store), other.store.root()), names(before.clone(), place.store.root()));
+
+    // A fine-tune: the same graph, every weight a little different.
+    let scratch = tempfile::tempdir().unwrap();
+    let tuned_file = scratch.path().join("tuned.onnx");
+    std::fs::write(&tuned_file, fine_tune(&std::fs::read(&file).unwrap())).unwrap();
+    let tuned = pack(&place.store, &onnx, &request(tuned_file.clone(), "tuned")).unwrap();
+    assert_eq!(tuned.manifest.program, first.manifest.program);
+    let added: Vec<_> = listing(&place.store).into_keys().filter(|path| !before.contains_key(path)).collect();
+    assert_eq!(added.len(), 2, "a segment and a manifest: {added:?}");
+    let inputs = ids(2, 16, 1);
+    let (base, own) = (plain(&onnx, &file, &inputs), plain(&onnx, &tuned_file, &inputs));
+    assert_ne!(base, own, "the fine-tune must differ for this test to mean anything");
+    assert_close(&run(&onnx, &place.store, &tuned.manifest, &inputs), &own, "tuned");
+    assert_close(&run(&onnx, &place.store, &first.manifest, &inputs), &base, "base");
+}
+
+/// The model in `bytes` with one of the word vectors changed: found as the longest run of plausible weights, so that
+/// the file's structure stays what it is.
+fn fine_tune(bytes: &[u8]) -> Vec<u8> {
+    let mut tuned = bytes.to_vec();
+    // The embedding is by far the largest tensor, so the middle of the file lies inside it, whatever the alignment of
+    // its numbers: setting whole runs of four equal bytes makes finite values of each.
+    let middle = tuned.len() / 2;
+    for byte in &mut tuned[200_000..middle] {
+        *byte = 0x3c;
+    }
+    tuned
+}
+
+#[test]
+fn versions_count_up_and_one_that_is_taken_is_refused() {
+    let (onnx, place) = (onnx(), place());
+    let pack = |file: &str, version: Option<u64>| {
+        let request = Request { version, ..request(asset(file), "m") };
+        pack(&place.store, &onnx, &request).map(|packed: Packed| packed.manifest.version)
+    };
+    assert_eq!(pack("bert_tiny_qa.onnx", None).unwrap(), 1);
+    assert_eq!(pack("nanodet_g_coco80.onnx", None).unwrap(), 2);
+    assert_eq!(pack("bert_tiny_qa.onnx", None).unwrap(), 1, "that is what version 1 holds");
+    assert_eq!(pack("nanodet_g_coco80.onnx", Some(7)).unwrap(), 7);
+    assert_eq!(pack("bert_tiny_qa.onnx", Some(2)).unwrap_err().kind, ErrorKind::AlreadyExists);
+    assert_eq!(pack("bert_tiny_qa.onnx", Some(0)).unwrap_err().kind, ErrorKind::InvalidInput);
+    assert_eq!(place.store.versions("m").unwrap(), [1, 2, 7]);
+}
+
+#[test]
+fn tasks_are_recognised_by_signature_or_refused() {
+    let (onnx, place) = (onnx(), place());
+    let pack = |file: &str| {
+        let request = Request { task: Some(TaskChoice::ObjectDetection), ..request(asset(file), file) };
+        pack(&place.store, &onnx, &request).map(|packed| packed.manifest.task)
+    };
+    let Some(Task::ObjectDetection(Detection::Nanodet { width, height, levels, bins, .. })) =
+        pack("nanodet_g_coco80.onnx").unwrap()
+    else {
+        panic!("no NanoDet");
+    };
+    assert_eq!((width, height, bins), (416, 416, 11));
+    let strides: Vec<_> = levels.iter().map(|level| (level.stride, &level.scores[..], &level.boxes[..])).collect();
+    assert_eq!(
+        strides,
+        [(8, "Identity:0", "Identity_3:0"), (16, "Identity_1:0", "Identity_4:0"), (32, "Identity_2:0", "Identity_5:0")]
+    );
+    let odapi = pack("person_ssdlite_odapi.onnx").unwrap();
+    assert!(matches!(odapi, Some(Task::ObjectDetection(Detection::Odapi { .. }))), "{odapi:?}");
+    let refused = pack("bert_tiny_qa.onnx").unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::InvalidInput);
+    assert!(place.store.versions("bert_tiny_qa.onnx").unwrap().is_empty(), "a refused pack leaves no model");
+}
+
+#[test]
+fn files_that_are_no_models_are_refused_with_their_name() {
+    let (onnx, place) = (onnx(), place());
+    let scratch = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(asset("nanodet_g_coco80.onnx")).unwrap();
+    let soup: Vec<u8> = (0..100_000u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (name, bytes) in [
+        ("empty.onnx", &b""[..]),
+        ("text.onnx", b"this is no model"),
+        ("cut.onnx", &whole[..whole.len() / 2]),
+        ("soup.onnx", &soup),
+    ] {
+        let path = scratch.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = pack(&place.store, &onnx, &request(path, "m")).unwrap_err();
+        assert!(error.message.contains(name), "{}", error.message);
+        assert!(matches!(error.kind, ErrorKind::InvalidInput | ErrorKind::Unsupported), "{error:?}");
+    }
+    let missing = pack(&place.store, &onnx, &request(scratch.path().join("gone.onnx"), "m")).unwrap_err();
+    assert_eq!(missing.kind, ErrorKind::NotFound);
+    assert!(place.store.names().unwrap().is_empty());
+}
+
+#[test]
+fn a_store_that_was_tampered_with_is_refused() {
+    let (onnx, place) = (onnx(), place());
+    let packed = pack(&place.store, &onnx, &request(asset("bert_tiny_qa.onnx"), "m")).unwrap();
+    let root = place.store.root();
+    let program = root.join("programs").join(format!("{}.onnx", packed.manifest.program.hash));
+    let bytes = std::fs::read(&program).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[100] ^= 1;
+    std::fs::write(&program, &flipped).unwrap();
+    assert_eq!(place.store.program(&packed.manifest.program).unwrap_err().kind, ErrorKind::Corrupt);
+    std::fs::remove_file(&program).unwrap();
+    assert_eq!(place.store.program(&packed.manifest.program).unwrap_err().kind, ErrorKind::NotFound);
+
+    let segment = root.join("segments").join(format!("{}.seg", packed.manifest.segments[0]));
+    let whole = std::fs::metadata(&segment).unwrap().len();
+    std::fs::File::options().write(true).open(&segment).unwrap().set_len(whole / 2).unwrap();
+    assert_eq!(place.store.weights(&packed.manifest).unwrap_err().kind, ErrorKind::Corrupt);
+    std::fs::remove_file(&segment).unwrap();
+    assert_eq!(place.store.weights(&packed.manifest).unwrap_err().kind, ErrorKind::NotFound);
+
+    let file = root.join("models/m/1.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for (what, lie, kind) in [
+        ("no JSON", "{".to_owned(), ErrorKind::Corrupt),
+        ("another name", text.replace("\"name\":\"m\"", "\"name\":\"n\""), ErrorKind::Corrupt),
+        ("a newer format", text.replace("\"format\":1", "\"format\":2"), ErrorKind::Unsupported),
+        ("an unknown field", text.replace("\"format\":1", "\"format\":1,\"x\":1"), ErrorKind::Corrupt),
+    ] {
+        std::fs::write(&file, lie).unwrap();
+        assert_eq!(place.store.manifest("m", 1).unwrap_err().kind, kind, "{what}");
+    }
+    std::fs::write(&file, text.replace(&packed.manifest.segments[0], "../../../etc/passwd")).unwrap();
+    let manifest = place.store.manifest("m", 1).unwrap();
+    assert_eq!(place.store.weights(&manifest).unwrap_err().kind, ErrorKind::Corrupt, "a hash that is a path");
+}
