@@ -1,0 +1,98 @@
+//! Probes and metrics on a thread and a listener of their own, so that they answer while everything else is busy.
+//! Nothing here changes any state.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use engine::{Error, Result};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::Scheduler;
+use crate::http::{self as api, HttpLimits, Parts, Refusal, Route};
+
+/// What a scrape is told that it gets.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How long a stop waits for a scraper to take its answer.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// The running admin thread; dropping it stops and joins it.
+#[derive(Debug)]
+pub struct Admin {
+    /// Dropped to say stop.
+    stop: Option<watch::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Serves `/metrics`, `/livez`, `/readyz`, `/v2/health/live` and `/v2/health/ready` on `listener`, by GET alone.
+///
+/// # Errors
+/// [`Internal`](engine::ErrorKind::Internal) when the system gives no thread or no event queue.
+pub fn spawn(listener: std::net::TcpListener, scheduler: Arc<Scheduler>) -> Result<Admin> {
+    let broken = |source: std::io::Error| Error::internal(format!("the admin thread cannot be started: {source}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+    listener.set_nonblocking(true).map_err(broken)?;
+    let listener = {
+        let _within = runtime.enter();
+        TcpListener::from_std(listener).map_err(broken)?
+    };
+    let (stop, stopping) = watch::channel(());
+    let thread = std::thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(move || runtime.block_on(serve(listener, scheduler, stopping)))
+        .map_err(broken)?;
+    Ok(Admin { stop: Some(stop), thread: Some(thread) })
+}
+
+impl Admin {
+    /// Stops listening, finishes the answers under way and joins the thread.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, scheduler: Arc<Scheduler>, stopping: watch::Receiver<()>) {
+    let answer = move |request: Request<Incoming>| {
+        let response = answer(&scheduler, request.method(), request.uri().path());
+        async move { response }
+    };
+    let limits = HttpLimits { connections: 64, ..HttpLimits::default() };
+    tokio::select! {
+        () = api::listen(listener, limits, stopped(stopping.clone()), answer) => {}
+        () = async { stopped(stopping).await; tokio::time::sleep(STOP_LIMIT).await } => {}
+    }
+}
+
+/// Ready when the sender is gone; it never sends.
+async fn stopped(mut stopping: watch::Receiver<()>) {
+    let _ = stopping.changed().await;
+}
+
+fn answer(scheduler: &Scheduler, method: &Method, path: &str) -> Response<Parts> {
+    if path == "/metrics" {
+        return match *method {
+            Method::GET => api::text(StatusCode::OK, METRICS_TYPE, scheduler.metrics().text()),
+            _ => Refusal::wrong_method(method, path, "GET").into_response(),
+        };
+    }
+    match api::route(method, path) {
+        Ok(Route::Live) => api::live(),
+        Ok(Route::Ready) => api::ready(scheduler),
+        Ok(_) => Refusal::no_such_path(path).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}

@@ -1,0 +1,502 @@
+//! Wire messages to [`InferRequest`] and back. Pure: the clock is an argument, nothing here waits.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use engine::{DataType, Error, Result, Tensor};
+use proto::inference::infer_parameter::ParameterChoice;
+use proto::inference::model_infer_request::InferInputTensor;
+use proto::inference::model_infer_response::InferOutputTensor;
+use proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
+
+use super::contents;
+use crate::{InferRequest, InferResponse};
+
+type Parameters = std::collections::HashMap<String, InferParameter>;
+
+/// What the answer takes from the request besides its outputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    id: String,
+    raw: bool,
+}
+
+/// The request in `message`, and how to answer it. `deadline` is the call's own; a `timeout` parameter (microseconds
+/// from `now`) can only shorten it.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported), naming the
+/// field and the fix.
+pub(super) fn decode(
+    message: ModelInferRequest,
+    now: Instant,
+    deadline: Option<Instant>,
+) -> Result<(InferRequest, Reply)> {
+    refuse_extensions(&message)?;
+    let version = version(&message.model_version)?;
+    let timeout = timeout(&message.parameters)?.and_then(|timeout| now.checked_add(timeout));
+    let raw = !message.raw_input_contents.is_empty();
+    let inputs =
+        if raw { raw_inputs(message.inputs, message.raw_input_contents)? } else { typed_inputs(message.inputs)? };
+    let request = InferRequest {
+        model: message.model_name,
+        version,
+        inputs,
+        outputs: message.outputs.into_iter().map(|output| output.name).collect(),
+        deadline: deadline.into_iter().chain(timeout).min(),
+    };
+    Ok((request, Reply { id: message.id, raw }))
+}
+
+/// The message for `response`. Raw when the request was raw, or when an output has no typed form: the protocol wants
+/// all outputs one way.
+///
+/// # Errors
+/// [`Internal`](engine::ErrorKind::Internal) when an output is not what a tensor must be.
+pub(super) fn encode(reply: Reply, response: InferResponse) -> Result<ModelInferResponse> {
+    let raw = reply.raw || !response.outputs.iter().all(|(_, tensor)| contents::has_field(tensor.dtype()));
+    let mut message = ModelInferResponse {
+        model_name: response.model,
+        model_version: response.version.to_string(),
+        id: reply.id,
+        ..ModelInferResponse::default()
+    };
+    for (name, tensor) in response.outputs {
+        let fault = |error: Error| Error::internal(format!("output '{name}': {error}"));
+        let contents = if raw { None } else { contents::encode(&tensor).map_err(fault)? };
+        if raw {
+            message.raw_output_contents.push(tensor.data().clone());
+        }
+        let dimension =
+            |&size: &usize| i64::try_from(size).map_err(|_| fault(Error::internal("a dimension passes int64")));
+        let shape = tensor.shape().iter().map(dimension).collect::<Result<_>>()?;
+        let datatype = tensor.dtype().name().to_owned();
+        message.outputs.push(InferOutputTensor { name, datatype, shape, contents, ..InferOutputTensor::default() });
+    }
+    Ok(message)
+}
+
+/// The version that `text` asks for; `None`, the newest, when it is empty.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for anything but decimal digits.
+pub(super) fn version(text: &str) -> Result<Option<u64>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).map(Some).ok_or_else(|| {
+        Error::invalid(format!("model version '{text}' is not a decimal number; leave it empty for the newest"))
+    })
+}
+
+/// The time a `grpc-timeout` header gives a call: one to eight digits and a unit, by the gRPC specification.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for any other form.
+pub(super) fn grpc_timeout(header: &str) -> Result<Duration> {
+    let malformed =
+        || Error::invalid(format!("grpc-timeout '{header}' is not 1 to 8 digits and one of H, M, S, m, u, n"));
+    let (digits, unit) = header.split_at_checked(header.len().saturating_sub(1)).ok_or_else(malformed)?;
+    let well_formed = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u32 = digits.parse().ok().filter(|_| well_formed).ok_or_else(malformed)?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return Err(malformed()),
+    };
+    Ok(unit.saturating_mul(count))
+}
+
+/// Inputs whose elements are in `raw`, in the same order.
+fn raw_inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<(String, Tensor)>> {
+    let typed = |input: &&InferInputTensor| input.contents.as_ref().is_some_and(|typed| !contents::is_empty(typed));
+    if let Some(input) = inputs.iter().find(typed) {
+        return Err(Error::invalid(format!(
+            "input '{}' has contents beside raw_input_contents; send every input one way",
+            input.name
+        )));
+    }
+    if inputs.len() != raw.len() {
+        return Err(Error::invalid(format!(
+            "raw_input_contents has {} entries for {} inputs; send one for each, in the order of the inputs",
+            raw.len(),
+            inputs.len()
+        )));
+    }
+    let tensor = |input: &InferInputTensor, data| Tensor::new(datatype(input)?, shape(input)?, data);
+    inputs.into_iter().zip(raw).map(|(input, data)| named(tensor(&input, data), input.name)).collect()
+}
+
+/// Inputs that carry their own elements.
+fn typed_inputs(inputs: Vec<InferInputTensor>) -> Result<Vec<(String, Tensor)>> {
+    let tensor = |input: &mut InferInputTensor| {
+        let contents = input.contents.take().unwrap_or_default();
+        contents::decode(datatype(input)?, shape(input)?, contents)
+    };
+    inputs.into_iter().map(|mut input| named(tensor(&mut input), input.name)).collect()
+}
+
+fn named(tensor: Result<Tensor>, name: String) -> Result<(String, Tensor)> {
+    match tensor {
+        Ok(tensor) => Ok((name, tensor)),
+        Err(error) => Err(error.context(format_args!("input '{name}'"))),
+    }
+}
+
+fn datatype(input: &InferInputTensor) -> Result<DataType> {
+    DataType::from_name(&input.datatype).ok_or_else(|| {
+        let known = DataType::ALL.map(DataType::name).join(", ");
+        Error::invalid(format!("datatype '{}' is unknown; use one of {known}", input.datatype))
+    })
+}
+
+fn shape(input: &InferInputTensor) -> Result<Vec<usize>> {
+    let dimension = |&size: &i64| usize::try_from(size).ok();
+    input.shape.iter().map(dimension).collect::<Option<_>>().ok_or_else(|| {
+        Error::invalid(format!("shape {:?} has a negative dimension; a request gives every size", input.shape))
+    })
+}
+
+/// Refuses what would change the meaning of the answer and is not served, rather than answer something else.
+fn refuse_extensions(message: &ModelInferRequest) -> Result<()> {
+    let of_inputs = message.inputs.iter().map(|input| (input.name.as_str(), &input.parameters));
+    let of_outputs = message.outputs.iter().map(|output| (output.name.as_str(), &output.parameters));
+    for (tensor, parameters) in of_inputs.chain(of_outputs) {
+        for refused in ["shared_memory_region", "classification"] {
+            if parameters.contains_key(refused) {
+                return Err(Error::unsupported(format!(
+                    "tensor '{tensor}': parameter '{refused}' is not served; leave it out"
+                )));
+            }
+        }
+    }
+    if message.parameters.contains_key("sequence_id") {
+        return Err(Error::unsupported(
+            "parameter 'sequence_id' is not served; leave it out, every request stands alone",
+        ));
+    }
+    Ok(())
+}
+
+/// The `timeout` parameter, in microseconds on the wire; 0 is none.
+fn timeout(parameters: &Parameters) -> Result<Option<Duration>> {
+    let Some(parameter) = parameters.get("timeout") else {
+        return Ok(None);
+    };
+    let microseconds = match &parameter.parameter_choice {
+        Some(ParameterChoice::Int64Param(value)) => u64::try_from(*value).ok(),
+        Some(ParameterChoice::Uint64Param(value)) => Some(*value),
+        _ => None,
+    };
+    let microseconds = microseconds
+        .ok_or_else(|| Error::invalid("parameter 'timeout' is not a whole number of microseconds, 0 or more"))?;
+    Ok((microseconds > 0).then(|| Duration::from_micros(microseconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::ErrorKind;
+    use proptest::prelude::*;
+    use proto::inference::InferTensorContents;
+    use proto::inference::model_infer_request::InferRequestedOutputTensor;
+
+    use super::*;
+
+    fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
+        InferInputTensor {
+            name: name.to_owned(),
+            datatype: datatype.to_owned(),
+            shape: shape.to_vec(),
+            ..InferInputTensor::default()
+        }
+    }
+
+    fn raw(inputs: Vec<InferInputTensor>, raw: &[&[u8]]) -> ModelInferRequest {
+        let raw_input_contents = raw.iter().map(|data| Bytes::copy_from_slice(data)).collect();
+        ModelInferRequest { model_name: "m".to_owned(), inputs, raw_input_contents, ..ModelInferRequest::default() }
+    }
+
+    fn typed(datatype: &str, shape: &[i64], contents: InferTensorContents) -> ModelInferRequest {
+        raw(vec![InferInputTensor { contents: Some(contents), ..input("x", datatype, shape) }], &[])
+    }
+
+    fn fp32(values: &[f32]) -> InferTensorContents {
+        InferTensorContents { fp32_contents: values.to_vec(), ..InferTensorContents::default() }
+    }
+
+    fn decoded(message: ModelInferRequest) -> Result<(InferRequest, Reply)> {
+        decode(message, Instant::now(), None)
+    }
+
+    /// The answer of a model that gives back what it got.
+    fn echo(request: InferRequest, reply: Reply) -> ModelInferResponse {
+        let response = InferResponse {
+            model: request.model,
+            version: 7,
+            outputs: request.inputs,
+            timing: crate::Timing::default(),
+        };
+        encode(reply, response).unwrap()
+    }
+
+    #[track_caller]
+    fn check_refused(message: ModelInferRequest, kind: ErrorKind, says: &str) {
+        let shown = format!("{message:?}");
+        let error = decoded(message).expect_err(&shown);
+        assert_eq!(error.kind, kind, "{error}");
+        assert!(error.message.contains(says), "'{error}' does not say '{says}'");
+    }
+
+    /// The answer to `contents` is `contents`, and the answer to `bytes` is `bytes`: two elements of `datatype`.
+    #[track_caller]
+    fn check_both_ways(datatype: &str, contents: InferTensorContents, bytes: &[u8]) {
+        let (request, reply) = decoded(typed(datatype, &[2], contents.clone())).unwrap();
+        assert_eq!(request.inputs[0].1.data(), bytes, "{datatype} decoded");
+        let answer = echo(request, reply);
+        assert_eq!(answer.outputs[0].contents, Some(contents), "{datatype} encoded");
+        assert!(answer.raw_output_contents.is_empty(), "{datatype}: typed in, typed out");
+
+        let (request, reply) = decoded(raw(vec![input("x", datatype, &[2])], &[bytes])).unwrap();
+        let answer = echo(request, reply);
+        assert_eq!(answer.raw_output_contents, [bytes], "{datatype} raw");
+        assert_eq!(answer.outputs[0].contents, None, "{datatype}: raw in, raw out");
+    }
+
+    #[test]
+    fn every_typed_datatype_both_ways() {
+        let none = InferTensorContents::default;
+        let int = |values: [i32; 2]| InferTensorContents { int_contents: values.into(), ..none() };
+        let uint = |values: [u32; 2]| InferTensorContents { uint_contents: values.into(), ..none() };
+        let bool_contents = vec![true, false];
+        let bytes_contents = vec![Bytes::new(), Bytes::from_static(b"ab")];
+        let (int64_contents, uint64_contents) = (vec![-2, 1], vec![1, u64::MAX]);
+        let fp64_contents = vec![1.0, -2.0];
+        for (datatype, contents, bytes) in [
+            ("BOOL", InferTensorContents { bool_contents, ..none() }, "01 00"),
+            ("INT8", int([-128, 127]), "80 7f"),
+            ("INT16", int([-2, 258]), "feff 0201"),
+            ("INT32", int([-2, 1]), "feffffff 01000000"),
+            ("INT64", InferTensorContents { int64_contents, ..none() }, "feffffffffffffff 0100000000000000"),
+            ("UINT8", uint([0, 255]), "00 ff"),
+            ("UINT16", uint([1, 65535]), "0100 ffff"),
+            ("UINT32", uint([1, u32::MAX]), "01000000 ffffffff"),
+            ("UINT64", InferTensorContents { uint64_contents, ..none() }, "0100000000000000 ffffffffffffffff"),
+            ("FP32", fp32(&[1.0, -2.0]), "0000803f 000000c0"),
+            ("FP64", InferTensorContents { fp64_contents, ..none() }, "000000000000f03f 00000000000000c0"),
+            ("BYTES", InferTensorContents { bytes_contents, ..none() }, "00000000 020000006162"),
+        ] {
+            let digits: Vec<char> = bytes.chars().filter(|digit| *digit != ' ').collect();
+            let byte = |pair: &[char]| u8::from_str_radix(&String::from_iter(pair), 16).unwrap();
+            check_both_ways(datatype, contents, &digits.chunks(2).map(byte).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn half_precision_is_answered_raw_even_to_a_typed_request() {
+        for datatype in ["FP16", "BF16"] {
+            let (request, reply) = decoded(raw(vec![input("x", datatype, &[1])], &[&[0, 0x3c]])).unwrap();
+            for raw in [true, false] {
+                let outputs = request.inputs.clone();
+                let timing = crate::Timing::default();
+                let response = InferResponse { model: "m".to_owned(), version: 1, outputs, timing };
+                let answer = encode(Reply { raw, ..reply.clone() }, response).unwrap();
+                assert_eq!(answer.raw_output_contents, [&[0, 0x3c][..]], "{datatype}");
+                assert_eq!(answer.outputs[0].contents, None, "{datatype}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_echoed_and_what_is_asked_for() {
+        let output = |name: &str| InferRequestedOutputTensor { name: name.to_owned(), ..Default::default() };
+        let message = ModelInferRequest {
+            id: "42".to_owned(),
+            model_version: "3".to_owned(),
+            outputs: vec![output("b"), output("a")],
+            ..typed("FP32", &[1, 2], fp32(&[1.0, 2.0]))
+        };
+        let (request, reply) = decoded(message).unwrap();
+        assert_eq!((request.model.as_str(), request.version), ("m", Some(3)));
+        assert_eq!(request.outputs, ["b", "a"]);
+        let answer = echo(request, reply);
+        assert_eq!((answer.id.as_str(), answer.model_name.as_str(), answer.model_version.as_str()), ("42", "m", "7"));
+        assert_eq!(answer.outputs[0].shape, [1, 2]);
+    }
+
+    #[test]
+    fn wrong_raw_requests_are_refused_with_the_field_and_the_fix() {
+        let x = |datatype, shape: &[i64]| vec![input("x", datatype, shape)];
+        let raw_input_contents = vec![Bytes::from_static(&[0; 4])];
+        let both = ModelInferRequest { raw_input_contents, ..typed("FP32", &[1], fp32(&[1.0])) };
+        let unversioned = ModelInferRequest { model_version: "new".to_owned(), ..raw(vec![], &[]) };
+        for (message, says) in [
+            (unversioned, "model version 'new' is not a decimal number"),
+            (both, "input 'x' has contents beside raw_input_contents"),
+            (raw(x("FP32", &[1]), &[&[0; 4], &[0; 4]]), "2 entries for 1 inputs"),
+            (raw(x("FP32", &[2]), &[&[0; 7]]), "input 'x': a FP32 tensor of shape [2] takes 8 bytes, but 7"),
+            (raw(x("FP32", &[0]), &[&[0; 4]]), "takes 0 bytes, but 4"),
+            (raw(x("FP16", &[2]), &[&[0; 3]]), "takes 4 bytes, but 3"),
+            (raw(x("BYTES", &[1]), &[&[9, 0, 0, 0, b'a']]), "input 'x': BYTES data is cut off at byte 0 of 5"),
+            (raw(x("BYTES", &[2]), &[&[0, 0, 0, 0]]), "2 elements, but 1"),
+            (raw(x("FP32", &[1 << 62, 1 << 62]), &[&[0; 4]]), "more elements than"),
+            (raw(x("FP64", &[1 << 61]), &[&[0; 8]]), "does not fit"),
+            (raw(x("FP32", &[1 << 28]), &[&[]]), "takes 1073741824 bytes, but 0"),
+            (raw(x("FP32", &[-1]), &[&[0; 4]]), "negative dimension"),
+            (raw(x("FLOAT", &[1]), &[&[0; 4]]), "datatype 'FLOAT' is unknown; use one of BOOL,"),
+        ] {
+            check_refused(message, ErrorKind::InvalidInput, says);
+        }
+    }
+
+    #[test]
+    fn wrong_typed_requests_are_refused_with_the_field_and_the_fix() {
+        let none = InferTensorContents::default;
+        let int = |value| InferTensorContents { int_contents: vec![1, value], ..none() };
+        let uint = |value| InferTensorContents { uint_contents: vec![1, value], ..none() };
+        for (datatype, shape, contents, says) in [
+            ("FP32", &[3][..], fp32(&[1.0]), "input 'x': shape [3] has 3 elements, but fp32_contents holds 1"),
+            ("FP32", &[1], none(), "fp32_contents holds 0"),
+            ("FP32", &[1 << 62, 4], fp32(&[1.0]), "more elements than"),
+            ("INT32", &[1], fp32(&[1.0]), "INT32 elements go into int_contents, but fp32_contents holds 1"),
+            ("FP16", &[1], fp32(&[1.0]), "FP16 has no field in contents; send every input in raw_input_contents"),
+            ("BF16", &[1], none(), "BF16 has no field"),
+            ("INT8", &[2], int(128), "element 1 is 128, which INT8 cannot hold"),
+            ("INT16", &[2], int(-32769), "INT16 cannot hold"),
+            ("UINT8", &[2], uint(256), "UINT8 cannot hold"),
+            ("UINT16", &[2], uint(65536), "UINT16 cannot hold"),
+        ] {
+            check_refused(typed(datatype, shape, contents), ErrorKind::InvalidInput, says);
+        }
+    }
+
+    #[test]
+    fn extensions_that_change_the_answer_are_refused() {
+        let parameters = |name: &str| Parameters::from([(name.to_owned(), InferParameter::default())]);
+        let shared = InferInputTensor { parameters: parameters("shared_memory_region"), ..input("x", "FP32", &[1]) };
+        let classes = InferRequestedOutputTensor { name: "y".to_owned(), parameters: parameters("classification") };
+        for (message, says) in [
+            (raw(vec![shared], &[]), "tensor 'x': parameter 'shared_memory_region'"),
+            (
+                ModelInferRequest { outputs: vec![classes], ..raw(vec![], &[]) },
+                "tensor 'y': parameter 'classification'",
+            ),
+            (ModelInferRequest { parameters: parameters("sequence_id"), ..raw(vec![], &[]) }, "'sequence_id'"),
+        ] {
+            check_refused(message, ErrorKind::Unsupported, says);
+        }
+    }
+
+    #[test]
+    fn versions() {
+        for (text, want) in [
+            ("", Some(None)),
+            ("7", Some(Some(7))),
+            ("007", Some(Some(7))),
+            ("+7", None),
+            ("-1", None),
+            (" 7", None),
+            ("18446744073709551616", None),
+        ] {
+            assert_eq!(version(text).ok(), want, "'{text}'");
+        }
+    }
+
+    #[test]
+    fn grpc_timeouts() {
+        for (header, want) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("100000000n", None),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("1x", None),
+            ("+1S", None),
+            ("1\u{b5}", None),
+        ] {
+            assert_eq!(grpc_timeout(header).ok(), want, "'{header}'");
+        }
+    }
+
+    #[test]
+    fn the_earlier_deadline_holds() {
+        let now = Instant::now();
+        let at = |ms| Some(now + Duration::from_millis(ms));
+        for (call, parameter, want) in [
+            (None, None, None),
+            (at(5), None, at(5)),
+            (None, Some(ParameterChoice::Int64Param(9000)), at(9)),
+            (at(5), Some(ParameterChoice::Uint64Param(9000)), at(5)),
+            (at(10), Some(ParameterChoice::Int64Param(9000)), at(9)),
+            (at(10), Some(ParameterChoice::Int64Param(0)), at(10)),
+        ] {
+            let mut message = raw(vec![], &[]);
+            message.parameters.extend(
+                parameter
+                    .clone()
+                    .map(|choice| ("timeout".to_owned(), InferParameter { parameter_choice: Some(choice) })),
+            );
+            let (request, _) = decode(message, now, call).unwrap();
+            assert_eq!(request.deadline, want, "{call:?} and {parameter:?}");
+        }
+        for choice in [ParameterChoice::Int64Param(-1), ParameterChoice::StringParam("soon".to_owned())] {
+            let timeout = ("timeout".to_owned(), InferParameter { parameter_choice: Some(choice) });
+            let message = ModelInferRequest { parameters: Parameters::from([timeout]), ..raw(vec![], &[]) };
+            check_refused(message, ErrorKind::InvalidInput, "parameter 'timeout'");
+        }
+    }
+
+    fn any_tensor() -> impl Strategy<Value = Tensor> {
+        let strings = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 0..60);
+        let shape = prop::collection::vec(0usize..5, 0..4);
+        (prop::sample::select(&DataType::ALL[..]), shape, prop::collection::vec(any::<u8>(), 64 * 8), strings).prop_map(
+            |(dtype, shape, mut bytes, strings)| {
+                let count: usize = shape.iter().product();
+                if dtype == DataType::Bool {
+                    bytes.iter_mut().for_each(|byte| *byte &= 1);
+                }
+                let data = match dtype.size_bytes() {
+                    Some(size) => bytes[..count * size].to_vec(),
+                    None => {
+                        engine::strings_to_wire((0..count).map(|at| strings.get(at).map_or(&[][..], Vec::as_slice)))
+                    }
+                };
+                Tensor::new(dtype, shape, Bytes::from(data)).unwrap()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn tensors_survive_the_wire(tensors in prop::collection::vec(any_tensor(), 1..4)) {
+            let (inputs, data): (Vec<_>, Vec<_>) = tensors
+                .iter()
+                .map(|tensor| {
+                    let shape: Vec<i64> = tensor.shape().iter().map(|&size| i64::try_from(size).unwrap()).collect();
+                    (input("x", tensor.dtype().name(), &shape), &tensor.data()[..])
+                })
+                .unzip();
+            let (request, reply) = decoded(raw(inputs, &data)).unwrap();
+            let read: Vec<_> = request.inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
+            prop_assert_eq!(&read, &tensors);
+            let answer = echo(request, reply);
+            prop_assert_eq!(&answer.raw_output_contents, &data);
+
+            // What is answered in typed form and sent again is the same tensor.
+            for tensor in tensors.into_iter().filter(|tensor| contents::has_field(tensor.dtype())) {
+                let contents = contents::encode(&tensor).unwrap().unwrap();
+                let again = contents::decode(tensor.dtype(), tensor.shape().to_vec(), contents).unwrap();
+                prop_assert_eq!(again, tensor);
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! A tensor's elements as JSON and back: nested or flat lists, row-major, typed by the tensor's datatype.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use engine::{DataType, Error, Result, Tensor, element_count, strings_from_wire};
+use serde::Serialize;
+
+/// The bytes of `text`, which must be one whole JSON value that a parser has accepted. Flat lists are taken for any
+/// shape, nested ones when their nesting is that of `shape`; `depth_max` bounds the nesting whatever the shape says.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the element, its value and what was wanted.
+pub(super) fn decode(text: &str, dtype: DataType, shape: &[usize], depth_max: usize) -> Result<Bytes> {
+    let lists = Lists { text, dtype, shape, depth_max };
+    let data = match dtype {
+        DataType::Bool => lists.fixed(|token| match token {
+            "true" => Some([1]),
+            "false" => Some([0]),
+            _ => None,
+        }),
+        DataType::U8 => lists.integers(u8::to_le_bytes),
+        DataType::U16 => lists.integers(u16::to_le_bytes),
+        DataType::U32 => lists.integers(u32::to_le_bytes),
+        DataType::U64 => lists.integers(u64::to_le_bytes),
+        DataType::I8 => lists.integers(i8::to_le_bytes),
+        DataType::I16 => lists.integers(i16::to_le_bytes),
+        DataType::I32 => lists.integers(i32::to_le_bytes),
+        DataType::I64 => lists.integers(i64::to_le_bytes),
+        // Parsed at the width of the tensor: by way of a double some values would round twice.
+        DataType::F32 => lists.fixed(|token| finite(token, f32::is_finite).map(f32::to_le_bytes)),
+        DataType::F64 => lists.fixed(|token| finite(token, f64::is_finite).map(f64::to_le_bytes)),
+        DataType::Bytes => lists.strings(),
+        DataType::F16 | DataType::Bf16 => Err(Error::invalid(format!(
+            "{dtype} has no form in JSON; send it as binary data, with the parameter binary_data_size"
+        ))),
+    };
+    data.map(Bytes::from)
+}
+
+/// Writes the elements of `tensor` to `out` as one flat list.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when an element has no form in JSON: ask for binary data.
+pub(super) fn encode(tensor: &Tensor, out: &mut Vec<u8>) -> Result<()> {
+    let data = tensor.data();
+    match tensor.dtype() {
+        DataType::Bool => list(out, each(data, |[byte]| byte != 0)),
+        DataType::U8 => list(out, each(data, u8::from_le_bytes)),
+        DataType::U16 => list(out, each(data, u16::from_le_bytes)),
+        DataType::U32 => list(out, each(data, u32::from_le_bytes)),
+        DataType::U64 => list(out, each(data, u64::from_le_bytes)),
+        DataType::I8 => list(out, each(data, i8::from_le_bytes)),
+        DataType::I16 => list(out, each(data, i16::from_le_bytes)),
+        DataType::I32 => list(out, each(data, i32::from_le_bytes)),
+        DataType::I64 => list(out, each(data, i64::from_le_bytes)),
+        DataType::F32 if each(data, f32::from_le_bytes).all(f32::is_finite) => {
+            list(out, each(data, f32::from_le_bytes))
+        }
+        DataType::F64 if each(data, f64::from_le_bytes).all(f64::is_finite) => {
+            list(out, each(data, f64::from_le_bytes))
+        }
+        DataType::F32 | DataType::F64 => Err(binary_only("it holds NaN or an infinity, which JSON has no form for")),
+        DataType::F16 | DataType::Bf16 => Err(binary_only(&format!("{} has no form in JSON", tensor.dtype()))),
+        DataType::Bytes => {
+            let strings: Vec<&str> = strings_from_wire(data)?
+                .map(|string| str::from_utf8(string).map_err(|_| binary_only("it holds BYTES that are not UTF-8")))
+                .collect::<Result<_>>()?;
+            list(out, strings.into_iter())
+        }
+    }
+}
+
+/// About how many bytes [`encode`] writes for `tensor`.
+pub(super) fn encoded_bytes_estimate(tensor: &Tensor) -> usize {
+    let per_byte = match tensor.dtype() {
+        DataType::Bool => 6,
+        DataType::U8 | DataType::I8 => 4,
+        // A comma, two quotes and no escapes take less than the length in front of the string.
+        DataType::Bytes => 1,
+        DataType::U16 | DataType::U32 | DataType::U64 | DataType::I16 | DataType::I32 | DataType::I64 => 3,
+        DataType::F16 | DataType::Bf16 | DataType::F32 | DataType::F64 => 3,
+    };
+    tensor.data().len().saturating_mul(per_byte).saturating_add(2)
+}
+
+/// Appends `string` as an element of a BYTES tensor.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when its length does not fit the framing's 32 bits.
+pub(super) fn push_string(data: &mut Vec<u8>, string: &[u8]) -> Result<()> {
+    let length = u32::try_from(string.len())
+        .map_err(|_| Error::invalid(format!("a BYTES element of {} bytes is longer than 4 GiB", string.len())))?;
+    data.extend_from_slice(&length.to_le_bytes());
+    data.extend_from_slice(string);
+    Ok(())
+}
+
+fn binary_only(reason: &str) -> Error {
+    Error::invalid(format!("{reason}; ask for it as binary data, with the parameter binary_data"))
+}
+
+fn finite<T: FromStr + Copy>(token: &str, is_finite: fn(T) -> bool) -> Option<T> {
+    token.parse().ok().filter(|&value| is_finite(value))
+}
+
+fn each<T, const N: usize>(data: &[u8], value: fn([u8; N]) -> T) -> impl Iterator<Item = T> {
+    data.as_chunks::<N>().0.iter().map(move |&bytes| value(bytes))
+}
+
+fn list<T: Serialize>(out: &mut Vec<u8>, values: impl Iterator<Item = T>) -> Result<()> {
+    out.push(b'[');
+    for (index, value) in values.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut *out, &value).map_err(|error| Error::internal(error.to_string()))?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+/// JSON lists that hold the elements of a tensor.
+struct Lists<'a> {
+    text: &'a str,
+    dtype: DataType,
+    shape: &'a [usize],
+    depth_max: usize,
+}
+
+impl<'a> Lists<'a> {
+    fn integers<T: FromStr, const N: usize>(&self, bytes: fn(T) -> [u8; N]) -> Result<Vec<u8>> {
+        self.fixed(|token| token.parse().ok().map(bytes))
+    }
+
+    fn fixed<const N: usize>(&self, parse: impl Fn(&str) -> Option<[u8; N]>) -> Result<Vec<u8>> {
+        let count = element_count(self.shape)?;
+        // An element takes two characters at the least, so a shape reserves no more than its text can fill.
+        let mut data = Vec::with_capacity(count.min(self.text.len() / 2 + 1) * N);
+        self.walk(count, |index, token| {
+            data.extend_from_slice(&parse(token).ok_or_else(|| self.misfit(index, token))?);
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    fn strings(&self) -> Result<Vec<u8>> {
+        let mut data = Vec::new();
+        self.walk(element_count(self.shape)?, |index, token| {
+            let plain = token.strip_prefix('"').and_then(|token| token.strip_suffix('"'));
+            match plain {
+                Some(plain) if !plain.contains('\\') => push_string(&mut data, plain.as_bytes()),
+                _ => {
+                    let string: String = serde_json::from_str(token).map_err(|_| self.misfit(index, token))?;
+                    push_string(&mut data, string.as_bytes())
+                }
+            }
+        })?;
+        Ok(data)
+    }
+
+    fn misfit(&self, index: usize, token: &str) -> Error {
+        let shown = &token[..token.floor_char_boundary(40)];
+        Error::invalid(format!("element {index} is {shown}, which {} cannot hold", self.dtype))
+    }
+
+    /// Gives each element's text to `element`, in order, and checks the nesting.
+    fn walk(&self, count: usize, mut element: impl FnMut(usize, &'a str) -> Result<()>) -> Result<()> {
+        let bytes = self.text.as_bytes();
+        let mut nesting = Nesting::default();
+        let (mut at, mut seen) = (0, 0);
+        while let Some(&byte) = bytes.get(at) {
+            match byte {
+                b',' | b' ' | b'\n' | b'\r' | b'\t' => at += 1,
+                b'[' => {
+                    nesting.open(self)?;
+                    at += 1;
+                }
+                b']' => {
+                    nesting.close(self)?;
+                    at += 1;
+                }
+                b'{' => return Err(Error::invalid("data holds an object; it must be lists of elements")),
+                _ => {
+                    nesting.element(self)?;
+                    if seen == count {
+                        return Err(self.disagrees("there are more elements"));
+                    }
+                    let end = token_end(bytes, at);
+                    element(seen, &self.text[at..end])?;
+                    seen += 1;
+                    at = end;
+                }
+            }
+        }
+        if seen < count {
+            return Err(self.disagrees(&format!("there are {seen} elements")));
+        }
+        Ok(())
+    }
+
+    fn disagrees(&self, how: &str) -> Error {
+        let shape = self.shape;
+        Error::invalid(format!(
+            "data does not agree with shape {shape:?}: {how}; nest it as the shape says, or not at all"
+        ))
+    }
+}
+
+/// Where a walk through lists is.
+#[derive(Default)]
+struct Nesting {
+    /// How many elements or lists each open list holds so far, outermost first.
+    open: Vec<usize>,
+    /// Whether the outermost list holds lists; known from the first thing in it.
+    nested: Option<bool>,
+}
+
+impl Nesting {
+    fn open(&mut self, lists: &Lists<'_>) -> Result<()> {
+        self.count(true, lists)?;
+        self.open.push(0);
+        let depth = self.open.len();
+        if depth > lists.depth_max {
+            return Err(Error::invalid(format!("data is nested deeper than {} lists", lists.depth_max)));
+        }
+        if self.nested == Some(true) && depth > lists.shape.len() {
+            return Err(lists.disagrees(&format!("a list is at depth {depth}")));
+        }
+        Ok(())
+    }
+
+    fn element(&mut self, lists: &Lists<'_>) -> Result<()> {
+        self.count(false, lists)?;
+        let depth = self.open.len();
+        let flat = depth == 1 && self.nested == Some(false);
+        if !flat && depth != lists.shape.len() {
+            return Err(lists.disagrees(&format!("an element is at depth {depth}")));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, lists: &Lists<'_>) -> Result<()> {
+        let held = self.open.pop().unwrap_or_default();
+        let depth = self.open.len();
+        if self.nested == Some(true) && lists.shape.get(depth) != Some(&held) {
+            return Err(lists.disagrees(&format!("a list at depth {} holds {held}", depth + 1)));
+        }
+        Ok(())
+    }
+
+    /// Counts what the innermost open list holds.
+    fn count(&mut self, is_list: bool, lists: &Lists<'_>) -> Result<()> {
+        let outermost = self.open.len() == 1;
+        if outermost && *self.nested.get_or_insert(is_list) != is_list {
+            return Err(lists.disagrees("lists and elements are mixed"));
+        }
+        if let Some(held) = self.open.last_mut() {
+            *held += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Where the string, number or word that begins at `start` ends.
+fn token_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    if bytes[start] != b'"' {
+        let ends = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t');
+        return bytes[at..].iter().position(ends).map_or(bytes.len(), |length| at + length);
+    }
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}

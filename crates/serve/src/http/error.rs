@@ -1,0 +1,118 @@
+//! The HTTP answer to each kind of error, and to what only HTTP can get wrong.
+
+use engine::{Error, ErrorKind};
+use http::header::{ALLOW, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use super::body::{Parts, json};
+
+/// A message longer than this quotes the request at length; its client knows the rest.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// One status for each kind, without a wildcard: a new kind does not compile until it has its answer here.
+pub(crate) fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::AlreadyExists => StatusCode::CONFLICT,
+        ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorKind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Cancelled => client_closed_request(),
+        ErrorKind::Corrupt | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// 499, which no standard lists and every proxy knows.
+fn client_closed_request() -> StatusCode {
+    // Three digits are all that a status must be, so the other arm is never taken.
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
+/// Why a request is not answered with what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    message: String,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), header: None }
+    }
+
+    pub(crate) fn no_such_path(path: &str) -> Self {
+        let message = format!("no such path '{path}'; the Open Inference Protocol's begin with /v2");
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    pub(crate) fn wrong_method(method: &Method, path: &str, allow: &'static str) -> Self {
+        let message = format!("{path} does not take {method}; use {allow}");
+        Self { header: Some((ALLOW, allow)), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message) }
+    }
+
+    /// The answer that a client sees. This is where an error is consumed, so faults of the server are logged here and
+    /// nowhere before.
+    pub(crate) fn into_response(mut self) -> Response<Parts> {
+        let status = self.status;
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(error = %self.message, "an HTTP request failed");
+        } else {
+            tracing::debug!(status = status.as_u16(), error = %self.message, "an HTTP request was refused");
+        }
+        let end = self.message.floor_char_boundary(MESSAGE_BYTES_MAX);
+        if end < self.message.len() {
+            self.message.truncate(end);
+            self.message.push_str(" ...");
+        }
+        let mut response = json(status, &serde_json::json!({ "error": self.message }));
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let soon = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::Unavailable);
+        Self { header: soon.then_some((RETRY_AFTER, "1")), ..Self::new(status(error.kind), error.message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(refusal: Refusal, status: u16, header: Option<(&str, &str)>) {
+        let response = refusal.into_response();
+        assert_eq!(response.status().as_u16(), status);
+        for name in ["retry-after", "allow"] {
+            let want = header.filter(|header| header.0 == name).map(|header| header.1);
+            let got = response.headers().get(name).map(|value| value.to_str().unwrap());
+            assert_eq!(got, want, "{name}");
+        }
+        let body = response.into_body().concat();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let message = body["error"].as_str().unwrap();
+        assert!((1..MESSAGE_BYTES_MAX + 8).contains(&message.len()), "{message}");
+    }
+
+    #[test]
+    fn each_refusal_has_its_status_and_header() {
+        for (kind, status, header) in [
+            (ErrorKind::InvalidInput, 400, None),
+            (ErrorKind::Exhausted, 429, Some(("retry-after", "1"))),
+            (ErrorKind::Unavailable, 503, Some(("retry-after", "1"))),
+            (ErrorKind::Cancelled, 499, None),
+            (ErrorKind::Corrupt, 500, None),
+        ] {
+            check(Refusal::from(Error::new(kind, "a reason")), status, header);
+        }
+        check(Refusal::wrong_method(&Method::PUT, "/v2", "GET, HEAD"), 405, Some(("allow", "GET, HEAD")));
+        check(Refusal::from(Error::invalid("é".repeat(1 << 20))), 400, None);
+    }
+}

@@ -1,0 +1,165 @@
+//! Method and path to a [`Route`]. Pure, and the only place that knows a URL.
+
+use std::borrow::Cow;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use super::error::Refusal;
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Whether the process answers at all.
+    Live,
+    /// Whether it takes work.
+    Ready,
+    /// The server's metadata.
+    Server,
+    /// The names of all models.
+    Models,
+    /// A model's metadata.
+    Model(Target),
+    /// Whether a model takes work.
+    ModelReady(Target),
+    /// Inference.
+    Infer(Target),
+}
+
+/// A model, as a path names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Percent-decoded, so it may hold any character, a slash included.
+    pub(crate) name: String,
+    /// A version, or the newest.
+    pub(crate) version: Option<u64>,
+}
+
+/// The route of `method` on `path`.
+///
+/// # Errors
+/// 404 for a path that is none of ours, 405 with `Allow` for a method that its path does not take.
+pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
+    let route = of_path(path).ok_or_else(|| Refusal::no_such_path(path))?;
+    let (allowed, allow): (&[Method], _) = match route {
+        Route::Infer(_) => (&[Method::POST], "POST"),
+        Route::Live | Route::Ready | Route::Server | Route::Models | Route::Model(_) | Route::ModelReady(_) => {
+            (&[Method::GET, Method::HEAD], "GET, HEAD")
+        }
+    };
+    if allowed.contains(method) {
+        return Ok(route);
+    }
+    Err(Refusal::wrong_method(method, path, allow))
+}
+
+fn of_path(path: &str) -> Option<Route> {
+    // Decoded after the split: an encoded slash belongs to a name and does not end it.
+    let decoded = |segment| percent_decode_str(segment).decode_utf8().ok();
+    let segments: Vec<Cow<'_, str>> = path.strip_prefix('/')?.split('/').map(decoded).collect::<Option<_>>()?;
+    let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
+    Some(match segments.as_slice() {
+        ["v2", "health", "live"] | ["ping" | "health" | "livez"] => Route::Live,
+        ["v2", "health", "ready"] | ["readyz"] => Route::Ready,
+        ["v2"] => Route::Server,
+        ["v2", "models"] => Route::Models,
+        ["v2", "models", name, "versions", version, call @ ..] => of_model(name, Some(number(version)?), call)?,
+        ["v2", "models", name, call @ ..] => of_model(name, None, call)?,
+        _ => return None,
+    })
+}
+
+fn of_model(name: &str, version: Option<u64>, call: &[&str]) -> Option<Route> {
+    let target = Target { name: name.to_owned(), version };
+    match call {
+        [] => Some(Route::Model(target)),
+        ["ready"] => Some(Route::ModelReady(target)),
+        ["infer"] => Some(Route::Infer(target)),
+        _ => None,
+    }
+}
+
+/// `[0-9]+`, and nothing else that a number's parser may take.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(method: &Method, path: &str, want: Result<Route, (StatusCode, Option<&str>)>) {
+        let got = route(method, path).map_err(|refusal| {
+            let response = refusal.into_response();
+            let allow = response.headers().get("allow").map(|value| value.to_str().unwrap().to_owned());
+            (response.status(), allow)
+        });
+        let want = want.map_err(|(status, allow)| (status, allow.map(str::to_owned)));
+        assert_eq!(got, want, "{method} {path}");
+    }
+
+    #[test]
+    fn method_and_path_to_route() {
+        let target = |name: &str, version| Target { name: name.to_owned(), version };
+        let (get, post, head) = (&Method::GET, &Method::POST, &Method::HEAD);
+        for (method, path, want) in [
+            (get, "/v2/health/live", Route::Live),
+            (get, "/ping", Route::Live),
+            (get, "/health", Route::Live),
+            (head, "/livez", Route::Live),
+            (get, "/v2/health/ready", Route::Ready),
+            (get, "/readyz", Route::Ready),
+            (get, "/v2", Route::Server),
+            (get, "/v2/models", Route::Models),
+            (get, "/v2/models/bert", Route::Model(target("bert", None))),
+            (get, "/v2/models/bert/ready", Route::ModelReady(target("bert", None))),
+            (post, "/v2/models/bert/infer", Route::Infer(target("bert", None))),
+            (get, "/v2/models/bert/versions/3", Route::Model(target("bert", Some(3)))),
+            (get, "/v2/models/bert/versions/3/ready", Route::ModelReady(target("bert", Some(3)))),
+            (post, "/v2/models/bert/versions/007/infer", Route::Infer(target("bert", Some(7)))),
+            (post, "/v2/models/a%2Fb%20c%C3%A9/infer", Route::Infer(target("a/b cé", None))),
+            (get, "/v2/models/%2e%2e", Route::Model(target("..", None))),
+            (get, "/v2/models/versions", Route::Model(target("versions", None))),
+            (get, "/v2/models/ready/ready", Route::ModelReady(target("ready", None))),
+        ] {
+            check(method, path, Ok(want));
+        }
+    }
+
+    #[test]
+    fn what_is_no_route() {
+        let none = Err((StatusCode::NOT_FOUND, None));
+        for path in [
+            "",
+            "*",
+            "/",
+            "/v2/",
+            "/v3",
+            "/v2/nothing",
+            "/v2/models/bert/",
+            "/v2/models/bert/inferior",
+            "/v2/models/bert/infer/more",
+            "/v2/models/bert/versions/",
+            "/v2/models/bert/versions/one",
+            "/v2/models/bert/versions/+1",
+            "/v2/models/bert/versions/-1",
+            "/v2/models/bert/versions/18446744073709551616/infer",
+            "/v2/models/%ff",
+        ] {
+            check(&Method::GET, path, none.clone());
+        }
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        for (method, path, allow) in [
+            (Method::GET, "/v2/models/bert/infer", "POST"),
+            (Method::HEAD, "/v2/models/bert/infer", "POST"),
+            (Method::POST, "/v2/models/bert", "GET, HEAD"),
+            (Method::DELETE, "/v2/health/live", "GET, HEAD"),
+            (Method::OPTIONS, "/v2", "GET, HEAD"),
+        ] {
+            check(&method, path, Err((status, Some(allow))));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The server over real sockets, in front of a model that gives back what it got.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use engine::{Engine, Load, Session, Signature, Tensor, Weights};
+use store::Store;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{Metrics, QueueLimits, Residency, admin};
+
+/// An engine whose sessions answer with their inputs, after waiting at a gate when the input is empty.
+struct Echo {
+    entered: SyncSender<()>,
+    /// Only one lane waits at a time.
+    gate: Arc<Mutex<Receiver<()>>>,
+}
+
+struct EchoSession {
+    signature: Signature,
+    entered: SyncSender<()>,
+    gate: Arc<Mutex<Receiver<()>>>,
+}
+
+struct Nothing;
+
+impl Weights for Nothing {
+    fn mapped_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Engine for Echo {
+    fn description(&self) -> String {
+        "echo".to_owned()
+    }
+
+    fn session(&self, _: &[u8], _: usize, _: Load) -> engine::Result<Box<dyn Session>> {
+        let (entered, gate) = (self.entered.clone(), Arc::clone(&self.gate));
+        let signature = Signature::default();
+        Ok(Box::new(EchoSession { signature, entered, gate }))
+    }
+
+    fn bind(&self, _: Vec<Tensor>) -> engine::Result<Arc<dyn Weights>> {
+        Ok(Arc::new(Nothing))
+    }
+}
+
+impl Session for EchoSession {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> engine::Result<Vec<Tensor>> {
+        if inputs[0].is_empty() {
+            self.entered.send(()).unwrap();
+            self.gate.lock().unwrap().recv().unwrap();
+        }
+        Ok(outputs.iter().map(|&index| inputs[index].clone()).collect())
+    }
+}
+
+/// A server on a port of its own, with one lane.
+struct Served {
+    runtime: Runtime,
+    scheduler: Arc<Scheduler>,
+    address: SocketAddr,
+    shutdown: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+    entered: Receiver<()>,
+    open_gate: SyncSender<()>,
+    _store: tempfile::TempDir,
+}
+
+/// BLAKE3 of `portable`, a zero byte and `echo`.
+const PROGRAM: &str = "a0e326fdb14b5d21e4051581cf155f53937d86798e03c7e1d21d6fc4d9504049";
+
+fn served(limits: HttpLimits) -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
+    std::fs::write(store.root().join(format!("programs/{PROGRAM}.onnx")), "echo").unwrap();
+    for (name, version) in [("echo", 1), ("echo", 12), ("a b", 1)] {
+        let manifest = json!({
+            "format": 1, "name": name, "version": version,
+            "source": {"format": "onnx", "hash": "", "bytes": 0},
+            "program": {"hash": PROGRAM, "kind": "whole", "target": "portable"},
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}],
+            "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}],
+        });
+        let models = store.root().join("models").join(name);
+        std::fs::create_dir_all(&models).unwrap();
+        std::fs::write(models.join(format!("{version}.json")), manifest.to_string()).unwrap();
+    }
+    let (entered_sender, entered) = sync_channel(4);
+    let (open_gate, gate) = sync_channel(4);
+    let engine = Echo { entered: entered_sender, gate: Arc::new(Mutex::new(gate)) };
+    let residency = Arc::new(Residency::open(store, Arc::new(engine), 1).unwrap());
+    let metrics = Arc::new(Metrics::default());
+    let scheduler = Scheduler::start(residency, &[0], QueueLimits::default(), metrics).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (shutdown, told) = oneshot::channel();
+    let serving = runtime.spawn(serve(listener, Arc::clone(&scheduler), limits, async {
+        let _ = told.await;
+    }));
+    Served { runtime, scheduler, address, shutdown, serving, entered, open_gate, _store: folder }
+}
+
+/// Sends `request` as it stands, on a connection of its own.
+fn send(address: SocketAddr, request: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request).unwrap();
+    stream
+}
+
+/// Everything that comes until the server closes; the server's answer to a request that says `Connection: close`.
+fn rest(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset after the answer is as good an end as any.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    rest(send(address, format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()))
+}
+
+fn post(path: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
+}
+
+#[track_caller]
+fn check(answer: &str, status: u16, says: &str) {
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "not {status}: {answer}");
+    assert!(answer.contains(says), "{answer} does not say {says}");
+}
+
+const INFER: &str = "/v2/models/echo/infer";
+const ONE: &str = r#"{"id":"i","inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[1.5,2]}]}"#;
+const WAITING: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[0],"data":[]}]}"#;
+
+#[test]
+fn every_route_over_a_socket() {
+    let served = served(HttpLimits { body_bytes: 1000, ..HttpLimits::default() });
+    for (path, status, says) in [
+        ("/v2/health/live", 200, r#"{"live":true}"#),
+        ("/v2/health/ready", 200, r#"{"ready":true}"#),
+        ("/v2", 200, r#""extensions":["binary_tensor_data"]"#),
+        ("/v2/models", 200, r#"{"models":["a b","echo"]}"#),
+        ("/v2/models/echo", 200, r#""platform":"onnxruntime_onnx","versions":["1","12"]"#),
+        ("/v2/models/a%20b/versions/1", 200, r#""inputs":[{"datatype":"FP32","name":"x","shape":[-1]}]"#),
+        ("/v2/models/echo/ready", 200, r#""ready":true"#),
+        ("/v2/models/echo/versions/2/ready", 400, r#""ready":false"#),
+        ("/v2/models/none/ready", 400, r#""ready":false"#),
+        ("/v2/models/none", 404, r#"{"error":"model 'none'"#),
+        ("/v2/none", 404, r#"{"error":"no such path"#),
+        (INFER, 405, "allow: POST"),
+    ] {
+        check(&get(served.address, path), status, says);
+    }
+    let head = format!(
+        r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1],{}}}]}}"#,
+        r#""parameters":{"binary_data_size":4}"#
+    );
+    let binary = format!("{head}abcd");
+    let json_bytes = format!("Inference-Header-CONTENT-Length: {}\r\n", head.len());
+    let chunked = "transfer-encoding: chunked\r\n\r\n3e8\r\n";
+    let chunked = format!("POST {INFER} HTTP/1.1\r\nhost: x\r\n{chunked}{}\r\n1\r\na\r\n", "a".repeat(1000));
+    for (request, status, says) in [
+        (
+            post(INFER, "", ONE),
+            200,
+            r#""model_version":"12","id":"i","outputs":[{"name":"y","datatype":"FP32","shape":[2],"data":[1.5,2.0]}]"#,
+        ),
+        (post("/v2/models/echo/versions/1/infer", "", ONE), 200, r#""model_version":"1""#),
+        (post(INFER, &json_bytes, &binary), 200, r#""data":[1.6777999e+22]"#),
+        (
+            post(INFER, "inference-header-content-length: 0\r\n", "abcdefgh"),
+            200,
+            r#""parameters":{"binary_data_size":8}}]}abcdefgh"#,
+        ),
+        (post(INFER, "inference-header-content-length: -1\r\n", ONE), 400, "not a number of bytes"),
+        (post(INFER, "", "{"), 400, "the request's JSON"),
+        (post(INFER, "", r#"{"inputs":[]}"#), 400, "'x'"),
+        (post("/v2/models/none/infer", "", "{"), 404, "model 'none'"),
+        (post(INFER, "content-encoding: gzip\r\n", ONE), 415, "gzip"),
+        (format!("POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n"), 413, "larger than 1000 bytes"),
+        (chunked, 413, "larger than 1000 bytes"),
+    ] {
+        check(&rest(send(served.address, request.as_bytes())), status, says);
+    }
+    let head = rest(send(served.address, b"HEAD /v2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[test]
+fn a_drain_finishes_what_is_held_while_the_admin_thread_answers() {
+    let served = served(HttpLimits::default());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let probes = listener.local_addr().unwrap();
+    let admin = admin::spawn(listener, Arc::clone(&served.scheduler)).unwrap();
+
+    let held = send(served.address, post(INFER, "", WAITING).as_bytes());
+    served.entered.recv().unwrap();
+    // The one lane is busy until the gate opens.
+    check(&get(probes, "/metrics"), 200, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    check(&get(probes, "/metrics"), 200, "# EOF");
+    check(&get(probes, "/readyz"), 200, r#"{"ready":true}"#);
+    check(&get(probes, "/v2"), 404, "no such path");
+    check(&get(probes, INFER), 405, "allow: POST");
+    check(&get(served.address, "/readyz"), 200, r#"{"ready":true}"#);
+
+    served.shutdown.send(()).unwrap();
+    let scheduler = Arc::clone(&served.scheduler);
+    let drain = std::thread::spawn(move || scheduler.drain(Duration::from_secs(60)));
+    while served.scheduler.is_ready() || TcpStream::connect(served.address).is_ok() {
+        std::thread::yield_now();
+    }
+    check(&get(probes, "/livez"), 200, r#"{"live":true}"#);
+    check(&get(probes, "/readyz"), 503, r#"{"ready":false}"#);
+    assert!(!served.serving.is_finished());
+
+    served.open_gate.send(()).unwrap();
+    check(&rest(held), 200, r#""shape":[0],"data":[]"#);
+    served.runtime.block_on(served.serving).unwrap();
+    assert!(drain.join().unwrap());
+    admin.stop();
+    assert!(TcpStream::connect(probes).is_err());
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_let_go() {
+    let served = served(HttpLimits {
+        header_timeout: Duration::from_millis(50),
+        body_pause: Duration::from_millis(50),
+        ..HttpLimits::default()
+    });
+    // Each of these ends because the server closes; the test's own end is the check.
+    for head in ["", "P", "PRI * HTT", "POST / HTTP/1.1\r\nhost", "GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let answer = rest(send(served.address, head.as_bytes()));
+        assert_eq!(answer.contains("packhorse"), head.starts_with("GET"), "{answer}");
+    }
+    let halved = format!("POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf");
+    check(&rest(send(served.address, halved.as_bytes())), 408, "4 bytes had come");
+}

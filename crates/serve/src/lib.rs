@@ -1,0 +1,25 @@
+//! The model server as a library: APIs, scheduler, lanes, residency.
+//!
+//! Data flows one way. An API (`http`, `grpc`) only converts bytes into an [`InferRequest`] and an [`InferResponse`]
+//! into bytes; the [`Scheduler`] only decides which request runs next; a lane only runs it; [`Residency`] only knows
+//! which models there are and keeps their programs and weights at hand.
+
+mod infer;
+pub use infer::{InferRequest, InferResponse, Timing};
+
+mod residency;
+pub use residency::{Model, Residency};
+
+mod fair;
+mod queue;
+pub use queue::QueueLimits;
+mod lane;
+mod scheduler;
+pub use scheduler::{Reply, Scheduler};
+
+mod metrics;
+pub use metrics::Metrics;
+
+pub mod admin;
+pub mod grpc;
+pub mod http;

@@ -1,0 +1,260 @@
+//! The scheduler: a queue per model, fair sharing of the lanes, refusals with a name. It decides; lanes run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use engine::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
+
+use crate::infer::{inputs_in_order, output_indices};
+use crate::queue::{Job, Next, Queues, Wake};
+use crate::residency::{Model, Residency};
+use crate::{InferRequest, InferResponse, Metrics, QueueLimits, lane};
+
+/// Where an answer goes.
+pub trait Reply: Send {
+    /// Whether nobody waits for it any more.
+    fn gone(&self) -> bool;
+    /// Gives the answer; called once.
+    fn send(self: Box<Self>, answer: Result<InferResponse>);
+}
+
+impl Reply for oneshot::Sender<Result<InferResponse>> {
+    fn gone(&self) -> bool {
+        self.is_closed()
+    }
+
+    fn send(self: Box<Self>, answer: Result<InferResponse>) {
+        // The receiver may have gone in the meantime; then the answer is nobody's.
+        let _ = (*self).send(answer);
+    }
+}
+
+impl Reply for SyncSender<Result<InferResponse>> {
+    fn gone(&self) -> bool {
+        false
+    }
+
+    fn send(self: Box<Self>, answer: Result<InferResponse>) {
+        let _ = SyncSender::send(&self, answer);
+    }
+}
+
+/// Queues, fairness and the lanes they feed. Shared by every API.
+pub struct Scheduler {
+    residency: Arc<Residency>,
+    metrics: Arc<Metrics>,
+    limits: QueueLimits,
+    lanes: usize,
+    /// Told to balancers; turns false first of all when the server is asked to stop.
+    ready: AtomicBool,
+    queues: Mutex<Queues>,
+    /// A lane may find work, or should leave.
+    work: Condvar,
+    /// The loader may find work, or should leave.
+    load: Condvar,
+    /// Something finished; the drain looks whether that was the last.
+    idle: Condvar,
+    /// Joined when the scheduler stops.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Scheduler {
+    /// Starts a lane on each of `cores`, and the loader.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
+    pub fn start(
+        residency: Arc<Residency>,
+        cores: &[usize],
+        limits: QueueLimits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
+        metrics.lanes.set(i64::try_from(cores.len()).unwrap_or(i64::MAX));
+        let scheduler = Arc::new(Self {
+            residency,
+            metrics,
+            limits,
+            lanes: cores.len(),
+            ready: AtomicBool::new(true),
+            queues: Mutex::new(Queues::new(limits)),
+            work: Condvar::new(),
+            load: Condvar::new(),
+            idle: Condvar::new(),
+            threads: Mutex::new(Vec::new()),
+        });
+        let mut threads = Vec::new();
+        for (index, &core) in cores.iter().enumerate() {
+            let scheduler = Arc::clone(&scheduler);
+            threads.push(spawn(&format!("lane-{index}"), move || lane::run(&scheduler, index, core))?);
+        }
+        let loader = Arc::clone(&scheduler);
+        threads.push(spawn("loader", move || lane::load(&loader))?);
+        *scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(scheduler)
+    }
+
+    /// The models behind it.
+    pub fn residency(&self) -> &Residency {
+        &self.residency
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How many lanes compute.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Whether new clients should come here: true from the start until [`leave`](Self::leave).
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Says that no new clients should come. Requests that come all the same are still answered: until balancers
+    /// have noticed, that is better than refusing them.
+    pub fn leave(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+
+    /// Queues `request`; the answer goes to `reply` later, unless this returns an error.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) for the model, [`InvalidInput`](ErrorKind::InvalidInput) for its tensors,
+    /// [`Exhausted`](ErrorKind::Exhausted) for a full queue, [`Unavailable`](ErrorKind::Unavailable) while draining.
+    pub fn submit(&self, request: InferRequest, reply: Box<dyn Reply>) -> Result<()> {
+        let refused = self.try_submit(request, reply);
+        if let Err(error) = &refused {
+            self.metrics.refused(error.kind);
+        }
+        refused
+    }
+
+    fn try_submit(&self, request: InferRequest, reply: Box<dyn Reply>) -> Result<()> {
+        let model = Arc::clone(self.residency.model(&request.model, request.version)?);
+        let inputs = inputs_in_order(model.signature(), request.inputs)?;
+        let outputs = output_indices(model.signature(), &request.outputs)?;
+        let job = Job { inputs, outputs, deadline: request.deadline, submitted: Instant::now(), reply, model };
+        let wake = self.lock().push(job)?;
+        self.metrics.queued.inc();
+        match wake {
+            Wake::Lane => self.work.notify_one(),
+            Wake::Loader => self.load.notify_one(),
+            Wake::Nobody => {}
+        }
+        Ok(())
+    }
+
+    /// Queues `request` and waits for its answer. Dropping the future drops the request, if it still waits.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), [`DeadlineExceeded`](ErrorKind::DeadlineExceeded), and the run's own.
+    pub async fn infer(&self, request: InferRequest) -> Result<InferResponse> {
+        let (sender, receiver) = oneshot::channel();
+        let deadline = request.deadline;
+        self.submit(request, Box::new(sender))?;
+        let answer = match deadline {
+            None => receiver.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), receiver)
+                .await
+                .map_err(|_| Error::new(ErrorKind::DeadlineExceeded, "the request's deadline passed"))?,
+        };
+        answer.unwrap_or_else(|_| Err(Error::internal("the lane gave no answer")))
+    }
+
+    /// Takes nothing new, finishes what is held, and stops; false when `limit` passed first, and then what still
+    /// waited was answered as [`Unavailable`](ErrorKind::Unavailable).
+    pub fn drain(&self, limit: Duration) -> bool {
+        self.leave();
+        let mut queues = self.lock();
+        queues.drain();
+        let (mut queues, _) = self
+            .idle
+            .wait_timeout_while(queues, limit, |queues| !queues.is_idle())
+            .unwrap_or_else(PoisonError::into_inner);
+        let finished = queues.is_idle();
+        let left = queues.stop();
+        drop(queues);
+        self.work.notify_all();
+        self.load.notify_all();
+        for job in left {
+            self.metrics.queued.dec();
+            job.reply.send(Err(Error::unavailable("the server stopped before this request's turn")));
+        }
+        if finished {
+            let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+            for thread in threads {
+                // A lane catches what its jobs throw; a panic past that has been printed already.
+                let _ = thread.join();
+            }
+        }
+        finished
+    }
+
+    /// The next job for a lane; waits for one. `None` when the lane should leave.
+    pub(crate) fn next_job(&self) -> Option<Job> {
+        let job = self.wait(&self.work, Queues::next_job)?;
+        self.metrics.queued.dec();
+        Some(job)
+    }
+
+    /// Why `job` should not run any more, if so.
+    pub(crate) fn overdue(&self, job: &Job, now: Instant) -> Option<Error> {
+        Queues::overdue(&self.limits, job, now)
+    }
+
+    /// A lane is done with a job of `model` that took `cost`.
+    pub(crate) fn finished(&self, model: &Model, cost: Duration) {
+        if self.lock().finished(model.id(), cost) {
+            self.idle.notify_all();
+        }
+    }
+
+    /// The next model whose program somebody waits for; waits for one. `None` when the loader should leave.
+    pub(crate) fn next_load(&self) -> Option<Arc<Model>> {
+        self.wait(&self.load, Queues::next_load)
+    }
+
+    /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
+    pub(crate) fn loaded(&self, model: &Model, outcome: Result<()>) {
+        let refused = self.lock().loaded(model.id(), outcome.is_ok());
+        self.work.notify_all();
+        self.idle.notify_all();
+        if let Err(error) = outcome {
+            for job in refused {
+                self.metrics.queued.dec();
+                self.metrics.refused(error.kind);
+                job.reply.send(Err(error.clone()));
+            }
+        }
+    }
+
+    fn wait<T>(&self, turn: &Condvar, next: impl Fn(&mut Queues) -> Next<T>) -> Option<T> {
+        let mut queues = self.lock();
+        loop {
+            match next(&mut queues) {
+                Next::Do(what) => return Some(what),
+                Next::Leave => return None,
+                Next::Wait => queues = turn.wait(queues).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        // Nothing that runs under the lock panics half-way, so a poisoned lock holds good state.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|source| Error::internal(format!("thread '{name}' cannot be started: {source}")))
+}
