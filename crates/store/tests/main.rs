@@ -236,8 +236,7 @@ fn a_store_that_was_tampered_with_is_refused() {
     let packed = pack(&place.store, &onnx, &request(asset("bert_tiny_qa.onnx"), "m")).unwrap();
     let root = place.store.root();
     let program = root.join("programs").join(format!("{}.onnx", packed.manifest.program.hash));
-    let bytes = std::fs::read(&program).unwrap();
-    let mut flipped = bytes.clone();
+    let mut flipped = std::fs::read(&program).unwrap();
     flipped[100] ^= 1;
     std::fs::write(&program, &flipped).unwrap();
     assert_eq!(place.store.program(&packed.manifest.program).unwrap_err().kind, ErrorKind::Corrupt);

@@ -1,0 +1,137 @@
+//! Whether a video was decoded whole, and is still the file it was: pure judgements on what the decoder reported.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::SystemTime;
+
+use engine::{Error, Result};
+
+use crate::media::{DecodeReport, Probe};
+use crate::result::{Damage, InputIdentity};
+use crate::task::Task;
+
+/// Whether what was decoded is good enough for `task`. `span_s` are the times of the first and of the last frame,
+/// `declared` how many frames the file says it has and how long they last.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput), with what is wrong with the video and what to do about it.
+pub(crate) fn judge(
+    task: &Task,
+    decode: &DecodeReport,
+    span_s: Option<(f64, f64)>,
+    declared: Option<(u64, f64)>,
+) -> Result<Damage> {
+    let (input, tolerance) = (&task.input, task.damage_tolerance);
+    let DecodeReport { frames, damage_count: errors, first_damage, .. } = decode;
+    let said = first_damage.as_deref().unwrap_or("the decoder gave no reason");
+    let Some(span_s) = span_s else {
+        return Err(Error::invalid(format!("video '{input}' has no frame that can be decoded ({said})")));
+    };
+    // Counts of frames are far below the 2^53 that a double holds exactly.
+    if *errors as f64 / *frames as f64 > tolerance {
+        return Err(Error::invalid(format!(
+            "{errors} decoding errors in {frames} frames of video '{input}' (first: {said}); re-encode the file, e.g. \
+             ffmpeg -i IN -c:v libx264 OUT, or submit with --tolerate-damage PERCENT"
+        )));
+    }
+    let missing = missing_at_end(*frames, span_s, declared);
+    let declared = frames.saturating_add(missing);
+    if missing as f64 / declared as f64 > tolerance {
+        return Err(Error::invalid(format!(
+            "video '{input}' is cut off: it ends after {frames} of the {declared} frames that it declares; upload it \
+             again, or submit with --tolerate-damage PERCENT"
+        )));
+    }
+    Ok(Damage { errors: *errors, first: first_damage.clone(), frames_missing: missing, tolerance })
+}
+
+/// Frames that the file declares beyond its end. Some containers lose their tail without an error, yet fewer frames
+/// than declared are not enough to tell: still pictures may be stored as nothing at all, and edits may hide frames.
+/// Only a video that also ends early in time is cut off.
+fn missing_at_end(frames: u64, span_s: (f64, f64), declared: Option<(u64, f64)>) -> u64 {
+    let Some((declared, duration_s)) = declared else {
+        return 0;
+    };
+    let frame_s = duration_s / declared.max(1) as f64;
+    let missing_s = duration_s - (span_s.1 - span_s.0 + frame_s);
+    // Half a frame more than one, since the first may have been shown late and the times are rounded.
+    match missing_s > 1.5 * frame_s {
+        true => declared.saturating_sub(frames),
+        false => 0,
+    }
+}
+
+/// How long the frames that the file declares would last. An AVI's duration is no help, since the demuxer works it out
+/// from what is there of the file, but its frames all last equally long; anywhere else it is the duration that counts,
+/// since frames may be of any length or hidden by edits.
+pub(crate) fn declared_s(path: &Path, probe: &Probe) -> Option<f64> {
+    let mut head = [0; 12];
+    let is_avi = File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok()
+        && head.starts_with(b"RIFF")
+        && head.ends_with(b"AVI ");
+    match is_avi {
+        true => Some(probe.frames_declared? as f64 / probe.frame_rate?),
+        false => probe.duration_s,
+    }
+}
+
+/// Size and time of change: enough to notice that a file was replaced, and free, where a hash would read it twice.
+///
+/// # Errors
+/// [`NotFound`](engine::ErrorKind::NotFound) or [`InvalidInput`](engine::ErrorKind::InvalidInput).
+pub(crate) fn identify(input: &str, path: &Path) -> Result<InputIdentity> {
+    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found(format!("video '{input}' does not exist: check the path")),
+        _ => Error::invalid(format!("video '{input}' cannot be read: {e}")),
+    })?;
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let modified_ns = modified.and_then(|since_1970| i64::try_from(since_1970.as_nanos()).ok()).unwrap_or_default();
+    Ok(InputIdentity { path: input.to_owned(), size_bytes: metadata.len(), modified_ns })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use engine::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn damage_and_missing_ends() {
+        type Decoded = (u64, u64, f64);
+        let check = |decoded: Decoded, declared: Option<u64>, tolerance, want: std::result::Result<u64, &str>| {
+            let (frames, errors, last_s) = decoded;
+            let task = Task { damage_tolerance: tolerance, ..Task::new(Path::new("/v/a.avi"), "m").unwrap() };
+            let first_damage = (errors > 0).then(|| "bad slice".to_owned());
+            let decode = DecodeReport { frames, damage_count: errors, first_damage, cpu: Duration::ZERO };
+            let span_s = (frames > 0).then_some((0.0, last_s));
+            match (judge(&task, &decode, span_s, declared.map(|frames| (frames, 10.0))), want) {
+                (Ok(damage), Ok(missing)) => assert_eq!((damage.errors, damage.frames_missing), (errors, missing)),
+                (Err(error), Err(part)) => {
+                    assert_eq!(error.kind, ErrorKind::InvalidInput);
+                    assert!(error.message.contains(part), "'{error}' does not say '{part}'");
+                }
+                (got, want) => panic!("{decoded:?}: {got:?}, not {want:?}"),
+            }
+        };
+        check((100, 0, 9.9), Some(100), 0.0, Ok(0));
+        check((100, 0, 9.9), None, 0.0, Ok(0));
+        check((99, 0, 9.8), Some(100), 0.0, Ok(0));
+        check((23, 0, 9.9), Some(100), 0.0, Ok(0));
+        check((50, 0, 4.9), None, 0.0, Ok(0));
+        check((50, 0, 4.9), Some(100), 0.0, Err("cut off: it ends after 50 of the 100 frames"));
+        check((50, 0, 4.9), Some(100), 0.5, Ok(50));
+        check(
+            (100, 3, 9.9),
+            Some(100),
+            0.0,
+            Err("3 decoding errors in 100 frames of video '/v/a.avi' (first: bad slice)"),
+        );
+        check((100, 3, 9.9), Some(100), 0.02, Err("--tolerate-damage"));
+        check((100, 3, 9.9), Some(100), 0.03, Ok(0));
+        check((0, 0, 0.0), Some(100), 1.0, Err("no frame that can be decoded (the decoder gave no reason)"));
+        check((0, 2, 0.0), Some(100), 1.0, Err("no frame that can be decoded (bad slice)"));
+    }
+}

@@ -1,0 +1,36 @@
+//! The queue-driven video worker: a task leaves the queue, its video is decoded, every frame is put to a detector,
+//! and the detections are durable before the task is acknowledged.
+//!
+//! Knows no HTTP server and no scheduler: inference is asked for through [`Inference`], so the binary can hand the
+//! worker the in-process scheduler or a remote server. Plain threads, no async runtime.
+
+pub mod task;
+pub use task::Task;
+
+pub mod queue;
+pub use queue::{SqliteQueue, TaskQueue};
+
+pub mod object;
+pub use object::{FolderStore, ObjectStore};
+
+pub mod media;
+
+pub mod detect;
+
+pub mod inference;
+pub use inference::{Answer, Inference, Pending};
+
+pub mod result;
+pub use result::Summary;
+
+pub mod job;
+
+mod judge;
+
+pub mod policy;
+
+pub mod worker;
+pub use worker::{Config, Mode, Observer, Report, Worker};
+
+pub mod stop;
+pub use stop::Stop;

@@ -1,0 +1,317 @@
+//! Every frame of a video, in order, each with the time at which it is to be shown.
+//!
+//! One ffmpeg decodes and scales. Its standard output carries the pixels, its standard error the complaints, and the
+//! times come on a third pipe. All three are read by one `poll` in the caller's own thread, so there is nothing to
+//! join; when the caller is slow the pipes fill up and ffmpeg waits.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use engine::{Error, Result};
+use store::task::Channels;
+
+use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
+use super::probe::{FRAME_PIXELS_MAX, input_url};
+use super::{Decode, FrameSize, Probe, Tools};
+
+/// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
+const PIPE_BYTES: usize = 1 << 20;
+/// Buffers kept for the next frames.
+const SPARE_BUFFERS_MAX: usize = 8;
+
+/// One picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// Counts from 0 in the order of presentation.
+    pub index: u64,
+    /// When it is to be shown, in seconds on the file's own clock, to the microsecond; what ffprobe calls `pts_time`.
+    pub pts_s: f64,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// Three bytes a pixel, row by row from the top, no padding, in the order that [`Decode`] asked for.
+    pub pixels: Vec<u8>,
+}
+
+/// What decoding a video came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeReport {
+    /// Frames given out.
+    pub frames: u64,
+    /// Errors that the decoder passed over. Some containers lose their tail in silence, so compare the number of
+    /// frames with [`Probe::frames_declared`] as well.
+    pub damage_count: u64,
+    /// The first of them, in ffmpeg's words.
+    pub first_damage: Option<String>,
+    /// The decoder's CPU time, scaling included, to 10 ms.
+    pub cpu: Duration,
+}
+
+/// The frames of one video, from a decoder that runs until this is dropped.
+pub struct Frames {
+    path: PathBuf,
+    child: Child,
+    pixels: Option<ChildStdout>,
+    stamps: Stamps,
+    /// Bytes of a frame that was cut off when the decoder ended.
+    left_over_bytes: usize,
+    width: u32,
+    height: u32,
+    frame_bytes: usize,
+    stall_limit: Duration,
+    next_index: u64,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Frames {
+    /// Starts to decode the video at `path`, which `probe` describes.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a frame size of zero or beyond reason,
+    /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
+    pub fn open(tools: &Tools, path: &Path, probe: &Probe, decode: &Decode) -> Result<Self> {
+        let (width, height) = match decode.size {
+            FrameSize::Source => (probe.width, probe.height),
+            FrameSize::Exact { width, height } => (width, height),
+        };
+        let pixel_count = u64::from(width) * u64::from(height);
+        if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
+            return Err(Error::invalid(format!("cannot decode '{}' to frames of {width}x{height}", path.display())));
+        }
+        let frame_bytes = usize::try_from(pixel_count * 3).map_err(|error| pipe_failed("ffmpeg", error))?;
+        let (stamps, stamps_out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| Error::unavailable(format!("cannot make a pipe for ffmpeg: {error}")))?;
+        let mut command = Command::new(&tools.ffmpeg);
+        command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", LOG_LEVEL]);
+        command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]);
+        command.args(["-threads", "1", "-filter_threads", "1", "-copyts"]);
+        command.arg("-max_pixels").arg(FRAME_PIXELS_MAX.to_string());
+        command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
+        command.arg("-vf").arg(filters(width, height, decode.channels));
+        command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
+        // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
+        // handed without unsafe code: it becomes the pipe on which the filter writes the times.
+        let mut child = Child::spawn(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()))?;
+        let pixels = child.take_stdout();
+        if let Some(pipe) = &pixels {
+            // A wish: fewer switches between the two programs. Refused when the user's pipes hold too much already.
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            child,
+            pixels,
+            stamps: Stamps::new(stamps, probe.frame_rate),
+            left_over_bytes: 0,
+            width,
+            height,
+            frame_bytes,
+            stall_limit: decode.stall_limit,
+            next_index: 0,
+            spare: Vec::new(),
+        })
+    }
+
+    /// The next frame, or `None` after the last; then [`Frames::finish`] says whether all went well.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when no pixel came for the stall limit; the decoder is dead
+    /// then.
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and a caller must not walk past that")]
+    pub fn next(&mut self) -> Result<Option<Frame>> {
+        let mut pixels = self.spare.pop().unwrap_or_default();
+        pixels.resize(self.frame_bytes, 0);
+        if !self.fill(&mut pixels)? {
+            return Ok(None);
+        }
+        let Some(pts_s) = self.stamps.next() else {
+            return Err(Error::internal(format!(
+                "ffmpeg gave no time for frame {} of '{}'",
+                self.next_index,
+                self.path.display()
+            )));
+        };
+        let index = self.next_index;
+        self.next_index += 1;
+        Ok(Some(Frame { index, pts_s, width: self.width, height: self.height, pixels }))
+    }
+
+    /// Takes back the pixels of a frame that is done with, so that their memory serves again.
+    pub fn recycle(&mut self, pixels: Vec<u8>) {
+        if self.spare.len() < SPARE_BUFFERS_MAX {
+            self.spare.push(pixels);
+        }
+    }
+
+    /// Waits for the decoder's end and says what it came to. Before the last frame was taken, it stops the decoder.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when there was not one frame or the decoder crashed, with
+    /// ffmpeg's first complaint; [`Unavailable`](engine::ErrorKind::Unavailable) when it was stopped from outside.
+    pub fn finish(mut self) -> Result<DecodeReport> {
+        let limit = if self.pixels.is_some() { Duration::ZERO } else { self.stall_limit };
+        let stopped_here = self.pixels.take().is_some();
+        let ended = self.child.end(limit).map_err(|error| pipe_failed("ffmpeg", error))?;
+        if !stopped_here {
+            self.check_end(&ended)?;
+        }
+        let cut_off = u64::from(self.left_over_bytes > 0);
+        let failed = u64::from(!stopped_here && !ended.status.success());
+        let damage_count = self.child.log().errors().max(cut_off).max(failed);
+        let words = || self.child.log().reason(&format!("ffmpeg ended with {}", ended.status));
+        Ok(DecodeReport {
+            frames: self.next_index,
+            damage_count,
+            first_damage: (damage_count > 0).then(words),
+            cpu: ended.cpu,
+        })
+    }
+
+    fn check_end(&self, ended: &Ended) -> Result<()> {
+        use std::os::unix::process::ExitStatusExt;
+        let (shown, frames) = (self.path.display(), self.next_index);
+        if let Some(cause) = ended.stopped_from_outside() {
+            return Err(Error::unavailable(format!("ffmpeg was {cause} after {frames} frames of '{shown}'")));
+        }
+        if let Some(signal) = ended.status.signal() {
+            let reason = self.child.log().reason("it said nothing before");
+            return Err(Error::invalid(format!(
+                "ffmpeg crashed (signal {signal}) after {frames} frames of '{shown}' ({reason}): re-encode the video"
+            )));
+        }
+        if frames == 0 {
+            let reason = self.child.log().reason("its video stream is empty");
+            return Err(Error::invalid(format!(
+                "no frame of '{shown}' can be decoded ({reason}): check that the video plays"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Fills `frame`; `false` when the decoder ended first.
+    fn fill(&mut self, frame: &mut [u8]) -> Result<bool> {
+        let failed = |error| pipe_failed("ffmpeg", error);
+        let mut filled = 0;
+        let mut deadline = Instant::now() + self.stall_limit;
+        while filled < frame.len() {
+            let Some(pixels) = &mut self.pixels else {
+                return Ok(false);
+            };
+            let watched = [Some(readable(pixels)), self.stamps.pipe.as_ref().map(readable)];
+            let Some([has_pixels, has_stamps]) = self.child.wait(watched, deadline).map_err(failed)? else {
+                self.pixels = None;
+                return Err(self.stalled());
+            };
+            if has_stamps {
+                self.stamps.read().map_err(failed)?;
+            }
+            if has_pixels {
+                match read_some(pixels, &mut frame[filled..]).map_err(failed)? {
+                    0 => {
+                        self.pixels = None;
+                        self.left_over_bytes = filled;
+                    }
+                    count => filled += count,
+                }
+                deadline = Instant::now() + self.stall_limit;
+            }
+        }
+        // A time is written before its frame, so it is in the pipe by now.
+        while self.stamps.is_empty() && self.stamps.pipe.is_some() {
+            let watched = [self.stamps.pipe.as_ref().map(readable)];
+            match self.child.wait(watched, deadline).map_err(failed)? {
+                Some([true]) => self.stamps.read().map_err(failed)?,
+                Some([false]) => {}
+                None => return Err(self.stalled()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn stalled(&self) -> Error {
+        let (limit_s, index) = (self.stall_limit.as_secs_f64(), self.next_index);
+        let shown = self.path.display();
+        let reason = self.child.log().reason("ffmpeg gave no reason");
+        Error::invalid(format!(
+            "decoding of '{shown}' made no progress for {limit_s} s at frame {index} ({reason}): re-encode the video"
+        ))
+    }
+}
+
+/// Scale, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to standard input's descriptor.
+fn filters(width: u32, height: u32, channels: Channels) -> String {
+    let format = match channels {
+        Channels::Rgb => "rgb24",
+        Channels::Bgr => "bgr24",
+    };
+    // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
+    format!(
+        "scale={width}:{height}:flags=bilinear,format={format},settb=AVTB,\
+         metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
+    )
+}
+
+/// Presentation times, in the order in which ffmpeg writes them.
+struct Stamps {
+    pipe: Option<OwnedFd>,
+    line: Vec<u8>,
+    /// Times that are ahead of their pixels: as many as ffmpeg has frames on the way.
+    queue: VecDeque<Option<i64>>,
+    last_s: Option<f64>,
+    /// Stands in where a stream states no time.
+    period_s: f64,
+}
+
+impl Stamps {
+    fn new(pipe: OwnedFd, frame_rate: Option<f64>) -> Self {
+        let period_s = frame_rate.map_or(0.0, |rate| 1.0 / rate);
+        Self { pipe: Some(pipe), line: Vec::new(), queue: VecDeque::new(), last_s: None, period_s }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn read(&mut self) -> std::io::Result<()> {
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        let mut bytes = [0; 4096];
+        match rustix::io::read(pipe, &mut bytes) {
+            Ok(0) => self.pipe = None,
+            Ok(count) => self.push(&bytes[..count]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte != b'\n' {
+                self.line.push(byte);
+                continue;
+            }
+            // Other lines are the metadata that the decoder attached to the frame.
+            if let Some(line) = std::str::from_utf8(&self.line).ok().filter(|line| line.starts_with("frame:")) {
+                let pts = line.split_ascii_whitespace().find_map(|word| word.strip_prefix("pts:"));
+                self.queue.push_back(pts.and_then(|pts| pts.parse().ok()));
+            }
+            self.line.clear();
+        }
+    }
+
+    fn next(&mut self) -> Option<f64> {
+        let stated = self.queue.pop_front()?;
+        // Below 2^53 microseconds, which is 285 years, the conversion is exact.
+        let pts_s = match (stated, self.last_s) {
+            (Some(micros), _) => micros as f64 / 1e6,
+            (None, Some(last_s)) => last_s + self.period_s,
+            (None, None) => 0.0,
+        };
+        self.last_s = Some(pts_s);
+        Some(pts_s)
+    }
+}

@@ -1,0 +1,173 @@
+//! The task queue: what every implementation promises, and the embedded one.
+//!
+//! A received task stays in the queue, hidden from others until its lease runs out. Whoever finishes it says so with
+//! the lease's receipt; whoever dies says nothing, and the task comes back by itself.
+
+mod fault;
+mod sqlite;
+
+#[cfg(test)]
+mod conformance;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use engine::{Error, ErrorKind, Result};
+
+pub use self::sqlite::{Options, SqliteQueue};
+use crate::Task;
+
+/// Milliseconds since 1970; an argument everywhere, so that a test can turn it.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The machine's own clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// A durable queue of tasks, shared by any number of workers.
+///
+/// Every call that takes a lease fails with [`Cancelled`](ErrorKind::Cancelled) and changes nothing when the lease is
+/// lost, that is, when the task was received again, given back or ended since; no other failure has that kind. Any
+/// other error is about the queue itself, and the call may be made again.
+pub trait TaskQueue: Send + Sync {
+    /// Adds a task. Adding the very same task twice is adding it once.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) when another task has the same id;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when the task is not valid.
+    fn send(&self, task: &Task) -> Result<()>;
+
+    /// Takes the task that has been visible for longest and hides it for `visibility`.
+    ///
+    /// A body that is no task, and a task received too often without an end, goes to the dead letters instead.
+    ///
+    /// # Errors
+    /// About the queue itself.
+    fn receive(&self, visibility: Duration) -> Result<Received>;
+
+    /// Hides the task for `visibility` from now on.
+    ///
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) when the lease is lost.
+    fn extend(&self, lease: &Lease, visibility: Duration) -> Result<()>;
+
+    /// Ends the task well. Its result must be durable before.
+    ///
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) when the lease is lost.
+    fn complete(&self, lease: &Lease) -> Result<()>;
+
+    /// Gives the task back, visible again after `delay`. With `count_failure` it counts as a failure of the task;
+    /// without, the receive is forgotten as well, since the task is not to blame for it.
+    ///
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) when the lease is lost.
+    fn release(&self, lease: &Lease, delay: Duration, reason: &str, count_failure: bool) -> Result<()>;
+
+    /// Ends the task badly, for `reason`.
+    ///
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) when the lease is lost.
+    fn dead_letter(&self, lease: &Lease, reason: &str) -> Result<()>;
+
+    /// How many tasks are where.
+    ///
+    /// # Errors
+    /// About the queue itself.
+    fn depth(&self) -> Result<Depth>;
+
+    /// Where the task called `id` is.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when it was never sent.
+    fn state(&self, id: &str) -> Result<TaskState>;
+}
+
+/// What a call to receive came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Received {
+    /// No task is visible.
+    Nothing,
+    /// A task to be worked.
+    Task(Box<Lease>),
+    /// A task that went to the dead letters instead; ask again for the next.
+    DeadLetter {
+        /// Its id, which may be anything, if not we wrote it.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A received task, and the right to end it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lease {
+    /// What to do.
+    pub task: Task,
+    /// One path segment, new at every receive; only the newest is honoured.
+    pub receipt: String,
+    /// How often the task was received, this time included, except when it was given back unharmed.
+    pub receive_count: u32,
+    /// How often it was given back as failed.
+    pub failures: u32,
+}
+
+/// How many tasks are where; a task is in exactly one of the five counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Would be received now.
+    pub visible: u64,
+    /// Given back, and not due yet.
+    pub delayed: u64,
+    /// Held by a lease that has not run out.
+    pub in_flight: u64,
+    /// Ended badly.
+    pub dead: u64,
+    /// Ended well.
+    pub done: u64,
+    /// Age of the oldest task that has not ended, since it was sent.
+    pub oldest_age: Option<Duration>,
+}
+
+impl Depth {
+    /// Whether every task has ended.
+    pub fn is_drained(&self) -> bool {
+        self.visible == 0 && self.delayed == 0 && self.in_flight == 0
+    }
+}
+
+/// Where one task is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskState {
+    /// Which of the five.
+    pub phase: Phase,
+    /// How often it was given back as failed.
+    pub failures: u32,
+    /// Why it was given back last, or ended badly.
+    pub reason: Option<String>,
+}
+
+/// The places a task can be in; see [`Depth`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Would be received now.
+    Visible,
+    /// Given back, and not due yet.
+    Delayed,
+    /// Held by a lease that has not run out.
+    InFlight,
+    /// Ended badly.
+    Dead,
+    /// Ended well.
+    Done,
+}
+
+/// The error of a lease that is lost.
+pub fn lease_lost(id: &str) -> Error {
+    let message = format!("the lease on task {id} is lost: it ran out, and the task was received again or has ended");
+    Error::new(ErrorKind::Cancelled, message)
+}
