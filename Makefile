@@ -1,0 +1,51 @@
+# The commands a newcomer needs. `make` alone lists them.
+
+# Where the set-up puts what it fetches; a library of your own may stand in for the runtime's.
+export PACKHORSE_ONNXRUNTIME ?= $(CURDIR)/.cache/onnxruntime/1.31.1/libonnxruntime.so
+export PYTHONDONTWRITEBYTECODE = 1
+# A build that is thrown away afterwards gains nothing from the incremental cache.
+ifeq ($(CI),true)
+export CARGO_INCREMENTAL = 0
+endif
+
+STEP = @scripts/step.sh
+PACKHORSE = target/release/packhorse
+PYTHON = .cache/venv-clients/bin/python
+BERT = .cache/bert_base_qa.onnx
+
+.PHONY: help setup demo test bench lint build test-rust test-python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+setup: ## find or fetch what the rest needs; offline after the first time
+	@scripts/setup.sh
+
+demo: setup build ## detect people and vehicles in the bundled clip, from queue to annotated video
+	$(STEP) 'demo' $(PACKHORSE) demo --out packhorse-demo
+
+test: ## every check that a change must pass
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory lint test-rust build test-python
+
+bench: build ## measure against the floor of this machine
+	@scripts/setup.sh test
+	@test -f $(BERT) || scripts/step.sh 'a model of BERT-base shape' $(PYTHON) scripts/make_bert.py $(BERT)
+	$(STEP) 'bench' $(PACKHORSE) bench --ready $(BERT)
+
+lint: ## formatting, clippy and the house rules
+	$(STEP) 'lint: format' cargo fmt --all --check
+	$(STEP) 'lint: clippy' cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(STEP) 'lint: house rules' cargo run --quiet --package xtask -- tidy
+	$(STEP) 'lint: generated code' cargo run --quiet --package xtask -- codegen --check
+	@if command -v cargo-deny >/dev/null; then scripts/step.sh 'lint: dependencies' cargo deny --offline check bans licenses sources; \
+	else echo '== lint: dependencies: skipped, cargo-deny is not installed (cargo install cargo-deny)' >&2; fi
+
+build: ## the release binary
+	$(STEP) 'build' cargo build --release --package packhorse
+
+test-rust: ## unit and integration tests of the crates
+	$(STEP) 'test: crates' cargo test --quiet --workspace
+
+test-python: ## the release binary against independent references and public clients
+	$(STEP) 'test: clients and references' $(PYTHON) tests/python/run.py

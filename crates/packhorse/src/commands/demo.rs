@@ -1,0 +1,187 @@
+//! `packhorse demo`: everything once, on the bundled street clip.
+
+mod pictures;
+mod request;
+mod table;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serve::{QueueLimits, Scheduler};
+use store::Store;
+use store::pack::{Request, pack};
+use store::task::TaskChoice;
+use work::media::Tools;
+use work::queue::Options;
+use work::{Config, FolderStore, Mode, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
+
+use super::serve::{Addresses, Server};
+use super::work::Progress;
+use super::{print_json, say};
+use crate::exit::Exit;
+use crate::inference::InProcess;
+use crate::{Outcome, node, signal};
+
+/// The detector of the demo, and the one that its `curl` line calls, for its answers can be read.
+const DETECTOR: &str = "nanodet";
+const PERSON: &str = "person";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where results.jsonl, summary.json, annotated.mp4, contact-sheet.png and request.json go
+    #[arg(long, default_value = "packhorse-demo")]
+    out: PathBuf,
+    /// Leave the server up until it is interrupted
+    #[arg(long)]
+    keep: bool,
+    /// The bundled models and clip [default: assets, here or beside the build]
+    #[arg(long, env = "PACKHORSE_ASSETS")]
+    assets: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    out: &'a Path,
+    addresses: Addresses,
+    frames: u64,
+    detections: u64,
+    fps: f64,
+    cpu_s_per_frame: f64,
+    seconds: f64,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let started = Instant::now();
+    let assets = assets_folder(args.assets.as_deref())?;
+    let clip = assets.join("street.mp4");
+    Tools::from_env().check().map_err(|error| Exit::Configuration(error.message))?;
+    make_folder(&args.out)?;
+    // Beside the results, so that they only have to be renamed; gone at the end, however that comes.
+    let scratch =
+        tempfile::Builder::new().prefix(".work-").tempdir_in(&args.out).map_err(|error| out_error(args, &error))?;
+
+    let scheduler = packed_and_ready(&assets, scratch.path())?;
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = Server::start(Arc::clone(&scheduler), Addresses { http: free, grpc: free, admin: free })?;
+    say(format_args!("serving on http://{}", server.addresses.http));
+
+    let summary = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
+    pictures::draw(&clip, &args.out, &summary)?;
+    request::write(&clip, &args.out)?;
+    table::print(&summary);
+    report(args, &server, &summary, started.elapsed())?;
+    if args.keep {
+        let (stop, stopped) = std::sync::mpsc::sync_channel(1);
+        signal::on_stop(move || {
+            // Nobody waits any more when the process is on its way out already.
+            let _ = stop.send(());
+        })?;
+        say("the server stays up; Ctrl-C ends it");
+        let _ = stopped.recv();
+    }
+    server.stop(Duration::from_secs(10))
+}
+
+/// Packs both detectors into a store in `scratch` and starts the lanes over it.
+fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exit> {
+    let onnx = Arc::new(node::onnx()?);
+    let place = scratch.join("store");
+    let store = Store::create(&place.to_string_lossy())?;
+    for (name, file, labels) in
+        [(DETECTOR, "nanodet_g_coco80.onnx", "coco80.txt"), (PERSON, "person_ssdlite_odapi.onnx", "person.txt")]
+    {
+        let started = Instant::now();
+        let request = Request {
+            path: assets.join(file),
+            name: Some(name.to_owned()),
+            version: None,
+            task: Some(TaskChoice::ObjectDetection),
+            labels: store::labels::read(&assets.join(labels))?,
+        };
+        let packed = pack(&store, &onnx, &request)?;
+        say(format_args!(
+            "packed {name}: {} weights lifted out in {:.1} s",
+            packed.manifest.weights.len(),
+            started.elapsed().as_secs_f64()
+        ));
+    }
+    node::start_with(store, onnx, QueueLimits::default())
+}
+
+/// Puts `clip` into a queue and drains it; the results end up in `out`.
+pub(super) fn drain(
+    clip: &Path,
+    model: &str,
+    scratch: &Path,
+    out: &Path,
+    scheduler: &Arc<Scheduler>,
+) -> Result<Summary, Exit> {
+    let queue = SqliteQueue::open(&scratch.join("queue.sqlite"), Options::default())?;
+    let task = Task::new(clip, model)?;
+    queue.send(&task)?;
+    let place = scratch.join("results");
+    let worker = Worker {
+        queue: Arc::new(queue),
+        objects: Arc::new(FolderStore::open(&place)?),
+        inference: Arc::new(InProcess(Arc::clone(scheduler))),
+        tools: Tools::from_env(),
+        config: Config::default(),
+    };
+    let report = worker.run(Mode::DrainOnce, &Stop::new(), &Progress::default())?;
+    if report.completed != 1 {
+        return Err(Exit::Failed("the clip was not completed; the reason is above".to_owned()));
+    }
+    for (key, name) in [(result::lines_key(&task.id), "results.jsonl"), (result::summary_key(&task.id), "summary.json")]
+    {
+        std::fs::rename(place.join(key), out.join(name))
+            .map_err(|error| Exit::Failed(format!("{}: {error}", out.join(name).display())))?;
+    }
+    let path = out.join("summary.json");
+    let text = std::fs::read(&path).map_err(|error| Exit::Failed(format!("{}: {error}", path.display())))?;
+    Ok(Summary::from_json(&text)?)
+}
+
+fn report(args: &Args, server: &Server, summary: &Summary, elapsed: Duration) -> Outcome {
+    let out = args.out.display();
+    say(format_args!("\nin {out}: results.jsonl, summary.json, annotated.mp4, contact-sheet.png"));
+    say(format_args!(
+        "done in {:.1} s; people in a picture, asked of the server{}:\n",
+        elapsed.as_secs_f64(),
+        if args.keep { "" } else { " (run again with --keep to have it answer)" }
+    ));
+    say(format_args!("  {}\n", request::curl(server.addresses.http, &args.out)));
+    print_json(&Line {
+        out: &args.out,
+        addresses: server.addresses,
+        frames: summary.frames,
+        detections: summary.detections,
+        fps: summary.fps,
+        cpu_s_per_frame: summary.cpu_s_per_frame.total,
+        seconds: elapsed.as_secs_f64(),
+    })
+}
+
+/// The folder of the bundled models and clip.
+pub(super) fn assets_folder(given: Option<&Path>) -> Result<PathBuf, Exit> {
+    let beside_build =
+        std::env::current_exe().ok().and_then(|program| Some(program.ancestors().nth(3)?.join("assets")));
+    let places: Vec<PathBuf> = match given {
+        Some(place) => vec![place.to_owned()],
+        None => std::iter::once(PathBuf::from("assets")).chain(beside_build).collect(),
+    };
+    places.iter().find(|place| place.join("street.mp4").is_file()).cloned().ok_or_else(|| {
+        Exit::Configuration("the bundled models and clip were not found; name their folder with --assets".to_owned())
+    })
+}
+
+fn make_folder(out: &Path) -> Outcome {
+    std::fs::create_dir_all(out)
+        .map_err(|error| Exit::Configuration(format!("{}: cannot be made: {error}", out.display())))
+}
+
+fn out_error(args: &Args, error: &std::io::Error) -> Exit {
+    Exit::Failed(format!("{}: cannot be written: {error}", args.out.display()))
+}

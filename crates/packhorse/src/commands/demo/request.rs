@@ -1,0 +1,46 @@
+//! A request that the demo's server answers, for a person to try with `curl`.
+
+use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use store::task::Channels;
+use work::media::{Decode, Frame, FrameSize, Frames, Tools, probe};
+
+use super::PERSON;
+use crate::Outcome;
+use crate::exit::Exit;
+
+/// Enough for people in a street to be found, small enough for a request in plain JSON.
+const WIDTH: u32 = 384;
+const HEIGHT: u32 = 288;
+
+/// Writes `request.json`: the clip's first frame for the person detector, as the Open Inference Protocol spells it.
+pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
+    let tools = Tools::from_env();
+    let decode = Decode {
+        size: FrameSize::Exact { width: WIDTH, height: HEIGHT },
+        channels: Channels::Rgb,
+        stall_limit: Duration::from_secs(30),
+    };
+    let frame = Frames::open(&tools, clip, &probe(&tools, clip)?, &decode)?.next()?;
+    let frame = frame.ok_or_else(|| Exit::Failed(format!("{}: no first frame", clip.display())))?;
+    let path = out.join("request.json");
+    let write = || -> std::io::Result<()> { spell(&frame, &mut BufWriter::new(std::fs::File::create(&path)?)) };
+    write().map_err(|error| Exit::Failed(format!("{}: {error}", path.display())))
+}
+
+fn spell(frame: &Frame, out: &mut impl Write) -> std::io::Result<()> {
+    let shape: [u32; 4] = [1, HEIGHT, WIDTH, 3];
+    write!(out, r#"{{"inputs":[{{"name":"image_tensor:0","datatype":"UINT8","shape":{shape:?},"data":"#)?;
+    serde_json::to_writer(&mut *out, &frame.pixels)?;
+    write!(out, r#"}}],"outputs":[{{"name":"num_detections:0"}},{{"name":"detection_scores:0"}}]}}"#)?;
+    out.flush()
+}
+
+/// The command line that sends it.
+pub(super) fn curl(http: SocketAddr, out: &Path) -> String {
+    let file = out.join("request.json");
+    format!("curl -s http://{http}/v2/models/{PERSON}/infer --data-binary '@{}'", file.display())
+}

@@ -1,0 +1,55 @@
+//! A file per subcommand: what can be typed, and what happens then.
+
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod models;
+pub(crate) mod pack;
+pub(crate) mod serve;
+pub(crate) mod submit;
+pub(crate) mod work;
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::exit::Exit;
+
+/// Prints `value` as one line of JSON on standard output, where programs read, and flushes it.
+fn print_json(value: &impl Serialize) -> Result<(), Exit> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+/// Prints `text` on standard error, where people read.
+fn say(text: impl std::fmt::Display) {
+    // Standard error may be closed; nothing else is lost then.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// `bytes` for people, in powers of 1000 as disks are sold.
+fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::human_bytes;
+
+    #[test]
+    fn bytes_are_printed_for_people() {
+        for (bytes, want) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (15_150_484, "15.2 MB"), (u64::MAX, "18446744.1 TB")]
+        {
+            assert_eq!(human_bytes(bytes), want);
+        }
+    }
+}

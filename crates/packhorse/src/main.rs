@@ -1,0 +1,62 @@
+//! The one binary: a thin file per subcommand, and the place where serve, work and bench are joined.
+
+mod commands;
+mod exit;
+mod inference;
+mod node;
+mod signal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+
+/// Serves thousands of models on cheap compute, and drains queues of video through the same engine.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Turn an ONNX file into a pack: optimised once, its weights shared and mapped
+    Pack(commands::pack::Args),
+    /// List the models of a store
+    Models(commands::models::Args),
+    /// Serve the models of a store
+    Serve(commands::serve::Args),
+    /// Put videos into a queue
+    Submit(commands::submit::Args),
+    /// Take videos from a queue and detect objects on every frame
+    Work(commands::work::Args),
+    /// Show the whole thing on the bundled street clip
+    Demo(commands::demo::Args),
+    /// Measure this machine: packed and served against the bare runtime
+    Bench(commands::bench::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PACKHORSE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,packhorse=info,serve=info,work=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let outcome = match cli.command {
+        Command::Pack(args) => commands::pack::run(&args),
+        Command::Models(args) => commands::models::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Submit(args) => commands::submit::run(&args),
+        Command::Work(args) => commands::work::run(&args),
+        Command::Demo(args) => commands::demo::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+/// The result of a subcommand.
+type Outcome = Result<(), Exit>;

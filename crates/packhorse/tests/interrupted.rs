@@ -1,0 +1,113 @@
+//! Workers that end in the middle of a video: killed, the task comes back and is completed once; asked, it is given
+//! back at once.
+
+use std::fs;
+
+use rustix::process::Signal;
+use work::queue::{Options, Phase};
+use work::{SqliteQueue, TaskQueue};
+
+use crate::harness::{Place, Running, eventually};
+
+/// At this threshold a frame's line takes about 100 kB, so that parts on disk grow as the work goes on.
+const SUBMISSION: &str = "clip.mp4 --model nanodet --threshold 0.01";
+
+/// The part of the task's results that is being written: its name, which is its attempt's own, and its size.
+fn part(place: &Place, id: &str) -> Option<(String, u64)> {
+    let files = place.files(&format!("out/{id}"));
+    let live = files.into_iter().filter(|file| file.starts_with(".results.jsonl."));
+    live.filter_map(|file| {
+        let bytes = fs::metadata(place.path(&format!("out/{id}/{file}"))).ok()?.len();
+        Some((file, bytes))
+    })
+    .max_by_key(|(_, bytes)| *bytes)
+}
+
+/// Starts a worker and waits until its part, not one of `dead` attempts, holds `bytes`.
+fn work_until(place: &Place, id: &str, options: &str, bytes: u64, dead: &mut Vec<String>) -> Running {
+    let worker = place.start(&format!("work --queue queue --store store --output out --mode serve {options}"));
+    let name = eventually("a part that grows", || {
+        let (name, length) = part(place, id)?;
+        (!dead.contains(&name) && length >= bytes).then_some(name)
+    });
+    dead.push(name);
+    worker
+}
+
+/// Whether any process besides us was told of the clip, as ffmpeg is.
+fn decoder_runs(place: &Place) -> bool {
+    let clip = place.path("clip.mp4");
+    let clip = clip.to_str().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    // A process that has ended meanwhile has no command line.
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.into_iter().any(|line| String::from_utf8_lossy(&line).contains(clip))
+}
+
+#[test]
+fn a_killed_worker_loses_nothing_and_leaves_nothing() {
+    const FRAMES: u32 = 150;
+    let place = Place::with_store();
+    place.clip("clip.mp4", FRAMES);
+    let id = place.submit(SUBMISSION);
+    let mut dead = Vec::new();
+    for attempt in 0..5 {
+        let worker = work_until(&place, &id, "--visibility 2", 1 + attempt * 3_000_000, &mut dead);
+        assert!(decoder_runs(&place));
+        worker.signal(Signal::KILL);
+        assert_eq!(worker.end().code, None);
+        let left = place.files("out");
+        assert!(left.iter().all(|file| file.ends_with(".part")), "a killed worker's results show: {left:?}");
+        eventually("the end of the decoder", || (!decoder_runs(&place)).then_some(()));
+    }
+    let ran = place.ok("work --queue queue --store store --output out --mode drain-once --visibility 2");
+    assert_eq!(ran.lines(), [serde_json::json!({ "completed": 1, "dead": 0, "released": 0, "lost": 0 })]);
+    let depth = SqliteQueue::open(&place.path("queue"), Options::default()).unwrap().depth().unwrap();
+    assert_eq!((depth.done, depth.dead, depth.is_drained()), (1, 0, true), "{depth:?}");
+    place.check_results(&[&id], FRAMES as usize);
+
+    let results = fs::read(place.path(&format!("out/{id}/results.jsonl"))).unwrap();
+    fs::rename(place.path("out"), place.path("out-of-many")).unwrap();
+    let undisturbed = place.submit(SUBMISSION);
+    place.ok("work --queue queue --store store --output out --mode drain-once");
+    place.check_results(&[&undisturbed], FRAMES as usize);
+    let want = fs::read(place.path(&format!("out/{undisturbed}/results.jsonl"))).unwrap();
+    assert!(results == want, "the results of a task that was killed on the way are others");
+}
+
+#[test]
+fn a_worker_that_is_asked_to_stop_gives_its_task_back_at_once() {
+    const FRAMES: u32 = 60;
+    let place = Place::with_store();
+    place.clip("clip.mp4", FRAMES);
+    let id = place.submit(SUBMISSION);
+    for signal in [Signal::TERM, Signal::INT] {
+        // The task would stay hidden for an hour if it were not given back.
+        let worker = work_until(&place, &id, "--visibility 3600", 1, &mut Vec::new());
+        worker.signal(signal);
+        let ran = worker.end();
+        assert_eq!(ran.code, Some(0), "{signal:?}: {}", ran.err);
+        assert_eq!(ran.lines(), [serde_json::json!({ "completed": 0, "dead": 0, "released": 1, "lost": 0 })]);
+        let state = place.state(&id);
+        assert_eq!((state.phase, state.failures), (Phase::Visible, 0), "{signal:?}: {state:?}");
+        assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0, "{signal:?}");
+        assert!(!decoder_runs(&place), "{signal:?}");
+    }
+    let ran = place.ok("work --queue queue --store store --output out --mode one-job");
+    assert_eq!(ran.lines()[0]["completed"], 1, "{}", ran.err);
+    place.check_results(&[&id], FRAMES as usize);
+}
+
+#[test]
+fn an_idle_worker_ends_when_it_is_asked() {
+    let place = Place::with_store();
+    place.clip("clip.mp4", 2);
+    let id = place.submit("clip.mp4 --model nanodet");
+    let worker = place.start("work --queue queue --store store --output out");
+    eventually("the end of the task", || (place.state(&id).phase == Phase::Done).then_some(()));
+    worker.signal(Signal::TERM);
+    let ran = worker.end();
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(ran.lines(), [serde_json::json!({ "completed": 1, "dead": 0, "released": 0, "lost": 0 })]);
+    place.check_results(&[&id], 2);
+}

@@ -1,0 +1,15 @@
+//! The binary as its users meet it: real commands, real videos, real models, real signals, disks that are really full.
+//!
+//! A test has a folder and a queue of its own and shares nothing with the others, so that they run side by side.
+
+#![expect(clippy::unwrap_used, reason = "the whole of this crate is tests, its harness too")]
+
+mod harness;
+
+mod bad_input;
+mod demo;
+mod full_disk;
+mod interrupted;
+mod packs;
+mod serving;
+mod usage;

@@ -1,0 +1,84 @@
+//! Packing and listing, as programs see them.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::harness::{Place, assert_says};
+
+const NANODET: &str = "pack assets/nanodet_g_coco80.onnx --store store --name detector --task object-detection --labels assets/coco80.txt";
+const PERSON: &str = "pack assets/person_ssdlite_odapi.onnx --store store --name detector --task object-detection --labels assets/person.txt";
+
+/// Every file of the store, and when it was written.
+fn written(place: &Place) -> BTreeMap<String, SystemTime> {
+    let modified = |file: &String| std::fs::metadata(place.path(&format!("store/{file}"))).unwrap().modified().unwrap();
+    place.files("store").into_iter().map(|file| (file.clone(), modified(&file))).collect()
+}
+
+/// Name and version of each model that is listed.
+fn listed(place: &Place) -> Vec<(String, u64)> {
+    let lines = place.ok("models --store store --json").lines();
+    lines.iter().map(|line| (line["name"].as_str().unwrap().to_owned(), line["version"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn packing_again_changes_nothing_and_another_file_is_the_next_version() {
+    let place = Place::new();
+    let first = place.ok(NANODET).lines();
+    assert_eq!((&first[0]["version"], &first[0]["changed"]), (&1.into(), &true.into()));
+    let before = written(&place);
+    let again = place.ok(NANODET);
+    assert_eq!(again.lines()[0]["changed"], false);
+    assert_says(&again.err, &["nothing was written"]);
+    assert_eq!(written(&place), before);
+
+    let second = place.ok(PERSON).lines();
+    assert_eq!((&second[0]["version"], &second[0]["changed"]), (&2.into(), &true.into()));
+    assert_eq!(listed(&place), [("detector".to_owned(), 1), ("detector".to_owned(), 2)]);
+    let lines = place.ok("models --store store --json").lines();
+    for (line, head) in lines.iter().zip(["nanodet", "odapi"]) {
+        assert_eq!(line["task"]["head"], head);
+        assert!(line["weight_bytes"].as_u64().unwrap() > 10_000_000 && !line["inputs"].as_array().unwrap().is_empty());
+    }
+    let table = place.ok("models --store store");
+    assert_says(&table.err, &["detector", "NanoDet", "TF OD API"]);
+    assert_eq!(table.out, "");
+
+    let before = written(&place);
+    let taken = place.run(&format!("{PERSON} --version 1"));
+    assert_eq!((taken.code, &*taken.out), (Some(1), ""), "{}", taken.err);
+    assert_says(taken.complaint(), &["'detector' version 1", "another --version"]);
+    assert_eq!(written(&place), before);
+}
+
+#[test]
+fn packers_at_once_make_one_model() {
+    let place = Place::new();
+    let running = [(); 4].map(|()| place.start(NANODET));
+    for running in running {
+        let ran = running.end();
+        match ran.code {
+            Some(0) => assert_eq!(ran.lines()[0]["version"], 1),
+            // Another packer was faster.
+            _ => assert_says(ran.complaint(), &["'detector' version 1 is there"]),
+        }
+    }
+    assert_eq!(listed(&place), [("detector".to_owned(), 1)]);
+    let files = place.files("store");
+    let folders: Vec<_> = files.iter().map(|file| file.split('/').next().unwrap()).collect();
+    assert_eq!(folders, ["models", "programs", "segments"], "{files:?}");
+    assert_eq!(place.ok(NANODET).lines()[0]["changed"], false);
+}
+
+#[test]
+fn what_is_no_model_leaves_nothing() {
+    let place = Place::new();
+    let whole = std::fs::read(place.path("assets/person_ssdlite_odapi.onnx")).unwrap();
+    std::fs::write(place.path("half.onnx"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(place.path("empty.onnx"), "").unwrap();
+    for file in ["half.onnx", "empty.onnx", "assets/coco80.txt", "assets/street.mp4"] {
+        let ran = place.run(&format!("pack {file} --store store"));
+        assert_eq!((ran.code, &*ran.out), (Some(1), ""), "{file}: {}", ran.err);
+        assert_says(ran.complaint(), &[file]);
+        assert_eq!(place.files("store"), [""; 0], "{file}");
+    }
+}

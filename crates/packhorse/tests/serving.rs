@@ -1,0 +1,167 @@
+//! The server under load and under bad requests: probes answer, refusals are at once and named, a drain loses nothing.
+
+use std::net::TcpStream;
+use std::thread::JoinHandle;
+
+use rustix::process::Signal;
+
+use crate::harness::http::{Answer, get, post};
+use crate::harness::{Place, Running, assert_says, eventually};
+
+const INFER: &str = "/v2/models/nanodet/infer";
+
+/// A server on free ports, its detector ready.
+struct Server {
+    running: Running,
+    http: String,
+    admin: String,
+    lanes: usize,
+}
+
+impl Server {
+    fn start(place: &Place, options: &str) -> Self {
+        let free = "127.0.0.1:0";
+        let line = format!("serve --store store --http {free} --grpc {free} --admin {free} {options}");
+        let mut running = place.start(&line);
+        let bound = running.first_line();
+        let [http, grpc, admin] = ["http", "grpc", "admin"].map(|name| bound[name].as_str().unwrap().to_owned());
+        assert!(http != grpc && grpc != admin && admin != http, "{bound}");
+        for address in [&http, &grpc, &admin] {
+            TcpStream::connect(address).unwrap();
+        }
+        let mut server = Self { running, http, admin, lanes: 0 };
+        server.lanes = server.metric("packhorse_lanes");
+        let warm = server.infer(1).join().unwrap();
+        assert_eq!(warm.status, 200, "{}", warm.body);
+        server
+    }
+
+    /// A number from a scrape.
+    fn metric(&self, name: &str) -> usize {
+        let text = get(&self.admin, "/metrics").body;
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
+    /// Sends `pictures` as one batch, from a thread that waits for the answer; each takes a lane tens of milliseconds.
+    fn infer(&self, pictures: usize) -> JoinHandle<Answer> {
+        let bytes = pictures * 3 * 416 * 416 * 4;
+        let json = format!(
+            r#"{{"inputs":[{{"name":"input_1:0","datatype":"FP32","shape":[{pictures},3,416,416],
+            "parameters":{{"binary_data_size":{bytes}}}}}],"outputs":[{{"name":"Identity_2:0"}}]}}"#
+        );
+        let headers = format!("inference-header-content-length: {}\r\n", json.len());
+        let body = [json.into_bytes(), vec![0; bytes]].concat();
+        let http = self.http.clone();
+        std::thread::spawn(move || post(&http, INFER, &headers, &body).answer())
+    }
+
+    /// Asks to stop, and waits for the end, which has to be a good one.
+    #[track_caller]
+    fn stop(self) {
+        self.running.signal(Signal::TERM);
+        let ran = self.running.end();
+        assert_eq!((ran.code, ran.lines().len()), (Some(0), 1), "{}", ran.err);
+    }
+}
+
+/// A batch that keeps a lane busy for a while.
+const LONG: usize = 8;
+
+#[test]
+fn probes_and_metrics_answer_while_every_lane_is_busy() {
+    let place = Place::with_store();
+    let server = Server::start(&place, "");
+    let total = 4 * server.lanes;
+    let busy: Vec<_> = (0..total).map(|_| server.infer(LONG)).collect();
+    // One waits, so every lane is busy, now and until none waits any more.
+    eventually("a request that waits", || (server.metric("packhorse_requests_queued") > 0).then_some(()));
+    let probes = [
+        (&server.http, "/v2/health/live"),
+        (&server.http, "/v2/health/ready"),
+        (&server.http, "/v2/models/nanodet"),
+        (&server.admin, "/livez"),
+        (&server.admin, "/readyz"),
+        (&server.admin, "/metrics"),
+    ];
+    for (address, path) in probes {
+        assert_eq!(get(address, path).status, 200, "{path}");
+    }
+    let finished = busy.iter().filter(|busy| busy.is_finished()).count();
+    assert!(finished < total - server.lanes, "{finished} of {total} requests were answered before the probes");
+    for busy in busy {
+        assert_eq!(busy.join().unwrap().status, 200);
+    }
+    server.stop();
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_answers_what_it_took() {
+    let place = Place::with_store();
+    let server = Server::start(&place, "--queue-capacity 1");
+    let answers: Vec<_> = (0..4 * server.lanes + 4).map(|_| server.infer(LONG)).collect();
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.join().unwrap()).collect();
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert!(!taken.is_empty() && !refused.is_empty(), "{} taken, {} refused", taken.len(), refused.len());
+    for answer in refused {
+        assert_eq!(answer.status, 429, "{}", answer.body);
+        assert_says(&answer.head, &["retry-after: "]);
+        assert_says(answer.json()["error"].as_str().unwrap(), &["nanodet"]);
+    }
+    assert_eq!(server.infer(1).join().unwrap().status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_server_that_is_asked_to_stop_answers_what_it_took() {
+    let place = Place::with_store();
+    let server = Server::start(&place, "");
+    let total = 2 * server.lanes;
+    let answers: Vec<_> = (0..total).map(|_| server.infer(LONG)).collect();
+    eventually("all to be taken", || {
+        // The first one was to make the model ready.
+        let answered = server.metric("packhorse_requests_answered_total") - 1;
+        (server.metric("packhorse_requests_queued") + server.lanes + answered >= total).then_some(())
+    });
+    let http = server.http.clone();
+    server.stop();
+    for answer in answers {
+        assert_eq!(answer.join().unwrap().status, 200);
+    }
+    assert!(TcpStream::connect(http).is_err(), "somebody still listens");
+}
+
+#[test]
+fn bad_requests_are_refused_by_name() {
+    let place = Place::with_store();
+    let server = Server::start(&place, "");
+    let input = |datatype: &str, shape: &str, rest: &str| {
+        format!(r#"{{"inputs":[{{"name":"input_1:0","datatype":"{datatype}","shape":{shape},{rest}}}]}}"#)
+    };
+    // 517 pictures are a gigabyte.
+    let gigabyte = r#""parameters":{"binary_data_size":1073639424}"#;
+    let overflow = "[4611686018427387904,3,416,416]";
+    let table = [
+        (INFER, "", input("FP32", "[517,3,416,416]", gigabyte), 400, "input_1:0"),
+        (INFER, "", input("FP32", "[517,3,416,416]", r#""data":[]"#), 400, "input_1:0"),
+        (INFER, "content-length: 1073741824\r\n", String::new(), 413, "1073741824"),
+        (INFER, "", input("FP32", overflow, r#""parameters":{"binary_data_size":0}"#), 400, "input_1:0"),
+        (INFER, "", input("FP32", overflow, r#""data":[1.0]"#), 400, "input_1:0"),
+        (INFER, "", input("INT64", "[1,1]", r#""data":[1]"#), 400, "input_1:0"),
+        (INFER, "", input("FP33", "[1,1]", r#""data":[1]"#), 400, "FP33"),
+        (INFER, "", input("FP32", "[1,3,416,-416]", r#""data":[]"#), 400, "negative"),
+        (INFER, "", "{".to_owned(), 400, "JSON"),
+        (INFER, "inference-header-content-length: 999\r\n", "{}".to_owned(), 400, "999"),
+        ("/v2/models/nobody/infer", "", input("FP32", "[1,1]", r#""data":[1]"#), 404, "nobody"),
+        ("/v2/models/nanodet/versions/7/infer", "", input("FP32", "[1,1]", r#""data":[1]"#), 404, "7"),
+        ("/v2/nothing", "", String::new(), 404, "/v2/nothing"),
+    ];
+    for (path, headers, body, status, says) in table {
+        let answer = post(&server.http, path, headers, body.as_bytes()).answer();
+        assert_eq!(answer.status, status, "{path} {headers}{body}: {}", answer.body);
+        assert_says(answer.json()["error"].as_str().unwrap(), &[says]);
+    }
+    assert_eq!(get(&server.http, "/v2/health/ready").status, 200);
+    assert_eq!(server.infer(1).join().unwrap().status, 200);
+    server.stop();
+}

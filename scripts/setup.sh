@@ -1,0 +1,119 @@
+#!/bin/sh
+# Finds or fetches what a build, the demo (`setup.sh`) and the tests (`setup.sh test`) need. Running it again changes
+# nothing and needs no network. Everything it fetches is pinned by version and SHA-256 and lands in .cache/.
+set -eu
+cd "$(dirname "$0")/.."
+setup=scripts/setup.sh
+
+onnxruntime_version=1.31.1
+onnxruntime_dir=$(pwd -P)/.cache/onnxruntime/$onnxruntime_version
+onnxruntime_library=$onnxruntime_dir/libonnxruntime.so
+
+note() { printf '   %s\n' "$1" >&2; }
+
+# stop WHAT HOW: names what is missing and the command that installs it.
+stop() {
+    printf 'setup: %s\n       to install it: %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+# Installs a Debian package where that can be done without asking, else says how.
+# debian PACKAGE WHY
+debian() {
+    as_root=
+    [ "$(id -u)" -eq 0 ] || as_root='sudo -n'
+    # shellcheck disable=SC2086
+    if ! command -v apt-get >/dev/null || ! $as_root true 2>/dev/null; then
+        stop "$2" "sudo apt-get install $1"
+    fi
+    note "$2; installing Debian's $1"
+    # shellcheck disable=SC2086
+    $as_root apt-get update -qq >&2 &&
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >&2 ||
+        stop "$2 and apt-get could not install $1" "sudo apt-get update && sudo apt-get install $1"
+}
+
+check_tools() {
+    command -v cargo >/dev/null ||
+        stop 'cargo is missing (Rust 1.95 or newer)' "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+    command -v cc >/dev/null || debian build-essential 'cc, the C compiler that SQLite is built with, is missing'
+    command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || debian ffmpeg 'ffmpeg is missing'
+    command -v python3 >/dev/null || debian python3 'python3 is missing'
+    python3 -m pip --version >/dev/null 2>&1 || debian python3-pip "python3's pip is missing"
+}
+
+# Whether the library in place is the very one that is pinned.
+onnxruntime_is_in_place() {
+    [ -f "$onnxruntime_library" ] &&
+        echo "$library_sha256  $onnxruntime_library" | sha256sum --check --status
+}
+
+fetch_onnxruntime() {
+    if [ "${PACKHORSE_ONNXRUNTIME:-$onnxruntime_library}" != "$onnxruntime_library" ]; then
+        note "PACKHORSE_ONNXRUNTIME is set to $PACKHORSE_ONNXRUNTIME; nothing is fetched"
+        return
+    fi
+    machine=$(uname -s)-$(uname -m)
+    case $machine in
+    Linux-x86_64) library_sha256=fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3 ;;
+    Linux-aarch64) library_sha256=8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467 ;;
+    *) stop "no ONNX Runtime is pinned for $machine" 'set PACKHORSE_ONNXRUNTIME to the path of its shared library' ;;
+    esac
+    if onnxruntime_is_in_place; then
+        note "$onnxruntime_library is in place"
+        return
+    fi
+    mkdir -p "$onnxruntime_dir"
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    # Only the library is wanted, so the wheel of one Python serves whatever Python this host has.
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes --python-version 311 --implementation cp --abi cp311 \
+        --platform "manylinux_2_28_$(uname -m)" --dest "$wheels" --requirement scripts/onnxruntime.txt >&2
+    python3 -c '
+import pathlib, sys, zipfile
+wheel, version, folder = next(pathlib.Path(sys.argv[1]).glob("*.whl")), sys.argv[2], pathlib.Path(sys.argv[3])
+wanted = {f"capi/libonnxruntime.so.{version}": "libonnxruntime.so.part", "LICENSE": "LICENSE",
+          "ThirdPartyNotices.txt": "ThirdPartyNotices.txt"}
+with zipfile.ZipFile(wheel) as archive:
+    for inside, outside in wanted.items():
+        (folder / outside).write_bytes(archive.read("onnxruntime/" + inside))
+' "$wheels" "$onnxruntime_version" "$onnxruntime_dir"
+    mv "$onnxruntime_dir/libonnxruntime.so.part" "$onnxruntime_library"
+    onnxruntime_is_in_place || stop "$onnxruntime_library is not the pinned file" \
+        "rm -r $onnxruntime_dir, then run this again"
+    note "$onnxruntime_library fetched and verified"
+}
+
+# The public clients that the tests drive the server with, in an environment of their own.
+make_clients() {
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        stop "the tests need Python 3.11 or newer, this is $(python3 --version)" 'sudo apt-get install python3'
+    python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv "python3's venv is missing"
+    made_from="$(python3 --version) $(sha256sum <tests/python/requirements.txt)"
+    if [ "$(cat .cache/venv-clients/made-from 2>/dev/null)" = "$made_from" ]; then
+        note '.cache/venv-clients is in place'
+        return
+    fi
+    rm -rf .cache/venv-clients
+    python3 -m venv .cache/venv-clients
+    .cache/venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+        --only-binary=:all: --requirement tests/python/requirements.txt >&2
+    printf '%s\n' "$made_from" >.cache/venv-clients/made-from
+    note '.cache/venv-clients made'
+}
+
+case ${1-} in
+'')
+    scripts/step.sh 'set-up: tools' $setup tools
+    scripts/step.sh 'set-up: ONNX Runtime' $setup onnxruntime
+    ;;
+test)
+    $setup
+    scripts/step.sh 'set-up: clients for the tests' $setup clients
+    ;;
+tools) check_tools ;;
+onnxruntime) fetch_onnxruntime ;;
+clients) make_clients ;;
+*) stop "no such set-up: $1" 'setup.sh, or setup.sh test' ;;
+esac
