@@ -57,28 +57,28 @@ pub fn f32_view(bytes: &[u8]) -> Option<&[f32]> {
 ///
 /// A request body is sliced wherever its header ended, but a runtime may use aligned loads.
 pub(crate) fn aligned(bytes: &Bytes, align: usize) -> Bytes {
-    debug_assert!(align.is_power_of_two() && align <= 8, "no tensor element is wider than eight bytes");
+    debug_assert!(align.is_power_of_two() && align <= align_of::<u128>(), "a copy is aligned for its words");
     if bytes.as_ptr().addr().is_multiple_of(align) {
         return bytes.clone();
     }
-    let mut words = vec![0u64; bytes.len().div_ceil(8)];
+    let mut words = vec![0u128; bytes.len().div_ceil(size_of::<u128>())];
     words_as_bytes(&mut words)[..bytes.len()].copy_from_slice(bytes);
     Bytes::from_owner(Words(words)).slice(..bytes.len())
 }
 
-struct Words(Vec<u64>);
+struct Words(Vec<u128>);
 
 impl AsRef<[u8]> for Words {
     #[expect(unsafe_code, reason = "reading words as bytes needs a cast of the slice")]
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: as in F32Owner: any word is eight valid bytes and the vector outlives the borrow.
+        // SAFETY: as in F32Owner: any word is sixteen valid bytes and the vector outlives the borrow.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(self.0.as_slice())) }
     }
 }
 
 #[expect(unsafe_code, reason = "filling words as bytes needs a cast of the slice")]
-fn words_as_bytes(words: &mut [u64]) -> &mut [u8] {
-    // SAFETY: any eight bytes are a valid word, and the exclusive borrow covers exactly these words.
+fn words_as_bytes(words: &mut [u128]) -> &mut [u8] {
+    // SAFETY: any sixteen bytes are a valid word, and the exclusive borrow covers exactly these words.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }
 
@@ -91,9 +91,11 @@ mod tests {
         let whole = bytes_from_f32((0u8..8).map(f32::from).collect());
         assert_eq!(aligned(&whole, 4).as_ptr(), whole.as_ptr());
         let odd = whole.slice(1..29);
-        let copy = aligned(&odd, 8);
-        assert_eq!(copy, odd);
-        assert!(copy.as_ptr().addr().is_multiple_of(8));
+        for align in [2, 4, 8, 16] {
+            let copy = aligned(&odd, align);
+            assert_eq!(copy, odd);
+            assert!(copy.as_ptr().addr().is_multiple_of(align));
+        }
         assert!(f32_view(&odd).is_none());
         assert_eq!(f32_view(&whole).unwrap()[7], 7.0);
     }

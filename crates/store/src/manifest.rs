@@ -28,6 +28,10 @@ pub struct Manifest {
     pub inputs: Vec<Io>,
     /// What clients get, in graph order.
     pub outputs: Vec<Io>,
+    /// The most items that requests are put together to, the first dimension of every tensor being the batch; 0 when
+    /// the model was not seen to treat the items of a batch apart from each other.
+    #[serde(default)]
+    pub max_batch_size: u64,
     /// What the tensors mean, when the packer was told or could tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
@@ -89,6 +93,9 @@ pub struct Io {
     pub datatype: String,
     /// Dimensions; `-1` varies.
     pub shape: Vec<i64>,
+    /// The number of dimensions varies as well; `shape` is then `[-1]`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_rank: bool,
 }
 
 /// One weight: where its bytes are.
@@ -110,12 +117,17 @@ pub struct WeightRef {
 impl Io {
     /// The file's form of `spec`.
     pub fn from_spec(spec: &TensorSpec) -> Self {
-        Self { name: spec.name.clone(), datatype: spec.dtype.name().to_owned(), shape: spec.shape.clone() }
+        Self {
+            name: spec.name.clone(),
+            datatype: spec.dtype.name().to_owned(),
+            shape: spec.shape.clone(),
+            any_rank: spec.any_rank,
+        }
     }
 
     fn to_spec(&self) -> Result<TensorSpec> {
         let dtype = datatype(&self.datatype)?;
-        Ok(TensorSpec { name: self.name.clone(), dtype, shape: self.shape.clone() })
+        Ok(TensorSpec { name: self.name.clone(), dtype, shape: self.shape.clone(), any_rank: self.any_rank })
     }
 }
 

@@ -42,9 +42,14 @@ pub struct Packed {
 /// Packs `request` into `store`. The manifest is written last and at once, so a model is either whole or not there.
 ///
 /// # Errors
+/// All name the file.
 /// [`InvalidInput`](ErrorKind::InvalidInput) for a file that is no model, [`AlreadyExists`](ErrorKind::AlreadyExists)
 /// when the version asked for holds something else, [`Exhausted`](ErrorKind::Exhausted) for a full disk.
 pub fn pack(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
+    pack_file(store, engine, request).map_err(|error| error.context(request.path.display()))
+}
+
+fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
     let name = request.name.clone().map_or_else(|| name_of(&request.path), Ok)?;
     name::check(&name)?;
     let source = import::identify(&request.path)?;
@@ -75,6 +80,7 @@ pub fn pack(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
         program: ProgramRef { hash, kind: imported.kind, target: imported.target, why_whole: imported.why_whole },
         inputs: imported.signature.inputs.iter().map(Io::from_spec).collect(),
         outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
+        max_batch_size: imported.max_batch_size,
         task,
         labels: request.labels.clone(),
         segments,
@@ -82,8 +88,8 @@ pub fn pack(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
     };
     match store.put_manifest(&manifest)? {
         Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true }),
-        // Another packer was faster with this version.
-        Written::Existed => Err(taken(&manifest.name, version)),
+        // Another packer was faster with this version: either it holds the very same, or there is a next one.
+        Written::Existed => pack(store, engine, request),
     }
 }
 
@@ -125,5 +131,5 @@ fn name_of(path: &Path) -> Result<String> {
     path.file_stem()
         .and_then(|stem| stem.to_str())
         .map(str::to_owned)
-        .ok_or_else(|| Error::invalid(format!("{}: no name can be made of this path; give --name", path.display())))
+        .ok_or_else(|| Error::invalid("no name can be made of this path; give --name"))
 }

@@ -207,6 +207,52 @@ fn tasks_are_recognised_by_signature_or_refused() {
     assert!(place.store.versions("bert_tiny_qa.onnx").unwrap().is_empty(), "a refused pack leaves no model");
 }
 
+/// A field of a protocol message that holds `bytes`, which must be fewer than 128.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+}
+
+/// An ONNX file of one Relu over 32-bit floats, which says `shape` of its tensors: the bytes of a `TensorShapeProto`, or
+/// nothing at all.
+fn relu(shape: Option<&[u8]>) -> Vec<u8> {
+    let shape = shape.map_or(Vec::new(), |shape| field(2, shape));
+    let tensor = field(2, &field(1, &[&[1 << 3, 1], &shape[..]].concat()));
+    let value = |name: &str| [field(1, name.as_bytes()), tensor.clone()].concat();
+    let node = [field(1, b"x"), field(2, b"y"), field(4, b"Relu")].concat();
+    let graph = [field(1, &node), field(2, b"g"), field(11, &value("x")), field(12, &value("y"))].concat();
+    [&[1 << 3, 8][..], &field(7, &graph), &field(8, &[2 << 3, 17])].concat()
+}
+
+#[test]
+fn a_tensor_of_unknown_rank_is_no_scalar() {
+    let (onnx, place) = (onnx(), place());
+    let path = place.store.root().join("relu.onnx");
+    // A dimension that is there but not named varies.
+    for (what, shape, want, any_rank) in [
+        ("nothing", None, &[-1][..], true),
+        ("no dimensions", Some(&[][..]), &[], false),
+        ("one dimension", Some(&[1 << 3 | 2, 0]), &[-1], false),
+    ] {
+        std::fs::write(&path, relu(shape)).unwrap();
+        let manifest = pack(&place.store, &onnx, &request(path.clone(), what)).unwrap().manifest;
+        for io in manifest.inputs.iter().chain(&manifest.outputs) {
+            assert_eq!((&io.shape[..], io.any_rank), (want, any_rank), "a shape of {what}: {}", io.name);
+        }
+        assert_eq!(manifest, place.store.manifest(what, 1).unwrap());
+        let signature = manifest.signature().unwrap();
+        for shape in [vec![], vec![2], vec![2, 3]] {
+            let count = shape.iter().product();
+            let tensor = Tensor::from_f32(shape.clone(), vec![-1.0; count]).unwrap();
+            let fits = any_rank || shape.len() == want.len();
+            assert_eq!(signature.inputs[0].check(&tensor).is_ok(), fits, "{shape:?} for a shape of {what}");
+            if fits {
+                let answer = run(&onnx, &place.store, &manifest, &[tensor]);
+                assert_eq!(answer, [Tensor::from_f32(shape, vec![0.0; count]).unwrap()], "a shape of {what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn files_that_are_no_models_are_refused_with_their_name() {
     let (onnx, place) = (onnx(), place());

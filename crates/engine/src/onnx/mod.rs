@@ -72,7 +72,7 @@ impl Onnx {
             .map_err(|source| refused("ONNX Runtime refuses the settings", &source))?
             .commit_from_file(source)
             .map(drop)
-            .map_err(|reason| refused(&format!("{}: ONNX Runtime refuses the graph", source.display()), &reason))
+            .map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))
     }
 
     /// A session over the file at `path`, optimised at load, as any other program would build it.
@@ -83,7 +83,7 @@ impl Onnx {
         let session = self
             .builder(GraphOptimizationLevel::All)?
             .commit_from_file(path)
-            .map_err(|reason| refused(&format!("{}: ONNX Runtime refuses the graph", path.display()), &reason))?;
+            .map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
         run::OnnxSession::new(session, 0).map(|session| Box::new(session) as Box<dyn Session>)
     }
 

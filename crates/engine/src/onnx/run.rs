@@ -27,9 +27,12 @@ impl OnnxSession {
                 session.inputs().len()
             ))
         })?;
+        let of = |side: Side, outlets: &[Outlet]| {
+            outlets.iter().enumerate().map(|(index, outlet)| spec(&session, side, index, outlet)).collect::<Result<_>>()
+        };
         let signature = Signature {
-            inputs: session.inputs()[..inputs].iter().map(spec).collect::<Result<_>>()?,
-            outputs: session.outputs().iter().map(spec).collect::<Result<_>>()?,
+            inputs: of(Side::Input, &session.inputs()[..inputs])?,
+            outputs: of(Side::Output, session.outputs())?,
         };
         let input_names = session.inputs().iter().map(name).collect::<Result<_>>()?;
         let output_names = session.outputs().iter().map(name).collect::<Result<_>>()?;
@@ -88,7 +91,14 @@ fn name(outlet: &Outlet) -> Result<CString> {
     CString::new(outlet.name()).map_err(|_| Error::unsupported("a tensor's name holds a NUL byte"))
 }
 
-fn spec(outlet: &Outlet) -> Result<TensorSpec> {
+/// Which of a session's lists an index counts in.
+#[derive(Clone, Copy)]
+enum Side {
+    Input,
+    Output,
+}
+
+fn spec(session: &OrtSession, side: Side, index: usize, outlet: &Outlet) -> Result<TensorSpec> {
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
         return Err(Error::unsupported(format!("'{}' is no tensor, and serving carries only tensors", outlet.name())));
     };
@@ -114,5 +124,29 @@ fn spec(outlet: &Outlet) -> Result<TensorSpec> {
             )));
         }
     };
-    Ok(TensorSpec { name: outlet.name().to_owned(), dtype, shape: shape.to_vec() })
+    let any_rank = shape.is_empty() && !has_shape(session, side, index)?;
+    let shape = if any_rank { vec![-1] } else { shape.to_vec() };
+    Ok(TensorSpec { name: outlet.name().to_owned(), dtype, shape, any_rank })
+}
+
+/// Whether the graph gives a tensor a shape at all: the runtime reports no dimensions for a scalar and for a tensor
+/// of unknown rank alike, and tells them apart only here.
+#[expect(unsafe_code, reason = "type information is read through the C API")]
+fn has_shape(session: &OrtSession, side: Side, index: usize) -> Result<bool> {
+    let api = ort::api();
+    let type_info = match side {
+        Side::Input => api.SessionGetInputTypeInfo,
+        Side::Output => api.SessionGetOutputTypeInfo,
+    };
+    let mut info = ptr::null_mut();
+    let mut tensor = ptr::null();
+    // SAFETY: the session is live and the index is one of its list's. The tensor's part belongs to the information,
+    // which is released after its last use; the part is null for what is no tensor.
+    unsafe {
+        check(type_info(session.ptr(), index, &raw mut info))?;
+        let cast = check((api.CastTypeInfoToTensorInfo)(info, &raw mut tensor));
+        let has_shape = !tensor.is_null() && (api.TensorTypeAndShape_HasShape)(tensor);
+        (api.ReleaseTypeInfo)(info);
+        cast.map(|()| has_shape)
+    }
 }

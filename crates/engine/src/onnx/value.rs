@@ -9,6 +9,10 @@ use ort::sys::{self, ONNXTensorElementDataType as Element};
 
 use crate::{DataType, Error, ErrorKind, Result, Tensor, Weights, map, strings_from_wire, strings_to_wire};
 
+/// Where the runtime's sums take vectors from: with elements at other addresses it splits a sum elsewhere, and then the
+/// last bit of an answer depends on how long the header of a request is.
+const VECTOR_BYTES: usize = 16;
+
 /// Turns a status of the C API into a result, and frees it.
 #[expect(unsafe_code, reason = "a status is read and freed through the C API")]
 pub(super) fn check(status: sys::OrtStatusPtr) -> Result<()> {
@@ -74,7 +78,7 @@ impl Value {
 
     #[expect(unsafe_code, reason = "a tensor is made over our bytes through the C API")]
     fn lend_dense(tensor: &Tensor, size: usize) -> Result<Self> {
-        let data = map::aligned(tensor.data(), size);
+        let data = map::aligned(tensor.data(), size.max(VECTOR_BYTES));
         let shape = dims(tensor.shape())?;
         let mut pointer = ptr::null_mut();
         // SAFETY: memory and shape outlive the call, the data outlives the value (kept beside it), its length was

@@ -19,9 +19,15 @@ pub(crate) struct Imported {
     /// `portable`, or the CPU that the graph is laid out for.
     pub(crate) target: String,
     pub(crate) why_whole: Option<String>,
+    /// The most items of a batch; 0 when items are not known to be apart from each other.
+    pub(crate) max_batch_size: u64,
     /// In program order; empty when the graph was kept whole.
     pub(crate) weights: Vec<Tensor>,
 }
+
+/// The largest batch that requests are put together to. Past this a batch of small models gains nothing on a core, and
+/// one of large models takes memory that nobody planned for.
+const BATCH_MAX: u64 = 32;
 
 /// What a program that runs anywhere is said to be laid out for.
 pub(crate) const PORTABLE: &str = "portable";
@@ -61,13 +67,15 @@ pub(crate) fn import(engine: &Onnx, path: &Path) -> Result<Imported> {
             let (bytes, model) = read(path)?;
             if model.graph.iter().flat_map(|graph| &graph.initializer).any(|tensor| location(tensor).is_some()) {
                 return Err(Error::unsupported(format!(
-                    "{}: it cannot be lifted ({why}), and a graph kept whole must be one file; save it without \
-                     external data",
-                    path.display()
+                    "it cannot be lifted ({why}), and a graph kept whole must be one file; save it without external \
+                     data"
                 )));
             }
+            let none = engine.bind(Vec::new())?;
+            let apart = probe::items_are_apart(plain.as_mut(), none.as_ref());
             Ok(Imported {
                 signature,
+                max_batch_size: if apart { BATCH_MAX } else { 0 },
                 program: bytes,
                 kind: ProgramKind::Whole,
                 target: PORTABLE.to_owned(),
@@ -84,6 +92,8 @@ fn lifted(engine: &Onnx, path: &Path, plain: &mut dyn Session) -> Result<std::re
     let scratch = tempfile::tempdir().map_err(|source| Error::internal(format!("no temporary folder: {source}")))?;
     let graph = scratch.path().join("graph.onnx");
     if let Err(refusal) = engine.optimise(path, &graph, TENSORS) {
+        // The runtime does not tell a graph that it will not write from a disk that takes no more.
+        room_in(scratch.path())?;
         return Ok(Err(refusal.message));
     }
     let (_, model) = read(&graph)?;
@@ -113,8 +123,20 @@ fn lifted(engine: &Onnx, path: &Path, plain: &mut dyn Session) -> Result<std::re
     if let Err(why) = probe::same_answers(plain, session.as_mut(), bound.as_ref(), none.as_ref()) {
         return Ok(Err(why));
     }
+    let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
+    let max_batch_size = if apart { BATCH_MAX } else { 0 };
     let target = if lifted.blocked_layout { engine::cpu::target() } else { PORTABLE.to_owned() };
-    Ok(Ok(Imported { signature, program, kind: ProgramKind::Lifted, target, why_whole: None, weights }))
+    Ok(Ok(Imported { signature, program, kind: ProgramKind::Lifted, target, why_whole: None, max_batch_size, weights }))
+}
+
+/// Whether `folder` takes as much as the smallest graph.
+///
+/// # Errors
+/// [`Exhausted`](engine::ErrorKind::Exhausted) when its disk is full.
+fn room_in(folder: &Path) -> Result<()> {
+    let path = folder.join("room");
+    std::fs::write(&path, [0u8; 64 << 10])
+        .map_err(|source| crate::atomic::io_error(&path, "cannot be written", &source))
 }
 
 /// Only the names may differ: the program's are canonical.
@@ -143,9 +165,10 @@ fn aligned_copy(tensor: &Tensor) -> Result<Tensor> {
 
 fn read(path: &Path) -> Result<(Bytes, Model)> {
     let bytes = engine::map::map_file(path)?;
-    let model = Model::decode(bytes.clone()).ok().filter(|model| model.graph.is_some()).ok_or_else(|| {
-        Error::invalid(format!("{}: this is no ONNX model; give a file that an ONNX exporter wrote", path.display()))
-    })?;
+    let model = Model::decode(bytes.clone())
+        .ok()
+        .filter(|model| model.graph.is_some())
+        .ok_or_else(|| Error::invalid("this is no ONNX model; give a file that an ONNX exporter wrote"))?;
     Ok((bytes, model))
 }
 

@@ -130,7 +130,8 @@ mod tests {
 
     /// A manifest with nothing in it but `task` and the names of the outputs.
     pub(super) fn manifest(task: Option<Detection>, outputs: &[&str]) -> Manifest {
-        let io = |name: &str| Io { name: name.to_owned(), datatype: "FP32".to_owned(), shape: vec![-1] };
+        let io =
+            |name: &str| Io { name: name.to_owned(), datatype: "FP32".to_owned(), shape: vec![-1], any_rank: false };
         Manifest {
             format: store::manifest::FORMAT,
             name: "m".to_owned(),
@@ -144,6 +145,7 @@ mod tests {
             },
             inputs: vec![io("in")],
             outputs: outputs.iter().map(|name| io(name)).collect(),
+            max_batch_size: 0,
             task: task.map(Task::ObjectDetection),
             labels: Default::default(),
             segments: vec![],
