@@ -6,6 +6,12 @@
 mod floor;
 pub use floor::{decode_fps, runtime_fps};
 
+mod grpc;
+pub use grpc::grpc_load;
+
+mod load;
+pub use load::{Load, cpu_of, http_load};
+
 mod memory;
 pub use memory::private_bytes;
 
