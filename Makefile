@@ -3,6 +3,8 @@
 # Where the set-up puts what it fetches; a library of your own may stand in for the runtime's.
 export PACKHORSE_ONNXRUNTIME ?= $(CURDIR)/.cache/onnxruntime/1.31.1/libonnxruntime.so
 export PYTHONDONTWRITEBYTECODE = 1
+# ONNX Runtime's builds for Linux report what they run unless they are told not to.
+export ORT_DISABLE_TELEMETRY = 1
 # A build that is thrown away afterwards gains nothing from the incremental cache.
 ifeq ($(CI),true)
 export CARGO_INCREMENTAL = 0
@@ -12,6 +14,7 @@ STEP = @scripts/step.sh
 PACKHORSE = target/release/packhorse
 PYTHON = .cache/venv-clients/bin/python
 BERT = .cache/bert_base_qa.onnx
+MLP = .cache/mlp.onnx
 
 .PHONY: help setup demo test bench lint build test-rust test-python
 
@@ -31,7 +34,8 @@ test: ## every check that a change must pass
 bench: build ## measure against the floor of this machine
 	@scripts/setup.sh test
 	@test -f $(BERT) || scripts/step.sh 'a model of BERT-base shape' $(PYTHON) scripts/make_bert.py $(BERT)
-	$(STEP) 'bench' $(PACKHORSE) bench --ready $(BERT)
+	@test -f $(MLP) || scripts/step.sh 'a small model' $(PYTHON) scripts/make_mlp.py $(MLP)
+	$(STEP) 'bench' $(PACKHORSE) bench --ready $(BERT) --serving $(MLP)
 
 lint: ## formatting, clippy and the house rules
 	$(STEP) 'lint: format' cargo fmt --all --check

@@ -86,21 +86,34 @@ with zipfile.ZipFile(wheel) as archive:
 }
 
 # The public clients that the tests drive the server with, in an environment of their own.
+install_hashed() {
+    .cache/venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+        --only-binary=:all: "$@" >&2
+}
+
 make_clients() {
+    command -v curl >/dev/null || debian curl 'curl is missing, and the demo prints a line for it'
+
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         stop "the tests need Python 3.11 or newer, this is $(python3 --version)" 'sudo apt-get install python3'
     python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv "python3's venv is missing"
-    made_from="$(python3 --version) $(sha256sum <tests/python/requirements.txt)"
+    made_from="$(python3 --version) $(cat tests/python/requirements*.txt | sha256sum)"
     if [ "$(cat .cache/venv-clients/made-from 2>/dev/null)" = "$made_from" ]; then
         note '.cache/venv-clients is in place'
         return
     fi
     rm -rf .cache/venv-clients
     python3 -m venv .cache/venv-clients
-    .cache/venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
-        --only-binary=:all: --requirement tests/python/requirements.txt >&2
+    install_hashed --requirement tests/python/requirements.txt
+    install_hashed --no-deps --requirement tests/python/requirements-stubs.txt
     printf '%s\n' "$made_from" >.cache/venv-clients/made-from
     note '.cache/venv-clients made'
+}
+
+# The ONNX project's conformance cases, as Debian packs them: the release of Debian is what pins them.
+find_onnx_cases() {
+    [ -d /usr/share/libonnx-testdata/data ] || debian libonnx-testdata "ONNX's conformance cases are missing"
+    note '/usr/share/libonnx-testdata is in place'
 }
 
 case ${1-} in
@@ -111,9 +124,11 @@ case ${1-} in
 test)
     $setup
     scripts/step.sh 'set-up: clients for the tests' $setup clients
+    scripts/step.sh 'set-up: ONNX conformance cases' $setup onnx-cases
     ;;
 tools) check_tools ;;
 onnxruntime) fetch_onnxruntime ;;
 clients) make_clients ;;
+onnx-cases) find_onnx_cases ;;
 *) stop "no such set-up: $1" 'setup.sh, or setup.sh test' ;;
 esac

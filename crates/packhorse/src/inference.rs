@@ -23,6 +23,7 @@ impl Inference for InProcess {
             version: Some(model.version),
             inputs: names.zip(inputs).collect(),
             outputs: Vec::new(),
+            priority: 0,
             deadline: None,
         };
         let (sender, receiver) = sync_channel(1);

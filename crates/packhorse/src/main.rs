@@ -1,10 +1,12 @@
 //! The one binary: a thin file per subcommand, and the place where serve, work and bench are joined.
 
 mod commands;
+mod config;
 mod exit;
 mod inference;
 mod node;
 mod signal;
+mod telemetry;
 
 use std::process::ExitCode;
 
@@ -39,10 +41,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Err(exit) = telemetry::turn_off() {
+        return exit.report();
+    }
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PACKHORSE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,packhorse=info,serve=info,work=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // Serving starts its log itself, when it knows what the log should be like.
+    if !matches!(cli.command, Command::Serve(_)) {
+        config::logging::start_plain();
+    }
     let outcome = match cli.command {
         Command::Pack(args) => commands::pack::run(&args),
         Command::Models(args) => commands::models::run(&args),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::onnx::{LIBRARY_VARIABLE, Onnx};
-use serve::{Metrics, QueueLimits, Residency, Scheduler};
+use serve::{Control, Metrics, QueueLimits, Residency, Scheduler};
 use store::Store;
 
 use crate::exit::Exit;
@@ -16,14 +16,19 @@ pub(crate) fn onnx() -> Result<Onnx, Exit> {
 }
 
 /// Starts a scheduler over the store at `place`, a lane on every core that this process may use.
-pub(crate) fn start(place: &str, limits: QueueLimits) -> Result<Arc<Scheduler>, Exit> {
+pub(crate) fn start(place: &str, limits: QueueLimits, control: Control) -> Result<Arc<Scheduler>, Exit> {
     let store = Store::open(place).map_err(|error| Exit::configuration(&error))?;
-    start_with(store, Arc::new(onnx()?), limits)
+    start_with(store, Arc::new(onnx()?), limits, control)
 }
 
 /// As [`start`], on a runtime that is loaded already.
-pub(crate) fn start_with(store: Store, onnx: Arc<Onnx>, limits: QueueLimits) -> Result<Arc<Scheduler>, Exit> {
+pub(crate) fn start_with(
+    store: Store,
+    onnx: Arc<Onnx>,
+    limits: QueueLimits,
+    control: Control,
+) -> Result<Arc<Scheduler>, Exit> {
     let cores = engine::cpu::lane_cores();
-    let residency = Arc::new(Residency::open(store, onnx, cores.len())?);
+    let residency = Arc::new(Residency::open(store, onnx, cores.len(), control)?);
     Ok(Scheduler::start(residency, &cores, limits, Arc::new(Metrics::default()))?)
 }

@@ -40,7 +40,7 @@ const BAD: [Bad; 8] = [
         says: &["decoding errors in", "re-encode", "--tolerate-damage"],
     },
     Bad { name: "frameless.avi", make: frameless, then: stays, model: "nanodet", says: &["no frame"] },
-    Bad { name: "fine.mp4", make: fine, then: stays, model: "nobody", says: &["nobody", "packhorse pack"] },
+    Bad { name: "fine.mp4", make: fine, then: stays, model: "nobody", says: &["nobody", "packhorse models"] },
     Bad {
         name: "deleted.mp4",
         make: fine,

@@ -28,6 +28,7 @@ fn the_demo_leaves_sound_files_and_a_server_that_answers() {
     let err = demo.err();
     let curl = err.lines().find(|line| line.trim_start().starts_with("curl ")).expect("a line for curl");
     let answered = Command::new("sh").args(["-c", curl]).current_dir(place.path("")).output().unwrap();
+    assert!(answered.status.success(), "{curl}: {}", String::from_utf8_lossy(&answered.stderr));
     let answer = json(&String::from_utf8(answered.stdout).unwrap());
     let outputs = answer["outputs"].as_array().unwrap();
     let persons = outputs.iter().find(|output| output["name"] == "num_detections:0").unwrap();

@@ -82,3 +82,38 @@ fn what_is_no_model_leaves_nothing() {
         assert_eq!(place.files("store"), [""; 0], "{file}");
     }
 }
+
+#[test]
+fn many_files_are_packed_in_one_go_and_a_bad_one_stops_none() {
+    let place = Place::new();
+    for folder in ["models", "models/inner", "more"] {
+        std::fs::create_dir(place.path(folder)).unwrap();
+    }
+    for file in ["models/b.onnx", "models/c.onnx", "models/inner/no.onnx", "more/b.onnx"] {
+        std::os::unix::fs::symlink(place.path("assets/bert_tiny_qa.onnx"), place.path(file)).unwrap();
+    }
+    std::fs::write(place.path("models/a.onnx"), "no model").unwrap();
+    std::fs::write(place.path("models/notes.txt"), "no model, and no one says so").unwrap();
+
+    let ran = place.run("pack models assets/nanodet_g_coco80.onnx --store store");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    let names: Vec<_> = ran.lines().iter().map(|line| line["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["b", "c", "nanodet_g_coco80"]);
+    assert_says(&ran.err, &["models/a.onnx: this is no ONNX model", "1 of 4 files could not be packed"]);
+    assert_eq!(listed(&place).len(), 3);
+    let programs: Vec<_> = ran.lines().iter().map(|line| line["program"].clone()).collect();
+    assert_eq!(programs[0], programs[1], "equal graphs share their program");
+
+    let before = written(&place);
+    for (line, says) in [
+        ("pack models --store store --name one", &["--name is for one file", "there are 3"][..]),
+        ("pack models/b.onnx more/b.onnx --store store", &["models/b.onnx", "more/b.onnx", "--name"]),
+        ("pack models none.onnx --store store", &["none.onnx", "no such file"]),
+        ("pack store/models --store store", &["store/models", ".onnx"]),
+    ] {
+        let ran = place.run(line);
+        assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{line}: {}", ran.err);
+        assert_says(ran.complaint(), says);
+    }
+    assert_eq!(written(&place), before);
+}

@@ -144,7 +144,7 @@ fn bad_requests_are_refused_by_name() {
     let table = [
         (INFER, "", input("FP32", "[517,3,416,416]", gigabyte), 400, "input_1:0"),
         (INFER, "", input("FP32", "[517,3,416,416]", r#""data":[]"#), 400, "input_1:0"),
-        (INFER, "content-length: 1073741824\r\n", String::new(), 413, "1073741824"),
+        (INFER, "content-length: 1073741824\r\n", String::new(), 413, "67108864"),
         (INFER, "", input("FP32", overflow, r#""parameters":{"binary_data_size":0}"#), 400, "input_1:0"),
         (INFER, "", input("FP32", overflow, r#""data":[1.0]"#), 400, "input_1:0"),
         (INFER, "", input("INT64", "[1,1]", r#""data":[1]"#), 400, "input_1:0"),

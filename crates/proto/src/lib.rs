@@ -10,5 +10,21 @@ pub mod inference {
     include!("generated/inference.rs");
 }
 
+/// What TensorFlow Serving's messages take from TensorFlow: tensors, examples and signatures, package `tensorflow`.
+#[allow(missing_docs, unused_qualifications, clippy::too_many_lines)]
+pub mod tensorflow {
+    include!("generated/tensorflow.rs");
+
+    /// TensorFlow's error codes, package `tensorflow.error`.
+    pub mod error {
+        include!("generated/tensorflow.error.rs");
+    }
+
+    /// TensorFlow Serving's two services, package `tensorflow.serving`.
+    pub mod serving {
+        include!("generated/tensorflow.serving.rs");
+    }
+}
+
 /// The encoded `FileDescriptorSet` of every `.proto` file here, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/descriptors.bin");

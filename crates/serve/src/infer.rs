@@ -15,6 +15,8 @@ pub struct InferRequest {
     pub inputs: Vec<(String, Tensor)>,
     /// Named outputs; empty asks for all, in signature order.
     pub outputs: Vec<String>,
+    /// 1 goes first, larger numbers later; 0 is in the middle. Among the requests of one model.
+    pub priority: u32,
     /// After this the answer is worth nothing: it is honoured in the queue and before compute.
     pub deadline: Option<Instant>,
 }

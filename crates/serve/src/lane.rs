@@ -1,72 +1,141 @@
 //! Lanes and the loader: the threads that carry out what the scheduler decides.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Error, Result, cpu};
+use engine::{Error, Result, Tensor, cpu};
 use rustix::process::{Pid, setpriority_process};
 
+use crate::batch::{join, split};
+use crate::model::Model;
 use crate::queue::Job;
 use crate::scheduler::Scheduler;
+use crate::stats::RunTimes;
 use crate::{InferResponse, Timing};
 
-/// The life of a lane: pinned to `core`, it runs one job after the other to completion.
+/// The life of a lane: pinned to `core`, it runs one batch after the other to completion.
 pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
     if !cpu::pin_to(core) {
         tracing::warn!(lane, core, "not pinned: the system refused; the lane runs wherever there is room");
     }
-    while let Some(job) = scheduler.next_job() {
+    while let Some(batch) = scheduler.next_batch() {
         let started = Instant::now();
-        let model = std::sync::Arc::clone(&job.model);
-        match scheduler.overdue(&job, started) {
-            Some(error) => {
-                scheduler.metrics().refused(error.kind);
-                job.reply.send(Err(error));
-                scheduler.finished(&model, Duration::ZERO);
-            }
-            None => {
-                let answer = answer(scheduler, lane, &job, started);
-                let cost = started.elapsed();
-                scheduler.metrics().answered(answer.as_ref().map(|response| response.timing), cost);
-                // Counted before it is sent, so that whoever has the answer finds it in the metrics.
-                scheduler.finished(&model, cost);
-                job.reply.send(answer);
-            }
+        let Some(model) = batch.first().map(|job| Arc::clone(&job.model)) else { continue };
+        let (due, overdue): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|job| (scheduler.overdue(&job, started), job))
+            .partition(|(overdue, _)| overdue.is_none());
+        for (error, job) in overdue {
+            let error = error.unwrap_or_else(|| Error::internal("overdue for no reason"));
+            scheduler.metrics().refused(error.kind);
+            model.recorder().answered(false, queued(&job, started), job.submitted.elapsed());
+            job.reply.send(Err(error));
+        }
+        let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
+        let lane = Lane { scheduler, model: &model, lane, started };
+        let answers = lane.answers(&jobs);
+        let cost = if jobs.is_empty() { Duration::ZERO } else { started.elapsed() };
+        // Counted before it is sent, so that whoever has the answer finds it in the metrics.
+        for (job, answer) in jobs.iter().zip(&answers) {
+            scheduler.metrics().answered(answer.as_ref().map(|response| response.timing));
+            model.recorder().answered(answer.is_ok(), queued(job, started), job.submitted.elapsed());
+        }
+        scheduler.finished(&model, cost);
+        for (job, answer) in jobs.into_iter().zip(answers) {
+            job.reply.send(answer);
         }
     }
 }
 
-fn answer(scheduler: &Scheduler, lane: usize, job: &Job, started: Instant) -> Result<InferResponse> {
-    let cpu_before = cpu::thread_cpu();
-    let run = || {
-        let model = &job.model;
-        let weights = scheduler.residency().weights(model)?;
-        let program = model.program().ok_or_else(|| Error::internal("a job reached a lane before its program"))?;
-        program.session(lane).run(weights.as_ref(), &job.inputs, &job.outputs)
-    };
-    // A panic in a runtime's binding costs this request, not the lane.
-    let tensors = catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(Error::internal("the runtime panicked on this request")))?;
-    let manifest = job.model.manifest();
-    let outputs = job.outputs.iter().map(|&index| job.model.signature().outputs[index].name.clone());
-    Ok(InferResponse {
-        model: manifest.name.clone(),
-        version: manifest.version,
-        outputs: outputs.zip(tensors).collect(),
-        timing: Timing {
-            queue: started.saturating_duration_since(job.submitted),
-            compute: started.elapsed(),
-            compute_cpu: cpu::thread_cpu().saturating_sub(cpu_before),
-        },
-    })
+/// A lane with a batch of one model before it.
+struct Lane<'a> {
+    scheduler: &'a Scheduler,
+    model: &'a Model,
+    lane: usize,
+    started: Instant,
+}
+
+impl Lane<'_> {
+    /// The answer of each of `jobs`. When a batch fails, each of its requests is run alone, so that one that the model
+    /// cannot take fails by itself.
+    fn answers(&self, jobs: &[Job]) -> Vec<Result<InferResponse>> {
+        if let [_, _, ..] = jobs
+            && let Ok(answers) = self.guarded(|| self.together(jobs))
+        {
+            return answers.into_iter().map(Ok).collect();
+        }
+        jobs.iter().map(|job| self.guarded(|| self.alone(job))).collect()
+    }
+
+    /// A panic in a runtime's binding costs these requests, not the lane.
+    fn guarded<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err(Error::internal("the runtime panicked on this request")))
+    }
+
+    fn alone(&self, job: &Job) -> Result<InferResponse> {
+        let (begun, cpu_before) = (Instant::now(), cpu::thread_cpu());
+        let tensors = self.compute(&job.inputs, &job.outputs)?;
+        let times = RunTimes { infer: begun.elapsed(), ..RunTimes::default() };
+        self.ran(1, job.items(), times);
+        Ok(self.response(job, tensors, cpu::thread_cpu().saturating_sub(cpu_before)))
+    }
+
+    fn together(&self, jobs: &[Job]) -> Result<Vec<InferResponse>> {
+        let (begun, cpu_before) = (Instant::now(), cpu::thread_cpu());
+        let inputs = (0..jobs[0].inputs.len())
+            .map(|index| join(&jobs.iter().map(|job| &job.inputs[index]).collect::<Vec<_>>()))
+            .collect::<Result<Vec<_>>>()?;
+        let joined = Instant::now();
+        let outputs = self.compute(&inputs, &jobs[0].outputs)?;
+        let computed = Instant::now();
+        let items: Vec<usize> = jobs.iter().map(Job::items).collect();
+        let mut parts: Vec<_> =
+            outputs.iter().map(|output| split(output, &items).map(Vec::into_iter)).collect::<Result<_>>()?;
+        let cpu_each = cpu::thread_cpu().saturating_sub(cpu_before) / u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let answers = jobs
+            .iter()
+            .map(|job| self.response(job, parts.iter_mut().filter_map(Iterator::next).collect(), cpu_each))
+            .collect();
+        let times = RunTimes { input: joined - begun, infer: computed - joined, output: computed.elapsed() };
+        self.ran(jobs.len(), items.iter().sum(), times);
+        Ok(answers)
+    }
+
+    fn compute(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        let weights = self.scheduler.residency().weights(self.model)?;
+        let program =
+            self.model.program().ok_or_else(|| Error::internal("a request reached a lane before its program"))?;
+        program.session(self.lane).run(weights.as_ref(), inputs, outputs)
+    }
+
+    fn ran(&self, requests: usize, items: usize, times: RunTimes) {
+        let all = times.input + times.infer + times.output;
+        self.scheduler.metrics().ran(self.lane, items, all);
+        self.model.recorder().ran(requests as u64, items as u64, times);
+        self.model.costs().learn(items as u64, all);
+    }
+
+    fn response(&self, job: &Job, tensors: Vec<Tensor>, compute_cpu: Duration) -> InferResponse {
+        let manifest = self.model.manifest();
+        let names = job.outputs.iter().map(|&index| self.model.signature().outputs[index].name.clone());
+        InferResponse {
+            model: manifest.name.clone(),
+            version: manifest.version,
+            outputs: names.zip(tensors).collect(),
+            timing: Timing { queue: queued(job, self.started), compute: self.started.elapsed(), compute_cpu },
+        }
+    }
+}
+
+fn queued(job: &Job, started: Instant) -> Duration {
+    started.saturating_duration_since(job.submitted)
 }
 
 /// The life of the loader: it builds programs that somebody waits for, and yields the cores to whoever computes.
 pub(crate) fn load(scheduler: &Scheduler) {
-    // On Linux a thread's id stands for the thread alone here. A refusal costs other models a little time, no more.
-    const NICE: i32 = 10;
-    let thread: Pid = rustix::thread::gettid();
-    let _ = setpriority_process(Some(thread), NICE);
+    step_back();
     while let Some(model) = scheduler.next_load() {
         let started = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| scheduler.residency().load(&model)))
@@ -82,4 +151,24 @@ pub(crate) fn load(scheduler: &Scheduler) {
         scheduler.metrics().loaded(outcome.is_ok(), started.elapsed());
         scheduler.loaded(&model, outcome);
     }
+}
+
+/// The life of the poller: it looks for versions that came or went, and makes the new ones warm.
+pub(crate) fn poll(scheduler: &Scheduler, interval: Duration) {
+    step_back();
+    while scheduler.sleep(interval) {
+        match scheduler.residency().poll() {
+            Ok(0) => {}
+            Ok(changed) => tracing::info!(changed, "the store changed"),
+            Err(error) => tracing::warn!(%error, "the store cannot be looked at; everything stays as it is"),
+        }
+    }
+}
+
+/// Lowers the calling thread's priority, so that it takes no time that a lane wants.
+fn step_back() {
+    // On Linux a thread's id stands for the thread alone here. A refusal costs other models a little time, no more.
+    const NICE: i32 = 10;
+    let thread: Pid = rustix::thread::gettid();
+    let _ = setpriority_process(Some(thread), NICE);
 }

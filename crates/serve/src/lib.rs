@@ -7,9 +7,19 @@
 mod infer;
 pub use infer::{InferRequest, InferResponse, Timing};
 
-mod residency;
-pub use residency::{Model, Residency};
+mod stats;
+pub use stats::{BatchStatistics, Spent, Statistics};
 
+mod model;
+pub use model::Model;
+
+mod catalog;
+pub use catalog::{Control, IndexEntry, ModelState};
+mod residency;
+pub use residency::Residency;
+
+mod batch;
+pub use batch::Batching;
 mod fair;
 mod queue;
 pub use queue::QueueLimits;
@@ -18,7 +28,12 @@ mod scheduler;
 pub use scheduler::{Reply, Scheduler};
 
 mod metrics;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, ModelCounts, ModelSource};
+
+mod tfs;
+
+mod triton;
+pub use triton::SharedMemory;
 
 pub mod admin;
 pub mod grpc;

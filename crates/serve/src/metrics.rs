@@ -1,6 +1,12 @@
-//! What the server counts, in Prometheus' text form. Bounded: no label has a value that a client can choose.
+//! What the server counts, in Prometheus' text form. Bounded: no label has a value that a client can choose, and of the
+//! models only the busiest have series of their own.
 
-use std::fmt::Write as _;
+mod models;
+pub use models::{ModelCounts, ModelSource};
+mod process;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use engine::ErrorKind;
@@ -13,6 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Timing;
+use models::Models;
 
 /// Counters and histograms of one server. Made once, passed in, never global.
 pub struct Metrics {
@@ -25,9 +32,14 @@ pub struct Metrics {
     refused: Family<Reason, Counter>,
     queue_seconds: Histogram,
     compute_seconds: Histogram,
-    lane_busy_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
-    loads: Family<Outcome, Counter>,
-    load_seconds: Histogram,
+    batch_items: Histogram,
+    lane_busy_seconds: Family<Lane, Counter<f64, AtomicU64>>,
+    program_loads: Family<Outcome, Counter>,
+    program_load_seconds: Histogram,
+    model_loads: Family<Outcome, Counter>,
+    model_unloads: Counter,
+    cold_start_seconds: Histogram,
+    models: Arc<Models>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,11 +52,37 @@ struct Outcome {
     outcome: &'static str,
 }
 
+impl Outcome {
+    fn of(succeeded: bool) -> Self {
+        Self { outcome: if succeeded { "ready" } else { "failed" } }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lane {
+    lane: usize,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind(ErrorKind);
 
+/// The reasons that there are from the start, so that the first refusal is seen as a step from zero.
+const REASONS: [ErrorKind; 10] = [
+    ErrorKind::InvalidInput,
+    ErrorKind::NotFound,
+    ErrorKind::AlreadyExists,
+    ErrorKind::Unsupported,
+    ErrorKind::Exhausted,
+    ErrorKind::Unavailable,
+    ErrorKind::DeadlineExceeded,
+    ErrorKind::Cancelled,
+    ErrorKind::Corrupt,
+    ErrorKind::Internal,
+];
+
 impl EncodeLabelValue for Kind {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        use std::fmt::Write as _;
         encoder.write_str(match self.0 {
             ErrorKind::InvalidInput => "invalid_input",
             ErrorKind::NotFound => "not_found",
@@ -60,40 +98,74 @@ impl EncodeLabelValue for Kind {
     }
 }
 
+/// Six buckets a decade from 10 us to 68 s: a quantile read from them is off by a quarter at the most.
+fn seconds() -> Histogram {
+    const MANTISSAS: [u32; 6] = [10, 15, 22, 33, 47, 68];
+    // Whole tenths of microseconds divide into the shortest decimal fraction, and that is what a scrape shows.
+    let bounds = (1..=7).flat_map(|decade| MANTISSAS.map(|mantissa| f64::from(mantissa * 10_u32.pow(decade)) / 1e7));
+    Histogram::new(bounds)
+}
+
 impl Default for Metrics {
     fn default() -> Self {
-        // From 50 us to about 26 s, each bucket twice the last: a digit of precision where anybody looks.
-        let seconds = || Histogram::new(exponential_buckets(50e-6, 2.0, 20));
-        let mut metrics = Self {
-            registry: Registry::with_prefix("packhorse"),
+        let metrics = Self {
+            registry: Registry::default(),
             lanes: Gauge::default(),
             queued: Gauge::default(),
             answered: Counter::default(),
             refused: Family::default(),
             queue_seconds: seconds(),
             compute_seconds: seconds(),
-            lane_busy_seconds: Counter::default(),
-            loads: Family::default(),
-            load_seconds: seconds(),
+            batch_items: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
+            lane_busy_seconds: Family::default(),
+            program_loads: Family::default(),
+            program_load_seconds: seconds(),
+            model_loads: Family::default(),
+            model_unloads: Counter::default(),
+            cold_start_seconds: seconds(),
+            models: Arc::default(),
         };
-        let registry = &mut metrics.registry;
-        registry.register("lanes", "Lanes that compute", metrics.lanes.clone());
-        registry.register("requests_queued", "Requests that wait for a lane", metrics.queued.clone());
-        registry.register("requests_answered", "Requests answered with outputs", metrics.answered.clone());
-        registry.register("requests_refused", "Requests answered with an error", metrics.refused.clone());
-        let (queue, compute) = (metrics.queue_seconds.clone(), metrics.compute_seconds.clone());
-        registry.register_with_unit("request_queue", "Wait from submission to a lane", Unit::Seconds, queue);
-        registry.register_with_unit("request_compute", "Time on a lane", Unit::Seconds, compute);
-        let busy = metrics.lane_busy_seconds.clone();
-        registry.register_with_unit("lane_busy", "Time that lanes spent computing", Unit::Seconds, busy);
-        registry.register("program_loads", "Programs built", metrics.loads.clone());
-        let load = metrics.load_seconds.clone();
-        registry.register_with_unit("program_load", "Time to build a program's sessions", Unit::Seconds, load);
-        metrics
+        for reason in REASONS {
+            drop(metrics.refused.get_or_create(&Reason { reason: Kind(reason) }));
+        }
+        for succeeded in [true, false] {
+            drop(metrics.program_loads.get_or_create(&Outcome::of(succeeded)));
+            drop(metrics.model_loads.get_or_create(&Outcome::of(succeeded)));
+        }
+        metrics.registered()
     }
 }
 
 impl Metrics {
+    fn registered(mut self) -> Self {
+        self.registry.register_collector(Box::new(process::Process));
+        let own = self.registry.sub_registry_with_prefix("packhorse");
+        own.register("lanes", "Lanes that compute", self.lanes.clone());
+        own.register("requests_queued", "Requests that wait for a lane", self.queued.clone());
+        own.register("requests_answered", "Requests answered with outputs", self.answered.clone());
+        own.register("requests_refused", "Requests answered with an error", self.refused.clone());
+        let (queue, compute) = (self.queue_seconds.clone(), self.compute_seconds.clone());
+        own.register_with_unit("request_queue", "Wait from submission to a lane", Unit::Seconds, queue);
+        own.register_with_unit("request_compute", "Time on a lane, with whatever shared it", Unit::Seconds, compute);
+        own.register("batch_items", "Items of the batch in one run on a lane", self.batch_items.clone());
+        let busy = self.lane_busy_seconds.clone();
+        own.register_with_unit("lane_busy", "Time that a lane spent computing", Unit::Seconds, busy);
+        own.register("program_loads", "Programs built", self.program_loads.clone());
+        let load = self.program_load_seconds.clone();
+        own.register_with_unit("program_load", "Time to build a program's sessions", Unit::Seconds, load);
+        own.register("model_loads", "Models loaded or found new in the store", self.model_loads.clone());
+        own.register("model_unloads", "Models unloaded or gone from the store", self.model_unloads.clone());
+        let cold = self.cold_start_seconds.clone();
+        own.register_with_unit("cold_start", "Wait of requests that found their model cold", Unit::Seconds, cold);
+        own.register_collector(Box::new(Arc::clone(&self.models)));
+        self
+    }
+
+    /// Lets each scrape ask `source` what the models have done. The first source stays.
+    pub fn watch_models(&self, source: Arc<dyn ModelSource>) {
+        self.models.watch(source);
+    }
+
     /// The text that a scrape gets.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -109,9 +181,8 @@ impl Metrics {
         self.refused.get_or_create(&Reason { reason: Kind(kind) }).inc();
     }
 
-    /// A lane spent `cost` on a request.
-    pub(crate) fn answered(&self, outcome: Result<Timing, &engine::Error>, cost: Duration) {
-        self.lane_busy_seconds.inc_by(cost.as_secs_f64());
+    /// A request came back from a lane. What it cost is counted by [`ran`](Self::ran), once for all that shared the run.
+    pub(crate) fn answered(&self, outcome: Result<Timing, &engine::Error>) {
         match outcome {
             Ok(timing) => {
                 self.answered.inc();
@@ -122,10 +193,33 @@ impl Metrics {
         }
     }
 
+    /// `lane` spent `cost` on a run of `items`.
+    pub(crate) fn ran(&self, lane: usize, items: usize, cost: Duration) {
+        self.batch_items.observe(items as f64);
+        self.lane_busy_seconds.get_or_create(&Lane { lane }).inc_by(cost.as_secs_f64());
+    }
+
     /// The loader spent `cost` on a program.
     pub(crate) fn loaded(&self, succeeded: bool, cost: Duration) {
-        let outcome = if succeeded { "ready" } else { "failed" };
-        self.loads.get_or_create(&Outcome { outcome }).inc();
-        self.load_seconds.observe(cost.as_secs_f64());
+        self.program_loads.get_or_create(&Outcome::of(succeeded)).inc();
+        self.program_load_seconds.observe(cost.as_secs_f64());
+    }
+
+    /// A version of a model was asked for by name, or found new in the store, and serves now or does not.
+    pub(crate) fn model_loaded(&self, succeeded: bool) {
+        self.model_loads.get_or_create(&Outcome::of(succeeded)).inc();
+    }
+
+    /// A version of a model serves no more.
+    pub(crate) fn model_unloaded(&self) {
+        self.model_unloads.inc();
+    }
+
+    /// A request waited `wait` for a model that was not in memory.
+    pub(crate) fn cold_started(&self, wait: Duration) {
+        self.cold_start_seconds.observe(wait.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,15 @@
 //! Who waits for what: the scheduler's decisions as a plain value. It starts no thread, takes no lock and asks no clock;
 //! [`Scheduler`](crate::Scheduler) keeps it under a lock and carries out what it says.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind, Result, Tensor};
 
+use crate::batch;
 use crate::fair::Fair;
-use crate::residency::Model;
+use crate::model::Model;
 use crate::scheduler::Reply;
 
 /// A queue's three bounds, which never travel apart: how many wait, for how long, and what is said when that is over.
@@ -32,14 +33,38 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Tensor>,
     /// Indices into the signature's outputs.
     pub(crate) outputs: Vec<usize>,
+    /// As [`InferRequest::priority`](crate::InferRequest::priority).
+    pub(crate) priority: u32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) submitted: Instant,
     pub(crate) reply: Box<dyn Reply>,
 }
 
+impl Job {
+    /// Items of the batch that this request brings: the first dimension of its inputs, where the model has batches.
+    pub(crate) fn items(&self) -> usize {
+        let first = self.inputs.first().and_then(|input| input.shape().first());
+        if self.model.max_batch_size() > 0 { first.copied().unwrap_or(1) } else { 1 }
+    }
+
+    /// Whether `other` can run together with this one: all but the first dimension agree, and so do the outputs.
+    fn fits(&self, other: &Job) -> bool {
+        let batched = |job: &Job| {
+            let first = job.inputs.first().and_then(|input| input.shape().first().copied());
+            first.is_some_and(|items| items > 0 && job.inputs.iter().all(|input| input.shape().first() == Some(&items)))
+        };
+        let alike = |(a, b): (&Tensor, &Tensor)| a.shape()[1..] == b.shape()[1..];
+        batched(self)
+            && batched(other)
+            && self.outputs == other.outputs
+            && self.inputs.iter().zip(&other.inputs).all(alike)
+    }
+}
+
 struct Queue {
     model: Arc<Model>,
-    jobs: VecDeque<Job>,
+    /// By priority and then by age.
+    jobs: BTreeMap<(u32, u64), Job>,
     /// Asked of the loader and not yet answered; until then the queue takes no part in the sharing of lanes.
     loading: bool,
 }
@@ -58,7 +83,7 @@ enum Phase {
 pub(crate) enum Wake {
     Lane,
     Loader,
-    /// The loader has been asked already.
+    /// The loader has been asked already, or every lane is at work and comes by.
     Nobody,
 }
 
@@ -69,6 +94,15 @@ pub(crate) enum Next<T> {
     Leave,
 }
 
+/// What follows from a load.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    /// Jobs that now have to be answered with its failure.
+    pub(crate) refused: Vec<Job>,
+    /// When the request came that has waited longest for it.
+    pub(crate) asked: Option<Instant>,
+}
+
 /// A queue per model, and who is next.
 pub(crate) struct Queues {
     /// By model id; a queue that is empty and idle is dropped, so that ten thousand models cost nothing here.
@@ -76,19 +110,24 @@ pub(crate) struct Queues {
     fair: Fair,
     /// Models whose program somebody waits for, in order.
     loads: VecDeque<u64>,
-    /// Jobs on a lane right now.
+    /// Batches on a lane right now.
     running: usize,
+    lanes: usize,
+    /// Jobs taken so far; the age of the next.
+    taken: u64,
     phase: Phase,
     limits: QueueLimits,
 }
 
 impl Queues {
-    pub(crate) fn new(limits: QueueLimits) -> Self {
+    pub(crate) fn new(limits: QueueLimits, lanes: usize) -> Self {
         Self {
             queues: HashMap::new(),
             fair: Fair::default(),
             loads: VecDeque::new(),
             running: 0,
+            lanes,
+            taken: 0,
             phase: Phase::Running,
             limits,
         }
@@ -106,7 +145,7 @@ impl Queues {
         let (key, loaded) = (model.id(), model.program().is_some());
         let queue = self.queues.entry(key).or_insert_with(|| Queue {
             model: Arc::clone(model),
-            jobs: VecDeque::new(),
+            jobs: BTreeMap::new(),
             loading: false,
         });
         if queue.jobs.len() >= self.limits.capacity {
@@ -114,32 +153,39 @@ impl Queues {
             let full = format!("the queue of model '{name}' is full ({waiting} waiting); try again soon");
             return Err(Error::new(ErrorKind::Exhausted, full));
         }
-        queue.jobs.push_back(job);
+        self.taken += 1;
+        queue.jobs.insert((rank(job.priority), self.taken), job);
         if queue.loading {
             return Ok(Wake::Nobody);
         }
         if loaded {
             self.fair.add(key);
-            return Ok(Wake::Lane);
+            // A lane that is busy looks here before it sleeps, so only an idle one has to be woken, which costs a call
+            // into the kernel.
+            return Ok(if self.running < self.lanes { Wake::Lane } else { Wake::Nobody });
         }
         queue.loading = true;
         self.loads.push_back(key);
         Ok(Wake::Loader)
     }
 
-    /// The next job for a lane.
-    pub(crate) fn next_job(&mut self) -> Next<Job> {
+    /// The next batch for a lane: one request, or several of one model that fit together.
+    pub(crate) fn next_batch(&mut self) -> Next<Vec<Job>> {
         if self.phase == Phase::Stopped {
             return Next::Leave;
         }
         while let Some(key) = self.fair.next() {
             let Some(queue) = self.queues.get_mut(&key) else { continue };
-            let Some(job) = queue.jobs.pop_front() else { continue };
+            let idle = self.lanes.saturating_sub(self.running);
+            let batch = queue.take(idle);
+            if batch.is_empty() {
+                continue;
+            }
             if !queue.jobs.is_empty() {
                 self.fair.add(key);
             }
             self.running += 1;
-            return Next::Do(job);
+            return Next::Do(batch);
         }
         Next::Wait
     }
@@ -159,7 +205,7 @@ impl Queues {
         })
     }
 
-    /// A lane is done with a job of model `key` that took `cost`. Whether everything is done with that.
+    /// A lane is done with a batch of model `key` that took `cost`. Whether everything is done with that.
     pub(crate) fn finished(&mut self, key: u64, cost: Duration) -> bool {
         self.running -= 1;
         self.fair.charge(key, cost);
@@ -180,16 +226,17 @@ impl Queues {
         Next::Wait
     }
 
-    /// The loader is done with model `key`. Gives back the jobs that now have to be answered with its failure.
-    pub(crate) fn loaded(&mut self, key: u64, succeeded: bool) -> VecDeque<Job> {
-        let Some(queue) = self.queues.get_mut(&key) else { return VecDeque::new() };
+    /// The loader is done with model `key`.
+    pub(crate) fn loaded(&mut self, key: u64, succeeded: bool) -> Loaded {
+        let Some(queue) = self.queues.get_mut(&key) else { return Loaded::default() };
         queue.loading = false;
-        let refused = if succeeded { VecDeque::new() } else { std::mem::take(&mut queue.jobs) };
+        let asked = queue.jobs.values().map(|job| job.submitted).min();
+        let refused = if succeeded { Vec::new() } else { std::mem::take(&mut queue.jobs).into_values().collect() };
         if !queue.jobs.is_empty() {
             self.fair.add(key);
         }
         self.retire(key);
-        refused
+        Loaded { refused, asked }
     }
 
     /// From now on nothing new is taken.
@@ -202,7 +249,12 @@ impl Queues {
     /// Sends lanes and loader home. Gives back the jobs that never had their turn.
     pub(crate) fn stop(&mut self) -> Vec<Job> {
         self.phase = Phase::Stopped;
-        self.queues.drain().flat_map(|(_, queue)| queue.jobs).collect()
+        self.queues.drain().flat_map(|(_, queue)| queue.jobs.into_values()).collect()
+    }
+
+    /// Whether everybody was sent home.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopped
     }
 
     /// Whether nothing waits and nothing runs.
@@ -217,6 +269,34 @@ impl Queues {
             self.fair.forget_if_idle(key);
         }
     }
+}
+
+impl Queue {
+    /// The requests that run next, together: the first, and those behind it that fit it, as many as pay.
+    fn take(&mut self, idle: usize) -> Vec<Job> {
+        let Some((_, first)) = self.jobs.pop_first() else { return Vec::new() };
+        let (max, costs) = (self.model.max_batch_size(), self.model.costs());
+        let waiting: usize = if max > 1 { self.jobs.values().map(Job::items).sum() } else { 0 };
+        let size = batch::take((waiting + first.items()) as u64, idle as u64, costs, max);
+        let mut room = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(first.items());
+        let mut fitting = Vec::new();
+        for (&place, job) in &self.jobs {
+            if room == 0 {
+                break;
+            }
+            if job.items() <= room && first.fits(job) {
+                room -= job.items();
+                fitting.push(place);
+            }
+        }
+        let others = fitting.iter().filter_map(|place| self.jobs.remove(place)).collect::<Vec<_>>();
+        std::iter::once(first).chain(others).collect()
+    }
+}
+
+/// Where a priority stands in line: 1 is first, and 0, which is no wish, is in the middle.
+fn rank(priority: u32) -> u32 {
+    if priority == 0 { u32::MAX / 2 } else { priority }
 }
 
 #[cfg(test)]

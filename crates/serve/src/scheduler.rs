@@ -10,9 +10,10 @@ use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use crate::infer::{inputs_in_order, output_indices};
-use crate::queue::{Job, Next, Queues, Wake};
-use crate::residency::{Model, Residency};
-use crate::{InferRequest, InferResponse, Metrics, QueueLimits, lane};
+use crate::model::Model;
+use crate::queue::{Job, Loaded, Next, Queues, Wake};
+use crate::residency::Residency;
+use crate::{InferRequest, InferResponse, Metrics, ModelSource, QueueLimits, lane};
 
 /// Where an answer goes.
 pub trait Reply: Send {
@@ -58,6 +59,8 @@ pub struct Scheduler {
     load: Condvar,
     /// Something finished; the drain looks whether that was the last.
     idle: Condvar,
+    /// The end has come; whoever only sleeps leaves.
+    stopped: Condvar,
     /// Joined when the scheduler stops.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -73,6 +76,8 @@ impl Scheduler {
         limits: QueueLimits,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>> {
+        residency.count_in(&metrics);
+        metrics.watch_models(Arc::clone(&residency) as Arc<dyn ModelSource>);
         metrics.lanes.set(i64::try_from(cores.len()).unwrap_or(i64::MAX));
         let scheduler = Arc::new(Self {
             residency,
@@ -80,10 +85,11 @@ impl Scheduler {
             limits,
             lanes: cores.len(),
             ready: AtomicBool::new(true),
-            queues: Mutex::new(Queues::new(limits)),
+            queues: Mutex::new(Queues::new(limits, cores.len())),
             work: Condvar::new(),
             load: Condvar::new(),
             idle: Condvar::new(),
+            stopped: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = Vec::new();
@@ -95,6 +101,17 @@ impl Scheduler {
         threads.push(spawn("loader", move || lane::load(&loader))?);
         *scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(scheduler)
+    }
+
+    /// Looks at the store every `interval`, on a thread of its own with a low priority, until the scheduler stops.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
+    pub fn poll_every(self: &Arc<Self>, interval: Duration) -> Result<()> {
+        let scheduler = Arc::clone(self);
+        let thread = spawn("poller", move || lane::poll(&scheduler, interval))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
     }
 
     /// The models behind it.
@@ -137,10 +154,11 @@ impl Scheduler {
     }
 
     fn try_submit(&self, request: InferRequest, reply: Box<dyn Reply>) -> Result<()> {
-        let model = Arc::clone(self.residency.model(&request.model, request.version)?);
+        let model = self.residency.model(&request.model, request.version)?;
         let inputs = inputs_in_order(model.signature(), request.inputs)?;
         let outputs = output_indices(model.signature(), &request.outputs)?;
-        let job = Job { inputs, outputs, deadline: request.deadline, submitted: Instant::now(), reply, model };
+        let (priority, deadline) = (request.priority, request.deadline);
+        let job = Job { model, inputs, outputs, priority, deadline, submitted: Instant::now(), reply };
         let wake = self.lock().push(job)?;
         self.metrics.queued.inc();
         match wake {
@@ -183,6 +201,7 @@ impl Scheduler {
         drop(queues);
         self.work.notify_all();
         self.load.notify_all();
+        self.stopped.notify_all();
         for job in left {
             self.metrics.queued.dec();
             job.reply.send(Err(Error::unavailable("the server stopped before this request's turn")));
@@ -197,11 +216,11 @@ impl Scheduler {
         finished
     }
 
-    /// The next job for a lane; waits for one. `None` when the lane should leave.
-    pub(crate) fn next_job(&self) -> Option<Job> {
-        let job = self.wait(&self.work, Queues::next_job)?;
-        self.metrics.queued.dec();
-        Some(job)
+    /// The next batch for a lane; waits for one. `None` when the lane should leave.
+    pub(crate) fn next_batch(&self) -> Option<Vec<Job>> {
+        let batch = self.wait(&self.work, Queues::next_batch)?;
+        self.metrics.queued.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        Some(batch)
     }
 
     /// Why `job` should not run any more, if so.
@@ -209,7 +228,7 @@ impl Scheduler {
         Queues::overdue(&self.limits, job, now)
     }
 
-    /// A lane is done with a job of `model` that took `cost`.
+    /// A lane is done with a batch of `model` that took `cost`.
     pub(crate) fn finished(&self, model: &Model, cost: Duration) {
         if self.lock().finished(model.id(), cost) {
             self.idle.notify_all();
@@ -223,7 +242,10 @@ impl Scheduler {
 
     /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
     pub(crate) fn loaded(&self, model: &Model, outcome: Result<()>) {
-        let refused = self.lock().loaded(model.id(), outcome.is_ok());
+        let Loaded { refused, asked } = self.lock().loaded(model.id(), outcome.is_ok());
+        if let Some(asked) = asked {
+            self.metrics.cold_started(asked.elapsed());
+        }
         self.work.notify_all();
         self.idle.notify_all();
         if let Err(error) = outcome {
@@ -233,6 +255,12 @@ impl Scheduler {
                 job.reply.send(Err(error.clone()));
             }
         }
+    }
+
+    /// Sleeps for `time`; false when the scheduler stopped before it was over.
+    pub(crate) fn sleep(&self, time: Duration) -> bool {
+        let stopped = self.stopped.wait_timeout_while(self.lock(), time, |queues| !queues.is_stopped());
+        !stopped.unwrap_or_else(PoisonError::into_inner).0.is_stopped()
     }
 
     fn wait<T>(&self, turn: &Condvar, next: impl Fn(&mut Queues) -> Next<T>) -> Option<T> {

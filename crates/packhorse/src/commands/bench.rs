@@ -1,5 +1,7 @@
 //! `packhorse bench`: this machine, measured; every figure beside its floor, in one run.
 
+mod serving;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use bench::{Readiness, median, table};
 use engine::Tensor;
 use engine::onnx::Onnx;
-use serve::{QueueLimits, Scheduler};
+use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
 use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
@@ -31,6 +33,9 @@ pub(crate) struct Args {
     /// More ONNX files to make ready, beside the bundled one
     #[arg(long, value_name = "FILE")]
     ready: Vec<PathBuf>,
+    /// A small model of one FP32 input `x` [N,64], to measure what serving costs
+    #[arg(long, value_name = "FILE")]
+    serving: Option<PathBuf>,
     /// Measure only how FILE, packed in STORE as NAME, is made ready; how this command calls itself
     #[arg(long, hide = true, num_args = 3, value_names = ["FILE", "STORE", "NAME"])]
     ready_alone: Option<Vec<String>>,
@@ -46,6 +51,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let onnx = Arc::new(node::onnx()?);
     let mut out = String::from("### Ready\n\n");
     out += &ready(&store, &onnx, &[vec![assets.join("bert_tiny_qa.onnx")], args.ready.clone()].concat())?;
+    if let Some(file) = &args.serving {
+        out += "\n\n### Serving\n\n";
+        out += &serving::run(&store, &onnx, file, args.rounds)?;
+    }
     out += "\n\n### Video, end to end\n\n";
     out += &video(&store, &onnx, &assets, scratch.path(), args.rounds)?;
     use std::io::Write;
@@ -115,7 +124,7 @@ fn video(store: &Store, onnx: &Arc<Onnx>, assets: &Path, scratch: &Path, rounds:
     let Some(Task::ObjectDetection(Detection::Nanodet { width, height, .. })) = packed.manifest.task else {
         return Err(Exit::Failed("the bundled detector was not recognised".to_owned()));
     };
-    let scheduler = node::start_with(store.clone(), Arc::clone(onnx), QueueLimits::default())?;
+    let scheduler = node::start_with(store.clone(), Arc::clone(onnx), QueueLimits::default(), Control::None)?;
     let cores = engine::cpu::lane_cores();
     let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
     let (mut decode, mut runtime, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serve::{QueueLimits, Scheduler};
+use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
 use store::pack::{Request, pack};
 use store::task::TaskChoice;
@@ -108,7 +108,7 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
             started.elapsed().as_secs_f64()
         ));
     }
-    node::start_with(store, onnx, QueueLimits::default())
+    node::start_with(store, onnx, QueueLimits::default(), Control::None)
 }
 
 /// Puts `clip` into a queue and drains it; the results end up in `out`.

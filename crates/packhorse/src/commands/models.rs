@@ -105,7 +105,9 @@ fn print(manifests: &[Manifest]) {
     }
     let programs: HashSet<_> = manifests.iter().map(|manifest| &manifest.program.hash).collect();
     say(&table);
-    say(format_args!("{} models on {} programs, {}", manifests.len(), programs.len(), human_bytes(total)));
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let (models, programs) = (count(manifests.len(), "model"), count(programs.len(), "program"));
+    say(format_args!("{models} on {programs}, {}", human_bytes(total)));
 }
 
 fn task(task: Option<&Task>) -> &'static str {

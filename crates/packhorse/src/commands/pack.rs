@@ -1,7 +1,7 @@
 //! `packhorse pack`
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -16,12 +16,13 @@ use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The ONNX file
-    path: PathBuf,
+    /// ONNX files, and folders of which every file that ends in .onnx is packed
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// The folder of packs; made when it is not there
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
-    /// The model's name [default: the file's name without its ending]
+    /// The model's name, for one file [default: the file's name without its ending]
     #[arg(long)]
     name: Option<String>,
     /// The model's version [default: the next free one]
@@ -53,27 +54,91 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    if !args.path.is_file() {
-        return Err(Exit::Configuration(format!("{}: there is no such file", args.path.display())));
-    }
+    let files = files(args)?;
     if let Some(name) = &args.name {
         store::name::check(name).map_err(|error| Exit::configuration(&error))?;
     }
     let labels = args.labels.as_deref().map_or(Ok(BTreeMap::new()), store::labels::read);
-    let request = Request {
-        path: args.path.clone(),
-        name: args.name.clone(),
-        version: args.version,
-        task: args.task,
-        labels: labels.map_err(|error| Exit::configuration(&error))?,
-    };
+    let labels = labels.map_err(|error| Exit::configuration(&error))?;
     let onnx = node::onnx()?;
     let store = Store::create(&args.store).map_err(|error| Exit::configuration(&error))?;
-    let started = Instant::now();
-    let packed = pack(&store, &onnx, &request)?;
-    describe(&packed, started.elapsed().as_secs_f64());
+    let mut failures = Vec::new();
+    for file in &files {
+        let request = Request {
+            path: file.clone(),
+            name: args.name.clone(),
+            version: args.version,
+            task: args.task,
+            labels: labels.clone(),
+        };
+        let started = Instant::now();
+        match pack(&store, &onnx, &request) {
+            Ok(packed) => {
+                describe(&packed, started.elapsed().as_secs_f64());
+                print_json(&report(&packed))?;
+            }
+            Err(error) => failures.push(error.message),
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    if files.len() > 1 {
+        failures.push(format!("{} of {} files could not be packed", failures.len(), files.len()));
+    }
+    Err(Exit::Failed(failures.join("\npackhorse: ")))
+}
+
+/// Every file that was asked for. All that can be wrong with the asking is found before anything is packed.
+fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
+    let mut files = Vec::new();
+    for path in &args.paths {
+        if path.is_dir() {
+            files.extend(files_in(path)?);
+        } else if path.is_file() {
+            files.push(path.clone());
+        } else {
+            return Err(Exit::Configuration(format!("{}: there is no such file", path.display())));
+        }
+    }
+    if files.len() > 1 && args.name.is_some() {
+        let many = files.len();
+        return Err(Exit::Configuration(format!("--name is for one file, and there are {many}; leave it out")));
+    }
+    let mut known: HashMap<_, &Path> = HashMap::new();
+    for file in &files {
+        if let Some(other) = known.insert(file.file_stem(), file) {
+            return Err(Exit::Configuration(format!(
+                "{} and {} would be one model by name; pack them one by one, each with its --name",
+                other.display(),
+                file.display()
+            )));
+        }
+    }
+    Ok(files)
+}
+
+/// The ONNX files of a folder, by name; not those of folders inside it.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Exit> {
+    let unreadable =
+        |source: std::io::Error| Exit::Configuration(format!("{}: cannot be read: {source}", folder.display()));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|ending| ending == "onnx") && path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Exit::Configuration(format!("{}: no file in this folder ends in .onnx", folder.display())));
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn report(packed: &Packed) -> Report<'_> {
     let manifest = &packed.manifest;
-    print_json(&Report {
+    Report {
         name: &manifest.name,
         version: manifest.version,
         changed: packed.changed,
@@ -84,7 +149,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         weights: manifest.weights.len(),
         weight_bytes: packed.weight_bytes,
         task: manifest.task.as_ref(),
-    })
+    }
 }
 
 fn describe(packed: &Packed, seconds: f64) {

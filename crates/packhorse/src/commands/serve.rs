@@ -1,6 +1,7 @@
 //! `packhorse serve`
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,41 +9,52 @@ use engine::Error;
 use serde::Serialize;
 use serve::admin::Admin;
 use serve::grpc::GrpcLimits;
-use serve::http::HttpLimits;
-use serve::{QueueLimits, Scheduler};
+use serve::{Control, Scheduler};
 use tokio::sync::watch;
 
 use super::{print_json, say};
+use crate::config::{Flags, Limits, LogFormat, Raw, Resolved, Settings, logging};
 use crate::exit::Exit;
 use crate::{Outcome, node, signal};
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Every setting is also a variable (--queue-capacity: PACKHORSE_QUEUE_CAPACITY) and a key of the \
+                        file of --config (queue-capacity). A flag comes before a variable, that before the file."
+)]
 pub(crate) struct Args {
-    /// The folder of packs
-    #[arg(long, env = "PACKHORSE_STORE")]
-    store: String,
-    /// Where the REST API listens; port 0 takes a free one
-    #[arg(long, env = "PACKHORSE_HTTP", default_value = "127.0.0.1:8080")]
-    http: SocketAddr,
-    /// Where the gRPC API listens
-    #[arg(long, env = "PACKHORSE_GRPC", default_value = "127.0.0.1:8081")]
-    grpc: SocketAddr,
-    /// Where probes and metrics are answered, on a thread of their own
-    #[arg(long, env = "PACKHORSE_ADMIN", default_value = "127.0.0.1:8082")]
-    admin: SocketAddr,
-    /// Requests of one model that may wait; one more is refused at once
-    #[arg(long, env = "PACKHORSE_QUEUE_CAPACITY", default_value_t = QueueLimits::default().capacity)]
-    queue_capacity: usize,
-    /// After SIGTERM, seconds to finish what was accepted
-    #[arg(long, env = "PACKHORSE_GRACE", default_value_t = 30.0, value_name = "SECONDS", value_parser = seconds)]
-    grace: f64,
+    /// A TOML file with settings
+    #[arg(long, env = "PACKHORSE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print every setting and where it came from, and do not start
+    #[arg(long)]
+    check: bool,
+    /// With --check, print one JSON object on standard output
+    #[arg(long, requires = "check")]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|seconds| (0.0..=86_400.0).contains(seconds))
-        .ok_or_else(|| "give seconds from 0 to 86400".to_owned())
+impl Args {
+    /// Every setting, from all places.
+    fn resolve(&self) -> Result<Resolved, Exit> {
+        let file = self.config.as_deref().map(read).transpose()?;
+        let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+        Resolved::new(&Raw::gather(self.flags.clone(), variable, file)).map_err(Exit::Configuration)
+    }
+}
+
+/// The path and the text of a configuration file.
+fn read(path: &Path) -> Result<(String, String), Exit> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(source) => {
+            let fix = "give a file that can be read with --config or PACKHORSE_CONFIG";
+            Err(Exit::Configuration(format!("{name}: the configuration cannot be read: {source}; {fix}")))
+        }
+    }
 }
 
 /// The addresses that were bound.
@@ -54,13 +66,38 @@ pub(crate) struct Addresses {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let wanted = Addresses { http: args.http, grpc: args.grpc, admin: args.admin };
-    let limits = QueueLimits { capacity: args.queue_capacity, ..QueueLimits::default() };
-    let scheduler = node::start(&args.store, limits)?;
-    let server = Server::start(Arc::clone(&scheduler), wanted)?;
-    let models = scheduler.residency().models().count();
+    let resolved = args.resolve()?;
+    match (args.check, args.json) {
+        (true, true) => print_json(&resolved.json()),
+        (true, false) => {
+            say(resolved.table());
+            Ok(())
+        }
+        (false, _) => {
+            logging::start(&resolved.settings);
+            serve_until_stopped(&resolved.settings)
+        }
+    }
+}
+
+fn serve_until_stopped(settings: &Settings) -> Outcome {
+    let wanted = Addresses { http: settings.http, grpc: settings.grpc, admin: settings.admin };
+    let scheduler = node::start(&settings.store, settings.queue_limits(), settings.control)?;
+    for model in &settings.load {
+        scheduler.residency().load_named(model).map_err(|error| Exit::configuration(&error))?;
+    }
+    if settings.control == Control::Poll {
+        scheduler.poll_every(settings.poll_interval_s.get())?;
+    }
+    let server = Server::start_within(Arc::clone(&scheduler), wanted, settings.limits()?)?;
+    let models = scheduler.residency().models().len();
     let lanes = scheduler.lanes();
-    say(format_args!("serving {models} models on {lanes} lanes: REST on http://{}", server.addresses.http));
+    let http = server.addresses.http;
+    match settings.log_format {
+        LogFormat::Text => say(format_args!("serving {models} models on {lanes} lanes: REST on http://{http}")),
+        // Whoever reads objects reads no sentences in between.
+        LogFormat::Json => tracing::info!(models, lanes, %http, "serving"),
+    }
     print_json(&server.addresses)?;
 
     let (stop, stopped) = std::sync::mpsc::sync_channel(1);
@@ -70,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     })?;
     // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
     let _ = stopped.recv();
-    server.stop(Duration::from_secs_f64(args.grace))
+    server.stop(settings.grace_s.get())
 }
 
 /// A server that runs on threads of its own.
@@ -84,8 +121,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds every address before anything runs, so that a port that is taken is a plain error.
+    /// As [`start_within`](Self::start_within), with the limits that hold when nobody says otherwise.
     pub(crate) fn start(scheduler: Arc<Scheduler>, wanted: Addresses) -> Result<Self, Exit> {
+        Self::start_within(scheduler, wanted, Limits::default())
+    }
+
+    /// Binds every address before anything runs, so that a port that is taken is a plain error.
+    pub(crate) fn start_within(scheduler: Arc<Scheduler>, wanted: Addresses, limits: Limits) -> Result<Self, Exit> {
         let (http, grpc, admin) = (bind(wanted.http)?, bind(wanted.grpc)?, bind(wanted.admin)?);
         let address = |listener: &TcpListener| listener.local_addr().map_err(|source| network(&source));
         let addresses = Addresses { http: address(&http)?, grpc: address(&grpc)?, admin: address(&admin)? };
@@ -98,17 +140,13 @@ impl Server {
             .build()
             .map_err(|source| network(&source))?;
         let (stop, stopping) = watch::channel(false);
+        let Limits { http: http_limits, grpc: grpc_limits } = limits;
         let tasks = {
             let _entered = runtime.enter();
             let (http, grpc) = (listen(http)?, listen(grpc)?);
             vec![
-                runtime.spawn(serve::http::serve(
-                    http,
-                    Arc::clone(&scheduler),
-                    HttpLimits::default(),
-                    asked(stopping.clone()),
-                )),
-                runtime.spawn(serve_grpc(grpc, Arc::clone(&scheduler), asked(stopping))),
+                runtime.spawn(serve::http::serve(http, Arc::clone(&scheduler), http_limits, asked(stopping.clone()))),
+                runtime.spawn(serve_grpc(grpc, Arc::clone(&scheduler), grpc_limits, asked(stopping))),
             ]
         };
         let admin = serve::admin::spawn(admin, Arc::clone(&scheduler))?;
@@ -136,7 +174,7 @@ impl Server {
             return Ok(());
         }
         Err(Exit::Failed(format!(
-            "some requests were not finished within the grace time of {} s; give more with --grace",
+            "some requests were not finished within the grace time of {} s; give more with --grace-s",
             grace.as_secs_f64()
         )))
     }
@@ -145,9 +183,10 @@ impl Server {
 async fn serve_grpc(
     listener: tokio::net::TcpListener,
     scheduler: Arc<Scheduler>,
+    limits: GrpcLimits,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    if let Err(error) = serve::grpc::serve(listener, scheduler, GrpcLimits::default(), shutdown).await {
+    if let Err(error) = serve::grpc::serve(listener, scheduler, limits, shutdown).await {
         tracing::error!(%error, "the gRPC listener ended");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serve::QueueLimits;
+use serve::{Control, QueueLimits};
 use work::media::Tools;
 use work::policy::Verdict;
 use work::{Config, FolderStore, Mode, Observer, Report, Stop, Summary, Task, Worker};
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     tools.check().map_err(|error| Exit::Configuration(error.message))?;
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
-    let scheduler = node::start(&args.store, QueueLimits::default())?;
+    let scheduler = node::start(&args.store, QueueLimits::default(), Control::None)?;
     let stop = Stop::new();
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;

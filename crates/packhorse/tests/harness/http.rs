@@ -43,8 +43,11 @@ pub(crate) fn get(address: &str, path: &str) -> Answer {
 }
 
 pub(crate) fn post(address: &str, path: &str, headers: &str, body: &[u8]) -> Sent {
-    let length =
-        if headers.contains("content-length:") { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let length = if headers.starts_with("content-length:") {
+        String::new()
+    } else {
+        format!("content-length: {}\r\n", body.len())
+    };
     send(address, &format!("POST {path} HTTP/1.1\r\n{length}{headers}"), body)
 }
 

@@ -17,6 +17,9 @@ pub(crate) use running::{Ran, Running};
 /// The longest wait for anything. The demo is the longest of all; whatever takes more is taken to hang.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// The folders of a place in which nothing may be left over.
+const LEFT_EMPTY: [&str; 2] = ["tmp", "home"];
+
 /// Looks until there is something to see.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -31,13 +34,15 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 }
 
 /// A folder to work in, as a user would: commands are typed there, and its names are relative to it. It holds the
-/// project's `assets`, and a folder of its own for temporary files, which has to be empty in the end.
+/// project's `assets`, and folders for temporary files and for a user's home, which have to be empty in the end.
 pub(crate) struct Place(TempDir);
 
 impl Place {
     pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
-        std::fs::create_dir(place.path("tmp")).unwrap();
+        for folder in LEFT_EMPTY {
+            std::fs::create_dir(place.path(folder)).unwrap();
+        }
         std::os::unix::fs::symlink(workspace().join("assets"), place.path("assets")).unwrap();
         place
     }
@@ -57,12 +62,17 @@ impl Place {
     pub(crate) fn packhorse(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_packhorse"));
         for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("PACKHORSE_") {
+            // The others would keep the runtime from what it does on a user's machine, telemetry for one.
+            let named = ["CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"];
+            if variable.to_string_lossy().starts_with("PACKHORSE_") || named.iter().any(|name| variable == *name) {
                 command.env_remove(variable);
             }
         }
         command.args(line.split_whitespace()).current_dir(self.0.path());
-        command.env(engine::onnx::LIBRARY_VARIABLE, library()).env("TMPDIR", self.path("tmp"));
+        command
+            .env(engine::onnx::LIBRARY_VARIABLE, library())
+            .env("TMPDIR", self.path("tmp"))
+            .env("HOME", self.path("home"));
         command
     }
 
@@ -147,8 +157,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let left = self.files("tmp");
-        assert!(std::thread::panicking() || left.is_empty(), "temporary files are left over: {left:?}");
+        for folder in LEFT_EMPTY {
+            let left = self.files(folder);
+            assert!(std::thread::panicking() || left.is_empty(), "left over in {folder}: {left:?}");
+        }
     }
 }
 

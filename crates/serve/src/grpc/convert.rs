@@ -1,16 +1,17 @@
-//! Wire messages to [`InferRequest`] and back. Pure: the clock is an argument, nothing here waits.
+//! Wire messages to [`InferRequest`] and back. The clock is an argument, nothing here waits.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use engine::{DataType, Error, Result, Tensor};
+use engine::{DataType, Error, Result, Tensor, element_count};
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_request::InferInputTensor;
 use proto::inference::model_infer_response::InferOutputTensor;
 use proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 
 use super::contents;
-use crate::{InferRequest, InferResponse};
+use crate::InferRequest;
+use crate::triton::{self, Answer, Budget, Given, SharedMemory, Span, Wish};
 
 type Parameters = std::collections::HashMap<String, InferParameter>;
 
@@ -19,59 +20,85 @@ type Parameters = std::collections::HashMap<String, InferParameter>;
 pub(super) struct Reply {
     id: String,
     raw: bool,
+    /// By output, in the order they were asked for; empty when none was named.
+    pub(super) wishes: Vec<Wish>,
 }
 
-/// The request in `message`, and how to answer it. `deadline` is the call's own; a `timeout` parameter (microseconds
-/// from `now`) can only shorten it.
+/// What comes with a message besides its fields.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    /// Where inputs may be besides the message.
+    pub(super) memory: Option<&'a SharedMemory>,
+    /// What it may take out of there.
+    pub(super) memory_bytes: usize,
+    /// When it came.
+    pub(super) now: Instant,
+    /// The call's own deadline.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// The request in `message`, and how to answer it. A `timeout` parameter (microseconds from now) can only shorten the
+/// call's own deadline.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported), naming the
 /// field and the fix.
-pub(super) fn decode(
-    message: ModelInferRequest,
-    now: Instant,
-    deadline: Option<Instant>,
-) -> Result<(InferRequest, Reply)> {
-    refuse_extensions(&message)?;
+pub(super) fn decode(message: ModelInferRequest, call: Call<'_>) -> Result<(InferRequest, Reply)> {
+    triton::refuse_sequence(sequence(&message.parameters))?;
     let version = version(&message.model_version)?;
-    let timeout = timeout(&message.parameters)?.and_then(|timeout| now.checked_add(timeout));
+    let priority = triton::priority(whole(&message.parameters, "priority")?)?;
+    let timeout = triton::timeout(whole(&message.parameters, "timeout")?, call.now);
     let raw = !message.raw_input_contents.is_empty();
-    let inputs =
-        if raw { raw_inputs(message.inputs, message.raw_input_contents)? } else { typed_inputs(message.inputs)? };
+    let shared = |input: &InferInputTensor| input.parameters.contains_key("shared_memory_region");
+    // Of tensors that are not in the message, an answer in typed form would be the odd one out.
+    // A request without inputs has neither form, and most clients only read raw outputs.
+    let reply_raw = raw || message.inputs.is_empty() || message.inputs.iter().any(shared);
+    let inputs = inputs(message.inputs, raw.then_some(message.raw_input_contents), call)?;
+    let mut wishes = Vec::with_capacity(message.outputs.len());
+    for output in &message.outputs {
+        wishes.push(
+            wish(&output.parameters, call.memory)
+                .map_err(|error| error.context(format_args!("output '{}'", output.name)))?,
+        );
+    }
     let request = InferRequest {
         model: message.model_name,
         version,
         inputs,
         outputs: message.outputs.into_iter().map(|output| output.name).collect(),
-        deadline: deadline.into_iter().chain(timeout).min(),
+        priority,
+        deadline: call.deadline.into_iter().chain(timeout).min(),
     };
-    Ok((request, Reply { id: message.id, raw }))
+    Ok((request, Reply { id: message.id, raw: reply_raw, wishes }))
 }
 
-/// The message for `response`. Raw when the request was raw, or when an output has no typed form: the protocol wants
+/// The message for `answer`. Raw when the request was raw, or when an output has no typed form: the protocol wants
 /// all outputs one way.
 ///
 /// # Errors
 /// [`Internal`](engine::ErrorKind::Internal) when an output is not what a tensor must be.
-pub(super) fn encode(reply: Reply, response: InferResponse) -> Result<ModelInferResponse> {
-    let raw = reply.raw || !response.outputs.iter().all(|(_, tensor)| contents::has_field(tensor.dtype()));
+pub(super) fn encode(reply: Reply, answer: Answer) -> Result<ModelInferResponse> {
+    let typed = |output: &Given| contents::has_field(output.tensor.dtype());
+    let raw = reply.raw || !answer.outputs.iter().all(typed);
     let mut message = ModelInferResponse {
-        model_name: response.model,
-        model_version: response.version.to_string(),
+        model_name: answer.model,
+        model_version: answer.version.to_string(),
         id: reply.id,
         ..ModelInferResponse::default()
     };
-    for (name, tensor) in response.outputs {
+    for Given { name, tensor, span } in answer.outputs {
         let fault = |error: Error| Error::internal(format!("output '{name}': {error}"));
-        let contents = if raw { None } else { contents::encode(&tensor).map_err(fault)? };
+        let contents = if raw || span.is_some() { None } else { contents::encode(&tensor).map_err(fault)? };
         if raw {
-            message.raw_output_contents.push(tensor.data().clone());
+            // One entry for each output: clients count them.
+            message.raw_output_contents.push(if span.is_some() { Bytes::new() } else { tensor.data().clone() });
         }
         let dimension =
             |&size: &usize| i64::try_from(size).map_err(|_| fault(Error::internal("a dimension passes int64")));
         let shape = tensor.shape().iter().map(dimension).collect::<Result<_>>()?;
         let datatype = tensor.dtype().name().to_owned();
-        message.outputs.push(InferOutputTensor { name, datatype, shape, contents, ..InferOutputTensor::default() });
+        let parameters = span.map(place).unwrap_or_default();
+        message.outputs.push(InferOutputTensor { name, datatype, shape, contents, parameters });
     }
     Ok(message)
 }
@@ -112,33 +139,54 @@ pub(super) fn grpc_timeout(header: &str) -> Result<Duration> {
     Ok(unit.saturating_mul(count))
 }
 
-/// Inputs whose elements are in `raw`, in the same order.
-fn raw_inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<(String, Tensor)>> {
-    let typed = |input: &&InferInputTensor| input.contents.as_ref().is_some_and(|typed| !contents::is_empty(typed));
-    if let Some(input) = inputs.iter().find(typed) {
+/// The tensors of `inputs`: from shared memory where their parameters say so, and otherwise all from `raw`, in the
+/// same order, or without `raw` each from its own contents.
+fn inputs(inputs: Vec<InferInputTensor>, raw: Option<Vec<Bytes>>, call: Call<'_>) -> Result<Vec<(String, Tensor)>> {
+    let mut budget = Budget::new(call.memory_bytes);
+    let mut tensors = Vec::with_capacity(inputs.len());
+    let (is_raw, given) = (raw.is_some(), raw.as_ref().map_or(0, Vec::len));
+    let (mut raw, mut taken) = (raw.into_iter().flatten(), 0usize);
+    for mut input in inputs {
+        let typed = input.contents.take().filter(|typed| !contents::is_empty(typed));
+        let mut tensor = || {
+            if let Some(span) = span(&input.parameters)? {
+                if typed.is_some() {
+                    return Err(Error::invalid("it is in shared memory and has contents; send it one way"));
+                }
+                let memory = SharedMemory::of(call.memory)?;
+                let (dtype, shape) = (datatype(&input)?, shape(&input)?);
+                fits(dtype, &shape, span.bytes)?;
+                return Tensor::new(dtype, shape, memory.read(&span, &mut budget)?);
+            }
+            if !is_raw {
+                return contents::decode(datatype(&input)?, shape(&input)?, typed.clone().unwrap_or_default());
+            }
+            if typed.is_some() {
+                return Err(Error::invalid("it has contents beside raw_input_contents; send every input one way"));
+            }
+            taken += 1;
+            let missing = || Error::invalid(format!("raw_input_contents has {given} entries, and none is left for it"));
+            Tensor::new(datatype(&input)?, shape(&input)?, raw.next().ok_or_else(missing)?)
+        };
+        tensors.push(named(tensor(), input.name)?);
+    }
+    if taken < given {
         return Err(Error::invalid(format!(
-            "input '{}' has contents beside raw_input_contents; send every input one way",
-            input.name
+            "raw_input_contents has {given} entries for {taken} inputs; send one for each, in the order of the inputs"
         )));
     }
-    if inputs.len() != raw.len() {
-        return Err(Error::invalid(format!(
-            "raw_input_contents has {} entries for {} inputs; send one for each, in the order of the inputs",
-            raw.len(),
-            inputs.len()
-        )));
-    }
-    let tensor = |input: &InferInputTensor, data| Tensor::new(datatype(input)?, shape(input)?, data);
-    inputs.into_iter().zip(raw).map(|(input, data)| named(tensor(&input, data), input.name)).collect()
+    Ok(tensors)
 }
 
-/// Inputs that carry their own elements.
-fn typed_inputs(inputs: Vec<InferInputTensor>) -> Result<Vec<(String, Tensor)>> {
-    let tensor = |input: &mut InferInputTensor| {
-        let contents = input.contents.take().unwrap_or_default();
-        contents::decode(datatype(input)?, shape(input)?, contents)
-    };
-    inputs.into_iter().map(|mut input| named(tensor(&mut input), input.name)).collect()
+/// Checks a declared size against the shape before anything is read.
+fn fits(dtype: DataType, shape: &[usize], declared: u64) -> Result<()> {
+    let count = element_count(shape)?;
+    match dtype.size_bytes().map(|size| count.saturating_mul(size)) {
+        Some(want) if want as u64 != declared => Err(Error::invalid(format!(
+            "shared_memory_byte_size is {declared}, but a {dtype} tensor of shape {shape:?} takes {want} bytes"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn named(tensor: Result<Tensor>, name: String) -> Result<(String, Tensor)> {
@@ -162,40 +210,59 @@ fn shape(input: &InferInputTensor) -> Result<Vec<usize>> {
     })
 }
 
-/// Refuses what would change the meaning of the answer and is not served, rather than answer something else.
-fn refuse_extensions(message: &ModelInferRequest) -> Result<()> {
-    let of_inputs = message.inputs.iter().map(|input| (input.name.as_str(), &input.parameters));
-    let of_outputs = message.outputs.iter().map(|output| (output.name.as_str(), &output.parameters));
-    for (tensor, parameters) in of_inputs.chain(of_outputs) {
-        for refused in ["shared_memory_region", "classification"] {
-            if parameters.contains_key(refused) {
-                return Err(Error::unsupported(format!(
-                    "tensor '{tensor}': parameter '{refused}' is not served; leave it out"
-                )));
-            }
-        }
-    }
-    if message.parameters.contains_key("sequence_id") {
-        return Err(Error::unsupported(
-            "parameter 'sequence_id' is not served; leave it out, every request stands alone",
-        ));
-    }
-    Ok(())
+/// The parameter by which a request says that it belongs to a sequence.
+fn sequence(parameters: &Parameters) -> Option<&'static str> {
+    let asked = |name: &&'static str| {
+        parameters.get(*name).and_then(|parameter| parameter.parameter_choice.as_ref()).is_some_and(|value| match value
+        {
+            ParameterChoice::BoolParam(value) => *value,
+            ParameterChoice::Int64Param(value) => *value != 0,
+            ParameterChoice::Uint64Param(value) => *value != 0,
+            ParameterChoice::StringParam(value) => !value.is_empty(),
+            ParameterChoice::DoubleParam(_) => true,
+        })
+    };
+    ["sequence_id", "sequence_start", "sequence_end"].into_iter().find(asked)
 }
 
-/// The `timeout` parameter, in microseconds on the wire; 0 is none.
-fn timeout(parameters: &Parameters) -> Result<Option<Duration>> {
-    let Some(parameter) = parameters.get("timeout") else {
-        return Ok(None);
-    };
-    let microseconds = match &parameter.parameter_choice {
-        Some(ParameterChoice::Int64Param(value)) => u64::try_from(*value).ok(),
-        Some(ParameterChoice::Uint64Param(value)) => Some(*value),
+/// The whole number of at least 0 that the parameter `name` holds, when it is there.
+fn whole(parameters: &Parameters, name: &str) -> Result<Option<u64>> {
+    let Some(parameter) = parameters.get(name) else { return Ok(None) };
+    let number = match parameter.parameter_choice {
+        Some(ParameterChoice::Int64Param(value)) => u64::try_from(value).ok(),
+        Some(ParameterChoice::Uint64Param(value)) => Some(value),
         _ => None,
     };
-    let microseconds = microseconds
-        .ok_or_else(|| Error::invalid("parameter 'timeout' is not a whole number of microseconds, 0 or more"))?;
-    Ok((microseconds > 0).then(|| Duration::from_micros(microseconds)))
+    number.map(Some).ok_or_else(|| Error::invalid(format!("parameter '{name}' is not a whole number, 0 or more")))
+}
+
+/// The place in shared memory that a tensor's parameters name.
+fn span(parameters: &Parameters) -> Result<Option<Span>> {
+    let region = match parameters.get("shared_memory_region").map(|parameter| &parameter.parameter_choice) {
+        None => None,
+        Some(Some(ParameterChoice::StringParam(name))) => Some(name.clone()),
+        Some(_) => return Err(Error::invalid("parameter 'shared_memory_region' is not the name of a region")),
+    };
+    let offset = whole(parameters, "shared_memory_offset")?;
+    Span::from_parameters(region, offset, whole(parameters, "shared_memory_byte_size")?)
+}
+
+fn wish(parameters: &Parameters, memory: Option<&SharedMemory>) -> Result<Wish> {
+    let classes = whole(parameters, "classification")?.unwrap_or_default();
+    Wish::new(classes, span(parameters)?, memory)
+}
+
+/// The parameters that say where an output is.
+fn place(span: Span) -> Parameters {
+    // Sizes in memory never come near the sign.
+    let number = |value: u64| ParameterChoice::Int64Param(i64::try_from(value).unwrap_or(i64::MAX));
+    [
+        ("shared_memory_region", ParameterChoice::StringParam(span.region)),
+        ("shared_memory_offset", number(span.offset)),
+        ("shared_memory_byte_size", number(span.bytes)),
+    ]
+    .map(|(name, choice)| (name.to_owned(), InferParameter { parameter_choice: Some(choice) }))
+    .into()
 }
 
 #[cfg(test)]
@@ -229,19 +296,21 @@ mod tests {
         InferTensorContents { fp32_contents: values.to_vec(), ..InferTensorContents::default() }
     }
 
+    fn call(now: Instant, deadline: Option<Instant>) -> Call<'static> {
+        Call { memory: None, memory_bytes: 1000, now, deadline }
+    }
+
     fn decoded(message: ModelInferRequest) -> Result<(InferRequest, Reply)> {
-        decode(message, Instant::now(), None)
+        decode(message, call(Instant::now(), None))
+    }
+
+    fn given(outputs: Vec<(String, Tensor)>) -> Answer {
+        Answer { model: "m".to_owned(), version: 7, outputs: outputs.into_iter().map(Given::plain).collect() }
     }
 
     /// The answer of a model that gives back what it got.
     fn echo(request: InferRequest, reply: Reply) -> ModelInferResponse {
-        let response = InferResponse {
-            model: request.model,
-            version: 7,
-            outputs: request.inputs,
-            timing: crate::Timing::default(),
-        };
-        encode(reply, response).unwrap()
+        encode(reply, given(request.inputs)).unwrap()
     }
 
     #[track_caller]
@@ -297,14 +366,22 @@ mod tests {
     }
 
     #[test]
+    fn a_request_without_inputs_is_answered_raw() {
+        let (mut request, reply) = decoded(raw(vec![], &[])).unwrap();
+        request.inputs.push(("y".to_owned(), Tensor::from_f32(vec![], vec![1.0]).unwrap()));
+        let answer = echo(request, reply);
+        assert_eq!(
+            (&answer.raw_output_contents[..], &answer.outputs[0].contents),
+            (&[Bytes::from(vec![0, 0, 0x80, 0x3f])][..], &None)
+        );
+    }
+
+    #[test]
     fn half_precision_is_answered_raw_even_to_a_typed_request() {
         for datatype in ["FP16", "BF16"] {
             let (request, reply) = decoded(raw(vec![input("x", datatype, &[1])], &[&[0, 0x3c]])).unwrap();
             for raw in [true, false] {
-                let outputs = request.inputs.clone();
-                let timing = crate::Timing::default();
-                let response = InferResponse { model: "m".to_owned(), version: 1, outputs, timing };
-                let answer = encode(Reply { raw, ..reply.clone() }, response).unwrap();
+                let answer = encode(Reply { raw, ..reply.clone() }, given(request.inputs.clone())).unwrap();
                 assert_eq!(answer.raw_output_contents, [&[0, 0x3c][..]], "{datatype}");
                 assert_eq!(answer.outputs[0].contents, None, "{datatype}");
             }
@@ -336,7 +413,7 @@ mod tests {
         let unversioned = ModelInferRequest { model_version: "new".to_owned(), ..raw(vec![], &[]) };
         for (message, says) in [
             (unversioned, "model version 'new' is not a decimal number"),
-            (both, "input 'x' has contents beside raw_input_contents"),
+            (both, "input 'x': it has contents beside raw_input_contents"),
             (raw(x("FP32", &[1]), &[&[0; 4], &[0; 4]]), "2 entries for 1 inputs"),
             (raw(x("FP32", &[2]), &[&[0; 7]]), "input 'x': a FP32 tensor of shape [2] takes 8 bytes, but 7"),
             (raw(x("FP32", &[0]), &[&[0; 4]]), "takes 0 bytes, but 4"),
@@ -374,21 +451,79 @@ mod tests {
         }
     }
 
+    fn parameters<const N: usize>(values: [(&str, ParameterChoice); N]) -> Parameters {
+        values.map(|(name, choice)| (name.to_owned(), InferParameter { parameter_choice: Some(choice) })).into()
+    }
+
     #[test]
-    fn extensions_that_change_the_answer_are_refused() {
-        let parameters = |name: &str| Parameters::from([(name.to_owned(), InferParameter::default())]);
-        let shared = InferInputTensor { parameters: parameters("shared_memory_region"), ..input("x", "FP32", &[1]) };
-        let classes = InferRequestedOutputTensor { name: "y".to_owned(), parameters: parameters("classification") };
-        for (message, says) in [
-            (raw(vec![shared], &[]), "tensor 'x': parameter 'shared_memory_region'"),
-            (
-                ModelInferRequest { outputs: vec![classes], ..raw(vec![], &[]) },
-                "tensor 'y': parameter 'classification'",
-            ),
-            (ModelInferRequest { parameters: parameters("sequence_id"), ..raw(vec![], &[]) }, "'sequence_id'"),
+    fn what_cannot_be_honoured_is_refused() {
+        use ParameterChoice::{BoolParam, Int64Param, StringParam, Uint64Param};
+        let text = |text: &str| StringParam(text.to_owned());
+        let asked = |values| ModelInferRequest { parameters: values, ..raw(vec![], &[]) };
+        for (name, value) in [
+            ("sequence_id", Int64Param(1)),
+            ("sequence_id", Uint64Param(1)),
+            ("sequence_id", text("a")),
+            ("sequence_start", BoolParam(true)),
+            ("sequence_end", BoolParam(true)),
         ] {
-            check_refused(message, ErrorKind::Unsupported, says);
+            check_refused(asked(parameters([(name, value)])), ErrorKind::Unsupported, &format!("'{name}'"));
         }
+        for (name, value) in [
+            ("sequence_id", Int64Param(0)),
+            ("sequence_id", text("")),
+            ("sequence_start", BoolParam(false)),
+            ("anything", text("else")),
+        ] {
+            assert!(decoded(asked(parameters([(name, value.clone())]))).is_ok(), "{name} {value:?}");
+        }
+        let place = [("shared_memory_region", text("r")), ("shared_memory_byte_size", Int64Param(4))];
+        let shared = |place| InferInputTensor { parameters: place, ..input("x", "FP32", &[1]) };
+        let message = |place| raw(vec![shared(place)], &[]);
+        check_refused(message(parameters(place.clone())), ErrorKind::Unsupported, "input 'x': shared memory is off");
+        for (place, says) in [
+            (parameters([("shared_memory_region", Int64Param(1))]), "not the name of a region"),
+            (parameters([("shared_memory_region", text("r"))]), "without 'shared_memory_byte_size'"),
+        ] {
+            check_refused(message(place), ErrorKind::InvalidInput, says);
+        }
+    }
+
+    #[test]
+    fn priority_and_wishes_are_read() {
+        use ParameterChoice::{Int64Param, StringParam, Uint64Param};
+        let priority = |value| ModelInferRequest { parameters: parameters([("priority", value)]), ..raw(vec![], &[]) };
+        for (value, want) in [
+            (Uint64Param(1), Some(1)),
+            (Int64Param(7), Some(7)),
+            (Int64Param(-1), None),
+            (Uint64Param(1 << 32), None),
+            (StringParam("high".to_owned()), None),
+        ] {
+            let got = decoded(priority(value.clone())).ok().map(|(request, _)| request.priority);
+            assert_eq!(got, want, "{value:?}");
+        }
+        let output = InferRequestedOutputTensor {
+            name: "y".to_owned(),
+            parameters: parameters([("classification", Int64Param(3))]),
+        };
+        let (_, reply) = decoded(ModelInferRequest { outputs: vec![output], ..raw(vec![], &[]) }).unwrap();
+        assert_eq!(reply.wishes, [Wish { classes: 3, span: None }]);
+        let span = Span { region: "r".to_owned(), offset: 8, bytes: 64 };
+        assert_eq!(super::span(&place(span.clone())).unwrap(), Some(span.clone()));
+
+        // Written, it is an entry without bytes, and its parameters say where it is.
+        let mut answer = given(vec![
+            ("y".to_owned(), Tensor::from_f32(vec![1], vec![1.0]).unwrap()),
+            ("z".to_owned(), Tensor::from_f32(vec![1], vec![2.0]).unwrap()),
+        ]);
+        answer.outputs[0].span = Some(span);
+        let message = encode(Reply { raw: true, ..reply.clone() }, answer.clone()).unwrap();
+        assert_eq!(message.raw_output_contents, [&[][..], &2f32.to_le_bytes()]);
+        let told = &message.outputs[0].parameters["shared_memory_offset"].parameter_choice;
+        assert_eq!(*told, Some(Int64Param(8)));
+        let message = encode(Reply { raw: false, ..reply }, answer).unwrap();
+        assert_eq!((&message.outputs[0].contents, &message.outputs[1].contents), (&None, &Some(fp32(&[2.0]))));
     }
 
     #[test]
@@ -431,7 +566,7 @@ mod tests {
     fn the_earlier_deadline_holds() {
         let now = Instant::now();
         let at = |ms| Some(now + Duration::from_millis(ms));
-        for (call, parameter, want) in [
+        for (given, parameter, want) in [
             (None, None, None),
             (at(5), None, at(5)),
             (None, Some(ParameterChoice::Int64Param(9000)), at(9)),
@@ -445,8 +580,8 @@ mod tests {
                     .clone()
                     .map(|choice| ("timeout".to_owned(), InferParameter { parameter_choice: Some(choice) })),
             );
-            let (request, _) = decode(message, now, call).unwrap();
-            assert_eq!(request.deadline, want, "{call:?} and {parameter:?}");
+            let (request, _) = decode(message, call(now, given)).unwrap();
+            assert_eq!(request.deadline, want, "{given:?} and {parameter:?}");
         }
         for choice in [ParameterChoice::Int64Param(-1), ParameterChoice::StringParam("soon".to_owned())] {
             let timeout = ("timeout".to_owned(), InferParameter { parameter_choice: Some(choice) });

@@ -4,7 +4,12 @@
 
 mod contents;
 mod convert;
+mod extensions;
+mod service;
 mod status;
+mod stream;
+mod tfs;
+mod unserved;
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,26 +17,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
-use proto::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
-use proto::inference::model_metadata_response::TensorMetadata;
-use proto::inference::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
-    ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-    ServerReadyRequest, ServerReadyResponse,
-};
-use store::manifest::Io;
+use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
+use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use tonic::{Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::Scheduler;
-use status::status;
+use crate::triton::SharedMemory;
+use service::Inference;
+use unserved::NameUnserved;
 
 /// The service's full name, by which health is asked for.
 const SERVICE: &str = <GrpcInferenceServiceServer<Inference> as NamedService>::NAME;
@@ -46,18 +47,23 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one peer may ask for at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct GrpcLimits {
-    /// The largest request message, in bytes; a larger one is refused before it is read.
+    /// The largest request message, in bytes, as it is sent and inflated; a larger one is refused before it is read.
+    /// Also the most that one request takes out of shared memory.
     pub message_bytes_max: usize,
     /// Calls in flight on one connection; more wait at the client.
     pub streams_max: u32,
+    /// Requests of one `ModelStreamInfer` that are read and not yet answered; more wait at the client.
+    pub stream_requests_max: usize,
+    /// The part of the system's shared memory that is open to clients; `None`, the default, opens none of it.
+    pub shared_memory: Option<Arc<SharedMemory>>,
 }
 
 impl Default for GrpcLimits {
-    /// 64 MiB, which is twenty 720p pictures of bytes or five of floats, and 256 calls.
+    /// 64 MiB, which is twenty 720p pictures of bytes or five of floats, 256 calls, and 64 requests of a stream.
     fn default() -> Self {
-        Self { message_bytes_max: 64 << 20, streams_max: 256 }
+        Self { message_bytes_max: 64 << 20, streams_max: 256, stream_requests_max: 64, shared_memory: None }
     }
 }
 
@@ -82,10 +88,13 @@ pub async fn serve(
     };
     let broken = |error| Error::internal(format!("gRPC reflection: {error}"));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(pause_after_failure);
+    let (prediction, models) = tfs::services(Arc::clone(&scheduler), &limits);
     Server::builder()
         .max_concurrent_streams(limits.streams_max)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .add_service(service(scheduler, limits))
+        .add_service(NameUnserved(service(scheduler, limits)))
+        .add_service(NameUnserved(prediction))
+        .add_service(NameUnserved(models))
         .add_service(health)
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?)
@@ -95,9 +104,13 @@ pub async fn serve(
 }
 
 fn service(scheduler: Arc<Scheduler>, limits: GrpcLimits) -> GrpcInferenceServiceServer<Inference> {
-    // An answer's memory is spent by the time its size is known, so only requests are limited.
-    GrpcInferenceServiceServer::new(Inference { scheduler })
-        .max_decoding_message_size(limits.message_bytes_max)
+    let message_bytes_max = limits.message_bytes_max;
+    // An answer's memory is spent by the time its size is known, so only requests are limited. Answers are not
+    // compressed: clients say that they take it without being asked, and few of them gain from it.
+    GrpcInferenceServiceServer::new(Inference::new(scheduler, limits))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate)
+        .max_decoding_message_size(message_bytes_max)
         .max_encoding_message_size(usize::MAX)
 }
 
@@ -142,38 +155,6 @@ async fn set_health(reporter: &HealthReporter, ready: bool) {
 /// What a call gives back.
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
-/// The protocol's calls on the scheduler.
-struct Inference {
-    scheduler: Arc<Scheduler>,
-}
-
-impl Inference {
-    async fn infer(&self, request: Request<ModelInferRequest>) -> Result<ModelInferResponse> {
-        let now = Instant::now();
-        let deadline = deadline(request.metadata(), now)?;
-        let (request, reply) = convert::decode(request.into_inner(), now, deadline)?;
-        convert::encode(reply, self.scheduler.infer(request).await?)
-    }
-
-    fn metadata(&self, request: ModelMetadataRequest) -> Result<ModelMetadataResponse> {
-        let residency = self.scheduler.residency();
-        let model = residency.model(&request.name, convert::version(&request.version)?)?;
-        let manifest = model.manifest();
-        let tensors = |tensors: &[Io]| tensors.iter().map(tensor_metadata).collect();
-        Ok(ModelMetadataResponse {
-            versions: residency.versions(&request.name).iter().map(u64::to_string).collect(),
-            platform: model.platform().to_owned(),
-            inputs: tensors(&manifest.inputs),
-            outputs: tensors(&manifest.outputs),
-            name: request.name,
-        })
-    }
-}
-
-fn tensor_metadata(io: &Io) -> TensorMetadata {
-    TensorMetadata { name: io.name.clone(), datatype: io.datatype.clone(), shape: io.shape.clone() }
-}
-
 /// When the call's own `grpc-timeout` runs out. The transport ends the call then; the scheduler must know it before,
 /// so that nothing is computed for nobody.
 fn deadline(metadata: &MetadataMap, now: Instant) -> Result<Option<Instant>> {
@@ -184,232 +165,5 @@ fn deadline(metadata: &MetadataMap, now: Instant) -> Result<Option<Instant>> {
     Ok(now.checked_add(convert::grpc_timeout(header)?))
 }
 
-#[tonic::async_trait]
-impl GrpcInferenceService for Inference {
-    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
-        Ok(Response::new(ServerLiveResponse { live: true }))
-    }
-
-    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        Ok(Response::new(ServerReadyResponse { ready: self.scheduler.is_ready() }))
-    }
-
-    /// A model that is not there is not ready, as public clients expect; only a malformed version is an error.
-    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
-        let ModelReadyRequest { name, version } = request.into_inner();
-        let version = convert::version(&version).map_err(status)?;
-        Ok(Response::new(ModelReadyResponse { ready: self.scheduler.residency().is_ready(&name, version) }))
-    }
-
-    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        Ok(Response::new(ServerMetadataResponse {
-            name: "packhorse".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: Vec::new(),
-        }))
-    }
-
-    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
-        self.metadata(request.into_inner()).map(Response::new).map_err(status)
-    }
-
-    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
-        self.infer(request).await.map(Response::new).map_err(status)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-    use engine::{Engine, Load, Session, Signature, Tensor, Weights};
-    use proto::inference::ModelInferRequest;
-    use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
-    use proto::inference::model_infer_request::InferInputTensor;
-    use store::Store;
-    use tokio::sync::oneshot;
-    use tonic::Code;
-
-    use super::*;
-    use crate::{Metrics, QueueLimits, Residency};
-
-    /// A runtime whose models give back their first input.
-    struct Echo(Signature);
-
-    impl Engine for Echo {
-        fn description(&self) -> String {
-            "echo".to_owned()
-        }
-
-        fn session(&self, _: &[u8], _: usize, _: Load) -> Result<Box<dyn Session>> {
-            Ok(Box::new(Echo(Signature::default())))
-        }
-
-        fn bind(&self, _: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
-            Ok(Arc::new(Unused))
-        }
-    }
-
-    impl Session for Echo {
-        fn signature(&self) -> &Signature {
-            &self.0
-        }
-
-        fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
-            Ok(outputs.iter().map(|_| inputs[0].clone()).collect())
-        }
-    }
-
-    struct Unused;
-
-    impl Weights for Unused {
-        fn mapped_bytes(&self) -> u64 {
-            0
-        }
-    }
-
-    /// Versions 2 and 10 of model `echo`: `x` FP32 of any length to `y`, the same.
-    fn scheduler() -> Arc<Scheduler> {
-        // The store checks a program by the hash of its target, a zero byte and its content.
-        const HASH: &str = "a0e326fdb14b5d21e4051581cf155f53937d86798e03c7e1d21d6fc4d9504049";
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::create(folder.path().to_str().unwrap()).unwrap();
-        std::fs::write(folder.path().join(format!("programs/{HASH}.onnx")), "echo").unwrap();
-        std::fs::create_dir(folder.path().join("models/echo")).unwrap();
-        for version in [2, 10] {
-            let tensor = |name| format!(r#"[{{"name": "{name}", "datatype": "FP32", "shape": [-1]}}]"#);
-            let (inputs, outputs) = (tensor("x"), tensor("y"));
-            let manifest = format!(
-                r#"{{"format": 1, "name": "echo", "version": {version},
-                     "source": {{"format": "onnx", "hash": "", "bytes": 4}},
-                     "program": {{"hash": "{HASH}", "kind": "lifted", "target": "portable"}},
-                     "inputs": {inputs}, "outputs": {outputs}}}"#
-            );
-            std::fs::write(folder.path().join(format!("models/echo/{version}.json")), manifest).unwrap();
-        }
-        let residency = Residency::open(store, Arc::new(Echo(Signature::default())), 1).unwrap();
-        let scheduler =
-            Scheduler::start(Arc::new(residency), &[0], QueueLimits::default(), Arc::new(Metrics::default())).unwrap();
-        // The program is mapped by the loader, so one request goes through before the folder goes away.
-        let request = crate::InferRequest {
-            model: "echo".to_owned(),
-            version: None,
-            inputs: vec![("x".to_owned(), Tensor::from_f32(vec![0], vec![]).unwrap())],
-            outputs: Vec::new(),
-            deadline: None,
-        };
-        let (reply, answer) = std::sync::mpsc::sync_channel(1);
-        scheduler.submit(request, Box::new(reply)).unwrap();
-        answer.recv().unwrap().unwrap();
-        scheduler
-    }
-
-    /// A client wired to the service itself: messages are framed and limited as on a connection.
-    fn client(
-        scheduler: &Arc<Scheduler>,
-        limits: GrpcLimits,
-    ) -> GrpcInferenceServiceClient<GrpcInferenceServiceServer<Inference>> {
-        GrpcInferenceServiceClient::new(service(Arc::clone(scheduler), limits))
-    }
-
-    fn echo(shape: &[i64], data: &'static [u8]) -> ModelInferRequest {
-        ModelInferRequest {
-            model_name: "echo".to_owned(),
-            id: "1".to_owned(),
-            inputs: vec![InferInputTensor {
-                name: "x".to_owned(),
-                datatype: "FP32".to_owned(),
-                shape: shape.to_vec(),
-                ..InferInputTensor::default()
-            }],
-            raw_input_contents: vec![Bytes::from_static(data)],
-            ..ModelInferRequest::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn the_calls_answer() {
-        let scheduler = scheduler();
-        let mut client = client(&scheduler, GrpcLimits::default());
-        assert!(client.server_live(ServerLiveRequest {}).await.unwrap().into_inner().live);
-        assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
-        assert_eq!(client.server_metadata(ServerMetadataRequest {}).await.unwrap().into_inner().name, "packhorse");
-
-        let request = ModelMetadataRequest { name: "echo".to_owned(), version: String::new() };
-        let metadata = client.model_metadata(request).await.unwrap().into_inner();
-        assert_eq!((metadata.name.as_str(), &metadata.versions[..]), ("echo", &["2".to_owned(), "10".to_owned()][..]));
-        let tensor =
-            |name: &str| TensorMetadata { name: name.to_owned(), datatype: "FP32".to_owned(), shape: vec![-1] };
-        assert_eq!((metadata.inputs, metadata.outputs), (vec![tensor("x")], vec![tensor("y")]));
-
-        let answer = client.model_infer(echo(&[2], &[1, 2, 3, 4, 5, 6, 7, 8])).await.unwrap().into_inner();
-        assert_eq!((answer.id.as_str(), answer.model_version.as_str()), ("1", "10"));
-        assert_eq!((answer.outputs[0].name.as_str(), &answer.outputs[0].shape[..]), ("y", &[2][..]));
-        assert_eq!(answer.raw_output_contents, [&[1, 2, 3, 4, 5, 6, 7, 8][..]]);
-
-        assert!(scheduler.drain(Duration::from_secs(10)));
-        assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
-        assert_eq!(client.model_infer(echo(&[0], &[])).await.unwrap_err().code(), Code::Unavailable);
-    }
-
-    #[tokio::test]
-    async fn a_model_that_is_not_there_is_not_ready() {
-        let scheduler = scheduler();
-        let mut client = client(&scheduler, GrpcLimits::default());
-        for (name, version, want) in [
-            ("echo", "", Ok(true)),
-            ("echo", "2", Ok(true)),
-            ("echo", "3", Ok(false)),
-            ("other", "", Ok(false)),
-            ("echo", "two", Err(Code::InvalidArgument)),
-        ] {
-            let request = ModelReadyRequest { name: name.to_owned(), version: version.to_owned() };
-            let ready = client.model_ready(request).await;
-            let seen = ready.map(|ready| ready.into_inner().ready).map_err(|status| status.code());
-            assert_eq!(seen, want, "{name} {version}");
-        }
-        assert!(scheduler.drain(Duration::from_secs(10)));
-    }
-
-    #[tokio::test]
-    async fn refusals_carry_their_code() {
-        let scheduler = scheduler();
-        let limits = GrpcLimits { message_bytes_max: 100, ..GrpcLimits::default() };
-        let mut client = client(&scheduler, limits);
-        let timed = |timeout: &'static str| {
-            let mut request = Request::new(echo(&[0], &[]));
-            request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
-            request
-        };
-        let named = |name: &str| ModelInferRequest { model_name: name.to_owned(), ..echo(&[0], &[]) };
-        for (request, code, says) in [
-            (Request::new(named("other")), Code::NotFound, "'other'"),
-            (Request::new(echo(&[2], &[0; 4])), Code::InvalidArgument, "input 'x'"),
-            (Request::new(echo(&[25], &[0; 100])), Code::OutOfRange, "100 bytes"),
-            (timed("1n"), Code::DeadlineExceeded, "deadline"),
-            (timed("soon"), Code::InvalidArgument, "grpc-timeout 'soon'"),
-        ] {
-            let status = client.model_infer(request).await.unwrap_err();
-            assert_eq!(status.code(), code, "{status}");
-            assert!(status.message().contains(says), "'{status}' does not say '{says}'");
-        }
-        assert!(scheduler.drain(Duration::from_secs(10)));
-    }
-
-    #[tokio::test]
-    async fn a_served_port_is_free_again_after_shutdown() {
-        let scheduler = scheduler();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(serve(listener, Arc::clone(&scheduler), GrpcLimits::default(), async {
-            let _ = stopped.await;
-        }));
-        drop(tokio::net::TcpStream::connect(address).await.unwrap());
-        stop.send(()).unwrap();
-        served.await.unwrap().unwrap();
-        drop(TcpListener::bind(address).await.unwrap());
-        assert!(scheduler.drain(Duration::from_secs(10)));
-    }
-}
+mod tests;

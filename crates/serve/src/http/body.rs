@@ -21,6 +21,16 @@ impl Parts {
         Self(pieces.into_iter().filter(|piece| !piece.is_empty()).collect())
     }
 
+    /// The pieces in their order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.0.iter()
+    }
+
+    /// Their length together, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
     /// Everything as one.
     #[cfg(test)]
     pub(crate) fn concat(self) -> Vec<u8> {
@@ -44,7 +54,7 @@ impl Body for Parts {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+        SizeHint::with_exact(self.len() as u64)
     }
 }
 

@@ -25,8 +25,11 @@ pub(super) struct Document<'a> {
 #[serde(default, bound(deserialize = "'de: 'a"))]
 pub(super) struct Parameters<'a> {
     pub(super) binary_data_output: bool,
+    pub(super) priority: Option<&'a RawValue>,
     pub(super) timeout: Option<&'a RawValue>,
     pub(super) sequence_id: Option<&'a RawValue>,
+    pub(super) sequence_start: Option<&'a RawValue>,
+    pub(super) sequence_end: Option<&'a RawValue>,
 }
 
 /// One input. What is missing is found by whoever can name the input.
@@ -45,7 +48,9 @@ pub(super) struct Input<'a> {
 #[serde(default, bound(deserialize = "'de: 'a"))]
 pub(super) struct InputParameters<'a> {
     pub(super) binary_data_size: Option<&'a RawValue>,
-    pub(super) shared_memory_region: Option<IgnoredAny>,
+    pub(super) shared_memory_region: Option<String>,
+    pub(super) shared_memory_offset: Option<&'a RawValue>,
+    pub(super) shared_memory_byte_size: Option<&'a RawValue>,
 }
 
 /// An output that is asked for.
@@ -62,7 +67,9 @@ pub(super) struct Output<'a> {
 pub(super) struct OutputParameters<'a> {
     pub(super) binary_data: Option<bool>,
     pub(super) classification: Option<&'a RawValue>,
-    pub(super) shared_memory_region: Option<IgnoredAny>,
+    pub(super) shared_memory_region: Option<String>,
+    pub(super) shared_memory_offset: Option<&'a RawValue>,
+    pub(super) shared_memory_byte_size: Option<&'a RawValue>,
 }
 
 /// Dimensions, not yet checked.
@@ -75,21 +82,65 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// Reads `text`, which must be one JSON object and nothing after it.
+/// Reads `text`, which must be one JSON object and nothing after it; `scratch` is written to where the text has to be
+/// rewritten for it.
+///
+/// Strict JSON has no `NaN` and no `Infinity`, but Triton and its clients read and write both words for floats. They
+/// are rare, so they are only looked for where strict JSON fails.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput), with the line and column of what is wrong.
-pub(super) fn parse(text: &str, tensors_max: usize) -> engine::Result<Document<'_>> {
+pub(super) fn parse<'a>(text: &'a str, scratch: &'a mut String, tensors_max: usize) -> engine::Result<Document<'a>> {
+    match strict(text, tensors_max) {
+        Err(error) if error.is_syntax() && WORDS.iter().any(|(word, _, _)| text.contains(word)) => {
+            *scratch = words_as_numbers(text);
+            strict(scratch, tensors_max)
+        }
+        read => read,
+    }
+    .map_err(|error| Error::invalid(format!("the request's JSON is not what it must be: {error}")))
+}
+
+fn strict(text: &str, tensors_max: usize) -> serde_json::Result<Document<'_>> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let document = DocumentOf { tensors_max }.deserialize(&mut reader);
-    document.and_then(|document| reader.end().map(|()| document)).map_err(|error| {
-        let hint = if error.is_syntax() && (text.contains("NaN") || text.contains("Infinity")) {
-            "; JSON has no NaN and no Infinity: send such a tensor as binary data"
-        } else {
-            ""
+    let document = DocumentOf { tensors_max }.deserialize(&mut reader)?;
+    reader.end().map(|()| document)
+}
+
+/// The words for what is no finite number, the numbers that stand for them in rewritten text, and what they mean. The
+/// numbers are too large for any datatype, so no other request can mean anything by them.
+const WORDS: [(&str, &str, f32); 3] =
+    [("NaN", "8e999", f32::NAN), ("-Infinity", "-9e999", f32::NEG_INFINITY), ("Infinity", "9e999", f32::INFINITY)];
+
+/// The word that `number` stands for, and what it means.
+pub(super) fn word(number: &str) -> Option<(&'static str, f32)> {
+    WORDS.iter().find(|(_, known, _)| *known == number).map(|&(word, _, value)| (word, value))
+}
+
+/// `text` with the words outside its strings replaced.
+fn words_as_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 2);
+    let (mut rest, mut in_string) = (text, false);
+    while let Some(at) = rest.find(['"', '\\', 'N', '-', 'I']) {
+        let (before, here) = rest.split_at(at);
+        out.push_str(before);
+        let word = WORDS.iter().find(|(word, _, _)| !in_string && here.starts_with(word));
+        let (taken, written) = match word {
+            Some(&(word, number, _)) => (word.len(), number),
+            // What is escaped is no end of a string; it may be longer than a byte.
+            None if here.starts_with('\\') => {
+                let end = here.char_indices().nth(2).map_or(here.len(), |(end, _)| end);
+                (end, &here[..end])
+            }
+            None => {
+                in_string ^= here.starts_with('"');
+                (1, &here[..1])
+            }
         };
-        Error::invalid(format!("the request's JSON is not what it must be: {error}{hint}"))
-    })
+        out.push_str(written);
+        rest = &here[taken..];
+    }
+    out + rest
 }
 
 /// The whole number of at least 0 in `raw`, when there is one.
@@ -194,5 +245,25 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for UpTo<T> {
             items.push(item);
         }
         Ok(items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_only_words_outside_strings() {
+        for (text, want) in [
+            ("[NaN,Infinity,-Infinity,-1]", "[8e999,9e999,-9e999,-1]"),
+            (r#"{"id":"NaN","a\\":NaN}"#, r#"{"id":"NaN","a\\":8e999}"#),
+            (r#"["\"NaN","\\",NaN]"#, r#"["\"NaN","\\",8e999]"#),
+            ("[Nan, inf, \"é\", NaN]", "[Nan, inf, \"é\", 8e999]"),
+            ("\"NaN", "\"NaN"),
+            ("\"\\", "\"\\"),
+            ("\\é NaN", "\\é 8e999"),
+        ] {
+            assert_eq!(words_as_numbers(text), want, "{text}");
+        }
     }
 }

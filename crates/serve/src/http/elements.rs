@@ -6,6 +6,8 @@ use bytes::Bytes;
 use engine::{DataType, Error, Result, Tensor, element_count, strings_from_wire};
 use serde::Serialize;
 
+use super::document;
+
 /// The bytes of `text`, which must be one whole JSON value that a parser has accepted. Flat lists are taken for any
 /// shape, nested ones when their nesting is that of `shape`; `depth_max` bounds the nesting whatever the shape says.
 ///
@@ -28,8 +30,8 @@ pub(super) fn decode(text: &str, dtype: DataType, shape: &[usize], depth_max: us
         DataType::I32 => lists.integers(i32::to_le_bytes),
         DataType::I64 => lists.integers(i64::to_le_bytes),
         // Parsed at the width of the tensor: by way of a double some values would round twice.
-        DataType::F32 => lists.fixed(|token| finite(token, f32::is_finite).map(f32::to_le_bytes)),
-        DataType::F64 => lists.fixed(|token| finite(token, f64::is_finite).map(f64::to_le_bytes)),
+        DataType::F32 => lists.fixed(|token| float(token, f32::is_finite).map(f32::to_le_bytes)),
+        DataType::F64 => lists.fixed(|token| float(token, f64::is_finite).map(f64::to_le_bytes)),
         DataType::Bytes => lists.strings(),
         DataType::F16 | DataType::Bf16 => Err(Error::invalid(format!(
             "{dtype} has no form in JSON; send it as binary data, with the parameter binary_data_size"
@@ -60,7 +62,8 @@ pub(super) fn encode(tensor: &Tensor, out: &mut Vec<u8>) -> Result<()> {
         DataType::F64 if each(data, f64::from_le_bytes).all(f64::is_finite) => {
             list(out, each(data, f64::from_le_bytes))
         }
-        DataType::F32 | DataType::F64 => Err(binary_only("it holds NaN or an infinity, which JSON has no form for")),
+        DataType::F32 => words_among(out, each(data, f32::from_le_bytes).map(|value| (value, f64::from(value)))),
+        DataType::F64 => words_among(out, each(data, f64::from_le_bytes).map(|value| (value, value))),
         DataType::F16 | DataType::Bf16 => Err(binary_only(&format!("{} has no form in JSON", tensor.dtype()))),
         DataType::Bytes => {
             let strings: Vec<&str> = strings_from_wire(data)?
@@ -100,8 +103,12 @@ fn binary_only(reason: &str) -> Error {
     Error::invalid(format!("{reason}; ask for it as binary data, with the parameter binary_data"))
 }
 
-fn finite<T: FromStr + Copy>(token: &str, is_finite: fn(T) -> bool) -> Option<T> {
-    token.parse().ok().filter(|&value| is_finite(value))
+fn float<T: FromStr + Copy + From<f32>>(token: &str, is_finite: fn(T) -> bool) -> Option<T> {
+    token
+        .parse()
+        .ok()
+        .filter(|&value| is_finite(value))
+        .or_else(|| document::word(token).map(|(_, value)| T::from(value)))
 }
 
 fn each<T, const N: usize>(data: &[u8], value: fn([u8; N]) -> T) -> impl Iterator<Item = T> {
@@ -115,6 +122,24 @@ fn list<T: Serialize>(out: &mut Vec<u8>, values: impl Iterator<Item = T>) -> Res
             out.push(b',');
         }
         serde_json::to_writer(&mut *out, &value).map_err(|error| Error::internal(error.to_string()))?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+/// As [`list`], with the words that Triton and its clients use for what is no finite number.
+fn words_among<T: Serialize>(out: &mut Vec<u8>, values: impl Iterator<Item = (T, f64)>) -> Result<()> {
+    out.push(b'[');
+    for (index, (value, wide)) in values.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match wide {
+            _ if wide.is_nan() => out.extend_from_slice(b"NaN"),
+            f64::INFINITY => out.extend_from_slice(b"Infinity"),
+            f64::NEG_INFINITY => out.extend_from_slice(b"-Infinity"),
+            _ => serde_json::to_writer(&mut *out, &value).map_err(|error| Error::internal(error.to_string()))?,
+        }
     }
     out.push(b']');
     Ok(())
@@ -160,7 +185,8 @@ impl<'a> Lists<'a> {
     }
 
     fn misfit(&self, index: usize, token: &str) -> Error {
-        let shown = &token[..token.floor_char_boundary(40)];
+        let written = document::word(token).map_or(token, |(word, _)| word);
+        let shown = &written[..written.floor_char_boundary(40)];
         Error::invalid(format!("element {index} is {shown}, which {} cannot hold", self.dtype))
     }
 

@@ -43,6 +43,12 @@ impl Refusal {
         Self { status, message: message.into(), header: None }
     }
 
+    /// 413: `limit` bytes are the most.
+    pub(super) fn too_large(limit: usize) -> Self {
+        let message = format!("the body is larger than {limit} bytes, the most that this server takes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
     pub(crate) fn no_such_path(path: &str) -> Self {
         let message = format!("no such path '{path}'; the Open Inference Protocol's begin with /v2");
         Self::new(StatusCode::NOT_FOUND, message)

@@ -3,29 +3,31 @@
 //! Nothing is decided here: a call is routed, decoded, handed to the scheduler, and its answer encoded.
 
 mod body;
+mod compress;
 mod document;
 mod elements;
 mod error;
+mod incoming;
 mod listen;
 mod request;
 mod response;
 mod router;
+mod tfs;
+mod triton;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
 use engine::Error;
-use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde_json::json;
 use store::manifest::Io;
 use tokio::net::TcpListener;
 
-use crate::Scheduler;
+use crate::triton::{SharedMemory, extensions, give};
+use crate::{Model, Scheduler};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
 pub(crate) use listen::serve as listen;
@@ -37,9 +39,10 @@ pub(crate) use router::{Route, route};
 const JSON_BYTES_HEADER: &str = "inference-header-content-length";
 
 /// What one peer may ask for at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct HttpLimits {
-    /// The largest request body, in bytes; a larger one is refused before it is read when it says its length.
+    /// The largest request body, in bytes, as it is sent and inflated; a larger one is refused before it is read when
+    /// it says its length. Also the most that one request takes out of shared memory.
     pub body_bytes: usize,
     /// The deepest nesting of `data`.
     pub json_depth: usize,
@@ -52,6 +55,8 @@ pub struct HttpLimits {
     pub body_pause: Duration,
     /// Connections at once; more wait until one closes.
     pub connections: usize,
+    /// The part of the system's shared memory that is open to clients; `None`, the default, opens none of it.
+    pub shared_memory: Option<Arc<SharedMemory>>,
 }
 
 impl Default for HttpLimits {
@@ -63,6 +68,7 @@ impl Default for HttpLimits {
             header_timeout: Duration::from_secs(75),
             body_pause: Duration::from_secs(30),
             connections: 1024,
+            shared_memory: None,
         }
     }
 }
@@ -76,33 +82,85 @@ pub async fn serve(
     limits: HttpLimits,
     shutdown: impl Future<Output = ()>,
 ) {
+    let shared = Arc::new(limits.clone());
     let answer = move |request| {
-        let scheduler = Arc::clone(&scheduler);
+        let (scheduler, limits) = (Arc::clone(&scheduler), Arc::clone(&shared));
         async move { answer(&scheduler, &limits, request).await }
     };
     listen(listener, limits, shutdown, answer).await;
 }
 
-async fn answer<B>(scheduler: &Scheduler, limits: &HttpLimits, request: Request<B>) -> Response<Parts>
+async fn answer<B>(scheduler: &Arc<Scheduler>, limits: &HttpLimits, request: Request<B>) -> Response<Parts>
 where
     B: Body<Error: std::fmt::Display>,
 {
     let head_only = request.method() == Method::HEAD;
     let answered = match route(request.method(), request.uri().path()) {
-        Ok(Route::Live) => Ok(live()),
-        Ok(Route::Ready) => Ok(ready(scheduler)),
-        Ok(Route::Server) => Ok(server()),
-        Ok(Route::Models) => Ok(models(scheduler)),
-        Ok(Route::Model(target)) => metadata(scheduler, &target),
-        Ok(Route::ModelReady(target)) => Ok(model_ready(scheduler, &target)),
-        Ok(Route::Infer(target)) => infer(scheduler, limits, target, request).await,
-        Err(refusal) => Err(refusal),
+        Ok(route) => routed(scheduler, limits, route, request).await,
+        Err(refusal) => elsewhere(scheduler, limits, refusal, request).await,
     };
     let mut response = answered.unwrap_or_else(Refusal::into_response);
     if head_only {
         *response.body_mut() = Parts::default();
     }
     response
+}
+
+async fn routed<B>(
+    scheduler: &Arc<Scheduler>,
+    limits: &HttpLimits,
+    route: Route,
+    request: Request<B>,
+) -> Result<Response<Parts>, Refusal>
+where
+    B: Body<Error: std::fmt::Display>,
+{
+    let memory = limits.shared_memory.as_deref();
+    Ok(match route {
+        Route::Live => live(),
+        Route::Ready => ready(scheduler),
+        Route::Server => server(memory),
+        Route::Models => models(scheduler),
+        Route::Model(target) => metadata(scheduler, &target)?,
+        Route::ModelReady(target) => model_ready(scheduler, &target),
+        Route::Infer(target) => infer(scheduler, limits, target, request).await?,
+        Route::Config(target) => triton::config(scheduler, &target)?,
+        Route::Statistics(target) => triton::statistics(scheduler, target.as_ref())?,
+        Route::RepositoryIndex => triton::index(scheduler, &read(request, limits).await?)?,
+        Route::RepositoryChange(name, change) => {
+            triton::change(scheduler, name, change, &read(request, limits).await?).await?
+        }
+        Route::MemoryStatus(name) => triton::memory_status(memory, name.as_deref())?,
+        Route::MemoryRegister(name) => triton::memory_register(memory, name, &read(request, limits).await?)?,
+        Route::MemoryUnregister(name) => triton::memory_unregister(memory, name.as_deref())?,
+    })
+}
+
+/// What is none of this protocol's may be another's; what is nobody's gets `refusal`.
+async fn elsewhere<B>(
+    scheduler: &Scheduler,
+    limits: &HttpLimits,
+    refusal: Refusal,
+    request: Request<B>,
+) -> Result<Response<Parts>, Refusal>
+where
+    B: Body<Error: std::fmt::Display>,
+{
+    if !tfs::claims(request.uri().path()) {
+        return Err(refusal);
+    }
+    let (head, body) = request.into_parts();
+    let body = incoming::read(&head.headers, body, limits).await?;
+    let answered = tfs::try_answer(scheduler, limits, &head.method, head.uri.path(), &head.headers, body).await;
+    answered.ok_or(refusal)
+}
+
+async fn read<B>(request: Request<B>, limits: &HttpLimits) -> Result<bytes::Bytes, Refusal>
+where
+    B: Body<Error: std::fmt::Display>,
+{
+    let (head, body) = request.into_parts();
+    incoming::read(&head.headers, body, limits).await
 }
 
 /// The process answers, and this is the answer.
@@ -117,17 +175,18 @@ pub(crate) fn ready(scheduler: &Scheduler) -> Response<Parts> {
     body::json(status, &json!({ "ready": ready }))
 }
 
-fn server() -> Response<Parts> {
+fn server(memory: Option<&SharedMemory>) -> Response<Parts> {
     let told = json!({
         "name": "packhorse",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data"],
+        "extensions": extensions(memory.is_some()),
     });
     body::json(StatusCode::OK, &told)
 }
 
 fn models(scheduler: &Scheduler) -> Response<Parts> {
-    let mut names: Vec<&str> = scheduler.residency().models().map(|model| model.manifest().name.as_str()).collect();
+    let models = scheduler.residency().models();
+    let mut names: Vec<&str> = models.iter().map(|model| model.manifest().name.as_str()).collect();
     names.dedup();
     body::json(StatusCode::OK, &json!({ "models": names }))
 }
@@ -141,19 +200,15 @@ fn model_ready(scheduler: &Scheduler, target: &Target) -> Response<Parts> {
 
 fn metadata(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>, Refusal> {
     let residency = scheduler.residency();
-    let manifest = residency.model(&target.name, target.version)?.manifest();
+    let model = residency.model(&target.name, target.version)?;
+    let manifest = model.manifest();
     let tensor = |io: &Io| json!({ "name": io.name, "datatype": io.datatype, "shape": io.shape });
     let tensors = |tensors: &[Io]| tensors.iter().map(tensor).collect::<Vec<_>>();
     let versions: Vec<String> = residency.versions(&target.name).iter().map(u64::to_string).collect();
-    let platform = match manifest.source.format.as_str() {
-        // The word that public clients know for it.
-        "onnx" => "onnxruntime_onnx",
-        other => other,
-    };
     let told = json!({
         "name": target.name,
         "versions": versions,
-        "platform": platform,
+        "platform": model.platform(),
         "inputs": tensors(&manifest.inputs),
         "outputs": tensors(&manifest.outputs),
     });
@@ -171,39 +226,22 @@ where
 {
     let now = Instant::now();
     let (head, body) = request.into_parts();
-    refuse_encoding(&head.headers)?;
     let json_bytes = json_bytes(&head.headers)?;
-    let body = read(body, limits).await?;
-    let (request, reply) = {
-        let model = scheduler.residency().model(&target.name, target.version);
-        let decoded = model.and_then(|model| {
-            let call = Call {
-                model: target.name,
-                version: target.version,
-                signature: model.signature(),
-                body,
-                json_bytes,
-                now,
-            };
-            let bounds = Bounds { depth: limits.json_depth, tensors: limits.tensors };
-            request::decode(call, bounds)
-        });
-        decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?
+    let coding = compress::accepted(&head.headers);
+    let body = incoming::read(&head.headers, body, limits).await?;
+    let memory = limits.shared_memory.as_deref();
+    let bounds = Bounds { depth: limits.json_depth, tensors: limits.tensors, memory_bytes: limits.body_bytes };
+    let found = scheduler.residency().model(&target.name, target.version);
+    let decode = |model: Arc<Model>| {
+        let signature = model.signature();
+        let call = Call { model: target.name, version: target.version, signature, body, json_bytes, memory, now };
+        let decoded = request::decode(call, bounds)?;
+        Ok((model, decoded))
     };
-    let answer = scheduler.infer(request).await?;
-    Ok(response::encode(&reply, &answer)?)
-}
-
-/// A compressed body is none that this build reads.
-fn refuse_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let plain = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-    match headers.get_all(CONTENT_ENCODING).into_iter().find(|value| !plain(value)) {
-        None => Ok(()),
-        Some(encoding) => Err(Refusal::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("Content-Encoding {encoding:?} is not served; send the body as it is"),
-        )),
-    }
+    let decoded = found.and_then(decode);
+    let (model, (request, reply)) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+    let answer = give(scheduler.infer(request).await?, &reply.wishes, &model, memory)?;
+    Ok(compress::deflate(response::encode(&reply, &answer)?, coding).await)
 }
 
 fn json_bytes(headers: &HeaderMap) -> engine::Result<Option<usize>> {
@@ -214,47 +252,6 @@ fn json_bytes(headers: &HeaderMap) -> engine::Result<Option<usize>> {
     number.map(Some).ok_or_else(|| {
         Error::invalid(format!("Inference-Header-Content-Length is {value:?}, which is not a number of bytes"))
     })
-}
-
-/// The whole of `body`, within its limits. It grows with what arrives and never by what is announced.
-async fn read(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits) -> Result<Bytes, Refusal> {
-    const FIRST_BYTES_MAX: u64 = 1 << 20;
-    let limit = limits.body_bytes;
-    let too_large = || {
-        let message = format!("the body is larger than {limit} bytes, the most that this server takes");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-    };
-    let announced = body.size_hint().lower();
-    if announced > limit as u64 {
-        return Err(too_large());
-    }
-    let mut whole = Vec::with_capacity(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
-    let mut body = std::pin::pin!(body);
-    loop {
-        let pause = tokio::time::timeout(limits.body_pause, body.frame()).await;
-        let Some(frame) = pause.map_err(|_| {
-            let pause_s = limits.body_pause.as_secs_f64();
-            let message = format!("nothing of the body came for {pause_s} s; {} bytes had come", whole.len());
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, message)
-        })?
-        else {
-            return Ok(Bytes::from(whole));
-        };
-        let frame = frame.map_err(|error| {
-            Refusal::from(Error::invalid(format!("the body broke off after {} bytes: {error}", whole.len())))
-        })?;
-        // What is not data is trailers, and the protocol has none.
-        let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > limit - whole.len() {
-            return Err(too_large());
-        }
-        while data.has_remaining() {
-            let chunk = data.chunk();
-            whole.extend_from_slice(chunk);
-            let length = chunk.len();
-            data.advance(length);
-        }
-    }
 }
 
 #[cfg(test)]

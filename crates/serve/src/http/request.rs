@@ -1,15 +1,16 @@
 //! An inference request's body to [`InferRequest`]: JSON, JSON with binary tensors after it, or one raw tensor.
 //! Pure: the clock is an argument, nothing here waits.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use engine::{DataType, Error, Result, Signature, Tensor, TensorSpec, element_count};
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::document::{self, Document, Input, Output, Parameters, whole};
 use super::elements;
 use crate::InferRequest;
+use crate::triton::{self, Budget, SharedMemory, Span, Wish};
 
 /// One call, as the transport gives it.
 pub(super) struct Call<'a> {
@@ -19,6 +20,8 @@ pub(super) struct Call<'a> {
     pub(super) body: Bytes,
     /// `Inference-Header-Content-Length`: how much of the body is JSON; all of it when the header is absent.
     pub(super) json_bytes: Option<usize>,
+    /// Where inputs may be besides the body.
+    pub(super) memory: Option<&'a SharedMemory>,
     /// When the call came.
     pub(super) now: Instant,
 }
@@ -30,6 +33,8 @@ pub(super) struct Bounds {
     pub(super) depth: usize,
     /// Inputs, and outputs.
     pub(super) tensors: usize,
+    /// What it may take out of shared memory.
+    pub(super) memory_bytes: usize,
 }
 
 /// What the answer takes from the request besides its outputs.
@@ -40,6 +45,18 @@ pub(super) struct Reply {
     pub(super) binary_by_default: bool,
     /// By output, in the order they were asked for; empty when none was named.
     pub(super) binary: Vec<Option<bool>>,
+    /// By output, in the same order.
+    pub(super) wishes: Vec<Wish>,
+}
+
+/// Where an input's elements may be.
+struct Sources<'a> {
+    /// What follows the JSON and no input has taken yet.
+    binary: Bytes,
+    memory: Option<&'a SharedMemory>,
+    budget: Budget,
+    /// The deepest nesting of `data`.
+    depth: usize,
 }
 
 impl Reply {
@@ -65,35 +82,41 @@ pub(super) fn decode(call: Call<'_>, bounds: Bounds) -> Result<(InferRequest, Re
             call.body.len()
         )));
     }
-    let (json, mut binary) = (call.body.slice(..json_bytes), call.body.slice(json_bytes..));
+    let (json, binary) = (call.body.slice(..json_bytes), call.body.slice(json_bytes..));
     let json = str::from_utf8(&json).map_err(|error| {
         let at = error.valid_up_to();
         Error::invalid(format!(
             "the request's JSON is not UTF-8 at byte {at}; binary tensors after it need Inference-Header-Content-Length"
         ))
     })?;
-    let Document { id, parameters, inputs, outputs } = document::parse(json, bounds.tensors)?;
-    let timeout = timeout(&parameters)?;
+    let mut scratch = String::new();
+    let Document { id, parameters, inputs, outputs } = document::parse(json, &mut scratch, bounds.tensors)?;
+    triton::refuse_sequence(sequence(&parameters))?;
+    let timeout_us = whole(parameters.timeout, "timeout", "microseconds")?;
+    let priority = triton::priority(whole(parameters.priority, "priority", "levels")?)?;
+    let budget = Budget::new(bounds.memory_bytes);
+    let mut sources = Sources { binary, memory: call.memory, budget, depth: bounds.depth };
     let inputs = inputs
         .into_iter()
         .enumerate()
-        .map(|(index, input)| named_tensor(index, input, &mut binary, bounds.depth))
+        .map(|(index, input)| named_tensor(index, input, &mut sources))
         .collect::<Result<_>>()?;
-    if !binary.is_empty() {
+    if !sources.binary.is_empty() {
         return Err(Error::invalid(format!(
             "{} bytes follow the last input's binary data; each input in it needs its binary_data_size",
-            binary.len()
+            sources.binary.len()
         )));
     }
-    let (outputs, binary) = wanted(outputs)?;
+    let mut reply = Reply { id, binary_by_default: parameters.binary_data_output, ..Reply::default() };
+    let outputs = wanted(outputs, call.memory, &mut reply)?;
     let request = InferRequest {
         model: call.model,
         version: call.version,
         inputs,
         outputs,
-        deadline: timeout.and_then(|timeout| call.now.checked_add(timeout)),
+        priority,
+        deadline: triton::timeout(timeout_us, call.now),
     };
-    let reply = Reply { id, binary_by_default: parameters.binary_data_output, binary };
     Ok((request, reply))
 }
 
@@ -112,6 +135,7 @@ fn raw(call: Call<'_>) -> Result<(InferRequest, Reply)> {
         version: call.version,
         inputs: vec![(spec.name.clone(), tensor)],
         outputs: Vec::new(),
+        priority: 0,
         deadline: None,
     };
     let reply = Reply { binary_by_default: true, ..Reply::default() };
@@ -150,19 +174,19 @@ fn raw_tensor(spec: &TensorSpec, body: Bytes) -> Result<Tensor> {
     Tensor::new(spec.dtype, shape, body)
 }
 
-fn named_tensor(index: usize, mut input: Input<'_>, binary: &mut Bytes, depth: usize) -> Result<(String, Tensor)> {
+fn named_tensor(index: usize, mut input: Input<'_>, sources: &mut Sources<'_>) -> Result<(String, Tensor)> {
     let name = input.name.take().ok_or_else(|| Error::invalid(format!("inputs[{index}] has no name")))?;
-    match tensor(input, binary, depth) {
+    match tensor(input, sources) {
         Ok(tensor) => Ok((name, tensor)),
         Err(error) => Err(error.context(format_args!("input '{name}'"))),
     }
 }
 
-/// The tensor that `input` holds, or that is next in `binary`, which is shared and not copied.
-fn tensor(input: Input<'_>, binary: &mut Bytes, depth: usize) -> Result<Tensor> {
+/// The tensor that `input` holds, that is next in the binary data, which is shared and not copied, or that is in
+/// shared memory.
+fn tensor(input: Input<'_>, sources: &mut Sources<'_>) -> Result<Tensor> {
     let missing = |field| Error::invalid(format!("{field} is missing"));
     let parameters = input.parameters.unwrap_or_default();
-    refuse_shared_memory(parameters.shared_memory_region)?;
     let datatype = input.datatype.ok_or_else(|| missing("datatype"))?;
     let dtype = DataType::from_name(&datatype).ok_or_else(|| {
         let known = DataType::ALL.map(DataType::name).join(", ");
@@ -174,86 +198,95 @@ fn tensor(input: Input<'_>, binary: &mut Bytes, depth: usize) -> Result<Tensor> 
         Error::invalid(format!("shape {dims:?} has a negative dimension; a request gives every size"))
     })?;
     let size = whole(parameters.binary_data_size, "binary_data_size", "bytes")?;
-    match (input.data, size) {
-        (Some(_), Some(_)) => Err(Error::invalid("it has both data and binary_data_size; send it one way")),
-        (None, None) => Err(Error::invalid("it has neither data nor binary_data_size")),
-        (Some(data), None) => {
-            let data = elements::decode(data.get(), dtype, &shape, depth)?;
+    let region = parameters.shared_memory_region;
+    let span = span(region, parameters.shared_memory_offset, parameters.shared_memory_byte_size)?;
+    match (input.data, size, span) {
+        (Some(data), None, None) => {
+            let data = elements::decode(data.get(), dtype, &shape, sources.depth)?;
             Tensor::new(dtype, shape, data)
         }
-        (None, Some(size)) => {
-            let size = expected_size(dtype, &shape, size)?;
-            if size > binary.len() {
+        (None, Some(size), None) => {
+            let size = expected_size("binary_data_size", dtype, &shape, size)?;
+            if size > sources.binary.len() {
                 return Err(Error::invalid(format!(
                     "binary_data_size is {size}, but the body has {} bytes left for it",
-                    binary.len()
+                    sources.binary.len()
                 )));
             }
-            Tensor::new(dtype, shape, binary.split_to(size))
+            Tensor::new(dtype, shape, sources.binary.split_to(size))
         }
+        (None, None, Some(span)) => {
+            let memory = SharedMemory::of(sources.memory)?;
+            expected_size("shared_memory_byte_size", dtype, &shape, span.bytes)?;
+            Tensor::new(dtype, shape, memory.read(&span, &mut sources.budget)?)
+        }
+        (None, None, None) => Err(Error::invalid("it has neither data nor binary_data_size")),
+        (Some(_), Some(_), _) => Err(Error::invalid("it has both data and binary_data_size; send it one way")),
+        (_, _, Some(_)) => Err(Error::invalid("it is in shared memory and in the body; send it one way")),
     }
 }
 
+fn span(region: Option<String>, offset: Option<&RawValue>, bytes: Option<&RawValue>) -> Result<Option<Span>> {
+    let offset = whole(offset, "shared_memory_offset", "bytes")?;
+    let bytes = whole(bytes, "shared_memory_byte_size", "bytes")?;
+    Span::from_parameters(region, offset, bytes)
+}
+
 /// Checks a declared size against the shape, so that the message speaks of the declaration.
-fn expected_size(dtype: DataType, shape: &[usize], declared: u64) -> Result<usize> {
+fn expected_size(parameter: &str, dtype: DataType, shape: &[usize], declared: u64) -> Result<usize> {
     let count = element_count(shape)?;
     let expected = dtype.size_bytes().map(|size| count.saturating_mul(size));
     let size = usize::try_from(declared).unwrap_or(usize::MAX);
     match expected {
         Some(expected) if expected != size => Err(Error::invalid(format!(
-            "binary_data_size is {declared}, but a {dtype} tensor of shape {shape:?} takes {expected} bytes"
+            "{parameter} is {declared}, but a {dtype} tensor of shape {shape:?} takes {expected} bytes"
         ))),
         _ => Ok(size),
     }
 }
 
-/// The names of the outputs asked for, and which of them are to be binary data.
-fn wanted(outputs: Vec<Output<'_>>) -> Result<(Vec<String>, Vec<Option<bool>>)> {
+/// The names of the outputs asked for; how each is to go out is added to `reply`.
+fn wanted(outputs: Vec<Output<'_>>, memory: Option<&SharedMemory>, reply: &mut Reply) -> Result<Vec<String>> {
     let one = |(index, output): (usize, Output<'_>)| {
         let name = output.name.ok_or_else(|| Error::invalid(format!("outputs[{index}] has no name")))?;
         let parameters = output.parameters.unwrap_or_default();
         let of = |error: Error| error.context(format_args!("output '{name}'"));
-        refuse_shared_memory(parameters.shared_memory_region).map_err(of)?;
-        if whole(parameters.classification, "classification", "classes").map_err(of)?.unwrap_or(0) > 0 {
-            return Err(of(Error::unsupported(
-                "parameter 'classification' is not served; ask for the scores and rank them",
-            )));
-        }
-        Ok((name, parameters.binary_data))
+        let classes = whole(parameters.classification, "classification", "classes").map_err(of)?.unwrap_or(0);
+        let region = parameters.shared_memory_region;
+        let span = span(region, parameters.shared_memory_offset, parameters.shared_memory_byte_size).map_err(of)?;
+        reply.binary.push(parameters.binary_data);
+        reply.wishes.push(Wish::new(classes, span, memory).map_err(of)?);
+        Ok(name)
     };
     outputs.into_iter().enumerate().map(one).collect()
 }
 
-fn refuse_shared_memory(region: Option<IgnoredAny>) -> Result<()> {
-    if region.is_some() {
-        return Err(Error::unsupported("shared memory is not served; send the tensor's bytes in the body"));
-    }
-    Ok(())
-}
-
-/// The `timeout` parameter, in microseconds on the wire; 0 is none. A sequence would change what the answer means, so
-/// it is refused here; a priority only when it comes, and is passed over.
-fn timeout(parameters: &Parameters<'_>) -> Result<Option<Duration>> {
-    if parameters.sequence_id.is_some_and(|id| !matches!(id.get(), "0" | "\"\"")) {
-        return Err(Error::unsupported(
-            "parameter 'sequence_id' is not served; leave it out, every request stands alone",
-        ));
-    }
-    let timeout = whole(parameters.timeout, "timeout", "microseconds")?;
-    Ok(timeout.filter(|&timeout_us| timeout_us > 0).map(Duration::from_micros))
+/// The parameter by which a request says that it belongs to a sequence.
+fn sequence(parameters: &Parameters<'_>) -> Option<&'static str> {
+    let asked = |value: Option<&RawValue>| value.is_some_and(|value| !matches!(value.get(), "0" | "\"\"" | "false"));
+    [
+        ("sequence_id", parameters.sequence_id),
+        ("sequence_start", parameters.sequence_start),
+        ("sequence_end", parameters.sequence_end),
+    ]
+    .into_iter()
+    .find(|&(_, value)| asked(value))
+    .map(|(name, _)| name)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine::ErrorKind;
     use proptest::prelude::*;
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { depth: 8, tensors: 4 };
+    const BOUNDS: Bounds = Bounds { depth: 8, tensors: 4, memory_bytes: 1000 };
 
     fn spec(name: &str, dtype: DataType, shape: &[i64]) -> TensorSpec {
-        TensorSpec { name: name.to_owned(), dtype, shape: shape.to_vec() }
+        TensorSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), any_rank: false }
     }
 
     /// Decodes `body` for a model whose inputs are `inputs`.
@@ -265,6 +298,7 @@ mod tests {
             signature: &signature,
             body: Bytes::copy_from_slice(body),
             json_bytes,
+            memory: None,
             now: Instant::now(),
         };
         decode(call, BOUNDS)
@@ -317,6 +351,8 @@ mod tests {
             ("INT64", "[-2, 4]", &[254, 255, 255, 255, 255, 255, 255, 255, 4, 0, 0, 0, 0, 0, 0, 0]),
             ("FP32", "[0.1, -0.0]", &[&one_tenth[..], &[0, 0, 0, 0x80]].concat()),
             ("FP32", "[1, 2e0]", &[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]),
+            ("FP32", "[NaN,-Infinity]", &[0, 0, 0xc0, 0x7f, 0, 0, 0x80, 0xff]),
+            ("FP64", "[Infinity, 0]", &[0, 0, 0, 0, 0, 0, 0xf0, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0]),
             ("FP64", "[9007199254740994, 0]", &[&two_53[..], &[0; 8]].concat()),
             ("BYTES", r#"["", "h\u00e9\"]\ud83d\udc34"]"#, "\0\0\0\0\u{9}\0\0\0hé\"]🐴".as_bytes()),
         ] {
@@ -410,7 +446,10 @@ mod tests {
             (r#""datatype":"FP32","shape":[-1],"data":[1]"#, "negative dimension"),
             (r#""datatype":"FP32","shape":[1.5],"data":[1]"#, "line 1 column"),
             (r#""datatype":"FP32","shape":[4611686018427387904,3],"data":[1]"#, "more elements than an address"),
-            (r#""datatype":"FP32","shape":[1],"data":[NaN]"#, "JSON has no NaN"),
+            (r#""datatype":"FP32","shape":[1],"data":[nan]"#, "line 1 column"),
+            (r#""datatype":"FP32","shape":[1],"data":[-NaN]"#, "FP32 cannot hold"),
+            (r#""datatype":"INT32","shape":[1],"data":[NaN]"#, "element 0 is NaN, which INT32 cannot hold"),
+            (r#""datatype":"BYTES","shape":[1],"data":[Infinity]"#, "element 0 is Infinity, which BYTES cannot hold"),
             (
                 r#""datatype":"FP32","shape":[268435456],"parameters":{"binary_data_size":1073741824}"#,
                 "binary_data_size is 1073741824, but the body has 0 bytes left",
@@ -431,8 +470,12 @@ mod tests {
         ] {
             check_bad(rest, &[], says);
         }
-        let region = r#""datatype":"FP32","shape":[1],"parameters":{"shared_memory_region":"r"}"#;
-        check_refused(with_binary(region, &[]), ErrorKind::Unsupported, "input 'x': shared memory");
+        let place = r#""parameters":{"shared_memory_region":"r","shared_memory_byte_size":4}"#;
+        let region = format!(r#""datatype":"FP32","shape":[1],{place}"#);
+        check_refused(with_binary(&region, &[]), ErrorKind::Unsupported, "input 'x': shared memory is off");
+        check_bad(&format!(r#"{region},"data":[1]"#), &[], "in shared memory and in the body");
+        let unsized_region = r#""datatype":"FP32","shape":[1],"parameters":{"shared_memory_region":"r"}"#;
+        check_bad(unsized_region, &[], "without 'shared_memory_byte_size'");
     }
 
     #[test]
@@ -450,17 +493,24 @@ mod tests {
             (r#"{"outputs": [{},{},{},{},{}]}"#, "more than 4 outputs"),
             (r#"{"parameters": {"timeout": -1}}"#, "'timeout' is -1"),
             (r#"{"parameters": {"timeout": "soon"}}"#, "'timeout' is \"soon\""),
+            (r#"{"parameters": {"priority": -1}}"#, "'priority' is -1"),
+            (r#"{"parameters": {"priority": 4294967296}}"#, "priority 4294967296 is larger"),
+            (
+                r#"{"outputs": [{"name":"y","parameters":{"classification":-1}}]}"#,
+                "output 'y': parameter 'classification'",
+            ),
         ] {
             check_refused(decoded(Vec::new(), body.as_bytes(), None), ErrorKind::InvalidInput, says);
         }
         for (body, says) in [
             (r#"{"parameters": {"sequence_id": 7}}"#, "'sequence_id'"),
             (r#"{"parameters": {"sequence_id": "a"}}"#, "'sequence_id'"),
+            (r#"{"parameters": {"sequence_start": true}}"#, "'sequence_start'"),
+            (r#"{"parameters": {"sequence_end": true}}"#, "'sequence_end'"),
             (
-                r#"{"outputs": [{"name":"y","parameters":{"classification":3}}]}"#,
-                "output 'y': parameter 'classification'",
+                r#"{"outputs": [{"name":"y","parameters":{"shared_memory_region":"r","shared_memory_byte_size":1}}]}"#,
+                "output 'y': shared memory is off",
             ),
-            (r#"{"outputs": [{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#, "shared memory"),
         ] {
             check_refused(decoded(Vec::new(), body.as_bytes(), None), ErrorKind::Unsupported, says);
         }
@@ -473,13 +523,14 @@ mod tests {
     fn parameters_and_outputs() {
         let body = r#"{"id":"a","model_name":"else","parameters":{"timeout":2000000,"priority":1,"sequence_id":0,
             "sequence_start":false,"binary_data_output":true,"mine":{"a":[1]}},"inputs":[],"outputs":[{"name":"p"},
-            {"name":"q","parameters":{"binary_data":false,"classification":0}}],"more":[[1,{}]]}"#;
+            {"name":"q","parameters":{"binary_data":false,"classification":3}}],"more":[[1,{}]]}"#;
         let before = Instant::now();
         let (request, reply) = decoded(Vec::new(), body.as_bytes(), None).unwrap();
         assert_eq!((request.model.as_str(), request.outputs), ("m", vec!["p".to_owned(), "q".to_owned()]));
         assert!(request.deadline.unwrap() >= before + Duration::from_secs(2));
         assert_eq!(reply.id.as_deref(), Some("a"));
         assert_eq!([reply.is_binary(0), reply.is_binary(1)], [true, false]);
+        assert_eq!((request.priority, reply.wishes[0].classes, reply.wishes[1].classes), (1, 0, 3));
         for body in ["{}", r#"{"parameters":{"timeout":0},"outputs":null,"id":null}"#, r#"{"parameters":null}"#] {
             let (request, reply) = decoded(Vec::new(), body.as_bytes(), None).unwrap();
             assert_eq!((request.deadline, request.outputs.len(), reply), (None, 0, Reply::default()));

@@ -9,7 +9,7 @@ use super::JSON_BYTES_HEADER;
 use super::body::{self, Parts};
 use super::elements;
 use super::request::Reply;
-use crate::InferResponse;
+use crate::triton::{Answer, Given, Span};
 
 /// Room for what stands around an output's elements.
 const FRAME_BYTES_ESTIMATE: usize = 128;
@@ -18,9 +18,10 @@ const FRAME_BYTES_ESTIMATE: usize = 128;
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when an output that was asked for as JSON has no form in it.
-pub(super) fn encode(reply: &Reply, answer: &InferResponse) -> Result<Response<Parts>> {
-    let estimate = |(index, (_, tensor)): (usize, &(_, _))| {
-        let data = if reply.is_binary(index) { 0 } else { elements::encoded_bytes_estimate(tensor) };
+pub(super) fn encode(reply: &Reply, answer: &Answer) -> Result<Response<Parts>> {
+    let estimate = |(index, output): (usize, &Given)| {
+        let elsewhere = output.span.is_some() || reply.is_binary(index);
+        let data = if elsewhere { 0 } else { elements::encoded_bytes_estimate(&output.tensor) };
         data.saturating_add(FRAME_BYTES_ESTIMATE)
     };
     let capacity = answer.outputs.iter().enumerate().map(estimate).fold(FRAME_BYTES_ESTIMATE, usize::saturating_add);
@@ -35,7 +36,7 @@ pub(super) fn encode(reply: &Reply, answer: &InferResponse) -> Result<Response<P
         write(&mut json, id)?;
     }
     json.extend_from_slice(br#","outputs":["#);
-    for (index, (name, tensor)) in answer.outputs.iter().enumerate() {
+    for (index, Given { name, tensor, span }) in answer.outputs.iter().enumerate() {
         if index > 0 {
             json.push(b',');
         }
@@ -45,7 +46,15 @@ pub(super) fn encode(reply: &Reply, answer: &InferResponse) -> Result<Response<P
         write(&mut json, tensor.dtype().name())?;
         json.extend_from_slice(br#","shape":"#);
         write(&mut json, tensor.shape())?;
-        if reply.is_binary(index) {
+        if let Some(Span { region, offset, bytes }) = span {
+            json.extend_from_slice(br#","parameters":{"shared_memory_region":"#);
+            write(&mut json, region)?;
+            json.extend_from_slice(br#","shared_memory_offset":"#);
+            write(&mut json, offset)?;
+            json.extend_from_slice(br#","shared_memory_byte_size":"#);
+            write(&mut json, bytes)?;
+            json.push(b'}');
+        } else if reply.is_binary(index) {
             json.extend_from_slice(br#","parameters":{"binary_data_size":"#);
             write(&mut json, &tensor.data().len())?;
             json.push(b'}');
@@ -82,10 +91,11 @@ mod tests {
 
     use super::super::request::{Bounds, Call, decode};
     use super::*;
-    use crate::{InferRequest, Timing};
+    use crate::InferRequest;
 
-    fn answer(outputs: Vec<(String, Tensor)>) -> InferResponse {
-        InferResponse { model: "m \"1\"".to_owned(), version: 7, outputs, timing: Timing::default() }
+    fn answer(outputs: Vec<(String, Tensor)>) -> Answer {
+        let outputs = outputs.into_iter().map(Given::plain).collect();
+        Answer { model: "m \"1\"".to_owned(), version: 7, outputs }
     }
 
     fn tensor(dtype: DataType, shape: &[usize], data: &[u8]) -> Tensor {
@@ -113,9 +123,7 @@ mod tests {
             ]
         };
         let reply =
-            Reply {
-                id: Some("é\n".to_owned()), binary_by_default: false, binary: vec![None, Some(false), Some(true)]
-            };
+            Reply { id: Some("é\n".to_owned()), binary: vec![None, Some(false), Some(true)], ..Reply::default() };
         let (json, binary) = sent(encode(&reply, &answer(outputs())).unwrap());
         let want = concat!(
             r#"{"model_name":"m \"1\"","model_version":"7","id":"é\n","outputs":["#,
@@ -132,13 +140,25 @@ mod tests {
     }
 
     #[test]
+    fn an_output_in_shared_memory_leaves_only_its_place() {
+        let mut placed = answer(vec![
+            ("p".to_owned(), tensor(DataType::Bf16, &[1], &[1, 2])),
+            ("q".to_owned(), tensor(DataType::U8, &[1], &[9])),
+        ]);
+        placed.outputs[0].span = Some(Span { region: "r\"".to_owned(), offset: 8, bytes: 2 });
+        let reply = Reply { binary_by_default: true, ..Reply::default() };
+        let (json, binary) = sent(encode(&reply, &placed).unwrap());
+        let place =
+            r#""parameters":{"shared_memory_region":"r\"","shared_memory_offset":8,"shared_memory_byte_size":2}"#;
+        let outputs = format!(r#"{{"name":"p","datatype":"BF16","shape":[1],{place}}},{{"name":"q","#);
+        assert!(json.contains(&outputs), "{json}");
+        assert_eq!(binary, [9]);
+    }
+
+    #[test]
     fn what_json_cannot_say() {
-        let nan = f32::NAN.to_le_bytes();
-        let infinity = f64::NEG_INFINITY.to_le_bytes();
         for (dtype, data, says) in [
-            (DataType::F32, &nan[..], "NaN or an infinity"),
-            (DataType::F64, &infinity, "NaN or an infinity"),
-            (DataType::F16, &[0, 0], "FP16 has no form in JSON"),
+            (DataType::F16, &[0, 0][..], "FP16 has no form in JSON"),
             (DataType::Bf16, &[0, 0], "BF16 has no form in JSON"),
             (DataType::Bytes, b"\x01\0\0\0\xff", "not UTF-8"),
         ] {
@@ -181,9 +201,10 @@ mod tests {
             signature: &Signature::default(),
             json_bytes: Some(json.len()),
             body: Bytes::from([json.as_bytes(), binary].concat()),
+            memory: None,
             now: std::time::Instant::now(),
         };
-        decode(call, Bounds { depth: 64, tensors: 64 }).unwrap().0
+        decode(call, Bounds { depth: 64, tensors: 64, memory_bytes: 0 }).unwrap().0
     }
 
     proptest! {
@@ -192,8 +213,11 @@ mod tests {
             let outputs: Vec<_> = tensors.iter().map(|(tensor, _)| ("x".to_owned(), tensor.clone())).collect();
             // What JSON cannot say goes as binary data, whatever was drawn.
             let binary = tensors.iter().map(|(tensor, binary)| {
-                let refused = elements::encode(tensor, &mut Vec::new()).is_err();
-                Some(*binary || refused)
+                let mut json = Vec::new();
+                let refused = elements::encode(tensor, &mut json).is_err();
+                // One word for every not-a-number: payload and sign are lost.
+                let word = tensor.dtype() != DataType::Bytes && json.windows(3).any(|word| word == b"NaN");
+                Some(*binary || refused || word)
             });
             let reply = Reply { binary: binary.collect(), ..Reply::default() };
             let (json, binary) = sent(encode(&reply, &answer(outputs.clone())).unwrap());

@@ -6,6 +6,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use super::error::Refusal;
+use super::triton::Change;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,20 @@ pub(crate) enum Route {
     ModelReady(Target),
     /// Inference.
     Infer(Target),
+    /// How a model is run.
+    Config(Target),
+    /// What one model has done, or all.
+    Statistics(Option<Target>),
+    /// Every model that is known.
+    RepositoryIndex,
+    /// Loading or unloading the model of this name.
+    RepositoryChange(String, Change),
+    /// The regions of shared memory, or one.
+    MemoryStatus(Option<String>),
+    /// Naming a region.
+    MemoryRegister(String),
+    /// Taking a region's name away, or all names.
+    MemoryUnregister(Option<String>),
 }
 
 /// A model, as a path names it.
@@ -42,10 +57,20 @@ pub(crate) struct Target {
 pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
     let route = of_path(path).ok_or_else(|| Refusal::no_such_path(path))?;
     let (allowed, allow): (&[Method], _) = match route {
-        Route::Infer(_) => (&[Method::POST], "POST"),
-        Route::Live | Route::Ready | Route::Server | Route::Models | Route::Model(_) | Route::ModelReady(_) => {
-            (&[Method::GET, Method::HEAD], "GET, HEAD")
-        }
+        Route::Infer(_)
+        | Route::RepositoryIndex
+        | Route::RepositoryChange(..)
+        | Route::MemoryRegister(_)
+        | Route::MemoryUnregister(_) => (&[Method::POST], "POST"),
+        Route::Live
+        | Route::Ready
+        | Route::Server
+        | Route::Models
+        | Route::Model(_)
+        | Route::ModelReady(_)
+        | Route::Config(_)
+        | Route::Statistics(_)
+        | Route::MemoryStatus(_) => (&[Method::GET, Method::HEAD], "GET, HEAD"),
     };
     if allowed.contains(method) {
         return Ok(route);
@@ -59,10 +84,16 @@ fn of_path(path: &str) -> Option<Route> {
     let segments: Vec<Cow<'_, str>> = path.strip_prefix('/')?.split('/').map(decoded).collect::<Option<_>>()?;
     let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
     Some(match segments.as_slice() {
-        ["v2", "health", "live"] | ["ping" | "health" | "livez"] => Route::Live,
+        ["v2", "health", "live"] | ["ping" | "health" | "livez"] | ["-", "healthz"] => Route::Live,
         ["v2", "health", "ready"] | ["readyz"] => Route::Ready,
         ["v2"] => Route::Server,
         ["v2", "models"] => Route::Models,
+        ["v2", "models", "stats"] => Route::Statistics(None),
+        // There is one repository, whatever a client calls it.
+        ["v2", "repository", "index"] | ["v2", "repository", _, "index"] => Route::RepositoryIndex,
+        ["v2", "repository", "models", name, call] => of_repository(name, call)?,
+        ["v2", "repository", _, "models", name, call] => of_repository(name, call)?,
+        ["v2", "systemsharedmemory", call @ ..] => of_memory(call)?,
         ["v2", "models", name, "versions", version, call @ ..] => of_model(name, Some(number(version)?), call)?,
         ["v2", "models", name, call @ ..] => of_model(name, None, call)?,
         _ => return None,
@@ -75,6 +106,28 @@ fn of_model(name: &str, version: Option<u64>, call: &[&str]) -> Option<Route> {
         [] => Some(Route::Model(target)),
         ["ready"] => Some(Route::ModelReady(target)),
         ["infer"] => Some(Route::Infer(target)),
+        ["config"] => Some(Route::Config(target)),
+        ["stats"] => Some(Route::Statistics(Some(target))),
+        _ => None,
+    }
+}
+
+fn of_repository(name: &str, call: &str) -> Option<Route> {
+    let change = match call {
+        "load" => Change::Load,
+        "unload" => Change::Unload,
+        _ => return None,
+    };
+    Some(Route::RepositoryChange(name.to_owned(), change))
+}
+
+fn of_memory(call: &[&str]) -> Option<Route> {
+    match *call {
+        ["status"] => Some(Route::MemoryStatus(None)),
+        ["unregister"] => Some(Route::MemoryUnregister(None)),
+        ["region", name, "status"] => Some(Route::MemoryStatus(Some(name.to_owned()))),
+        ["region", name, "register"] => Some(Route::MemoryRegister(name.to_owned())),
+        ["region", name, "unregister"] => Some(Route::MemoryUnregister(Some(name.to_owned()))),
         _ => None,
     }
 }
@@ -124,6 +177,21 @@ mod tests {
             (get, "/v2/models/%2e%2e", Route::Model(target("..", None))),
             (get, "/v2/models/versions", Route::Model(target("versions", None))),
             (get, "/v2/models/ready/ready", Route::ModelReady(target("ready", None))),
+            (get, "/-/healthz", Route::Live),
+            (get, "/v2/models/bert/config", Route::Config(target("bert", None))),
+            (get, "/v2/models/bert/versions/3/config", Route::Config(target("bert", Some(3)))),
+            (get, "/v2/models/stats", Route::Statistics(None)),
+            (get, "/v2/models/bert/stats", Route::Statistics(Some(target("bert", None)))),
+            (get, "/v2/models/bert/versions/3/stats", Route::Statistics(Some(target("bert", Some(3))))),
+            (post, "/v2/repository/index", Route::RepositoryIndex),
+            (post, "/v2/repository/any/index", Route::RepositoryIndex),
+            (post, "/v2/repository/models/a%2Fb/load", Route::RepositoryChange("a/b".to_owned(), Change::Load)),
+            (post, "/v2/repository/any/models/m/unload", Route::RepositoryChange("m".to_owned(), Change::Unload)),
+            (get, "/v2/systemsharedmemory/status", Route::MemoryStatus(None)),
+            (get, "/v2/systemsharedmemory/region/r/status", Route::MemoryStatus(Some("r".to_owned()))),
+            (post, "/v2/systemsharedmemory/region/r/register", Route::MemoryRegister("r".to_owned())),
+            (post, "/v2/systemsharedmemory/unregister", Route::MemoryUnregister(None)),
+            (post, "/v2/systemsharedmemory/region/r/unregister", Route::MemoryUnregister(Some("r".to_owned()))),
         ] {
             check(method, path, Ok(want));
         }
@@ -148,6 +216,12 @@ mod tests {
             "/v2/models/bert/versions/-1",
             "/v2/models/bert/versions/18446744073709551616/infer",
             "/v2/models/%ff",
+            "/v2/repository",
+            "/v2/repository/models/m",
+            "/v2/repository/models/m/reload",
+            "/v2/systemsharedmemory",
+            "/v2/systemsharedmemory/region/r",
+            "/v2/cudasharedmemory/status",
         ] {
             check(&Method::GET, path, none.clone());
         }
@@ -158,6 +232,8 @@ mod tests {
             (Method::POST, "/v2/models/bert", "GET, HEAD"),
             (Method::DELETE, "/v2/health/live", "GET, HEAD"),
             (Method::OPTIONS, "/v2", "GET, HEAD"),
+            (Method::GET, "/v2/repository/index", "POST"),
+            (Method::POST, "/v2/models/stats", "GET, HEAD"),
         ] {
             check(&method, path, Err((status, Some(allow))));
         }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{Metrics, QueueLimits, Residency, admin};
+use crate::{Control, Metrics, QueueLimits, Residency, admin};
 
 /// An engine whose sessions answer with their inputs, after waiting at a gate when the input is empty.
 struct Echo {
@@ -99,7 +99,7 @@ fn served(limits: HttpLimits) -> Served {
     let (entered_sender, entered) = sync_channel(4);
     let (open_gate, gate) = sync_channel(4);
     let engine = Echo { entered: entered_sender, gate: Arc::new(Mutex::new(gate)) };
-    let residency = Arc::new(Residency::open(store, Arc::new(engine), 1).unwrap());
+    let residency = Arc::new(Residency::open(store, Arc::new(engine), 1, Control::None).unwrap());
     let metrics = Arc::new(Metrics::default());
     let scheduler = Scheduler::start(residency, &[0], QueueLimits::default(), metrics).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -152,7 +152,7 @@ fn every_route_over_a_socket() {
     for (path, status, says) in [
         ("/v2/health/live", 200, r#"{"live":true}"#),
         ("/v2/health/ready", 200, r#"{"ready":true}"#),
-        ("/v2", 200, r#""extensions":["binary_tensor_data"]"#),
+        ("/v2", 200, r#""binary_tensor_data","statistics"]"#),
         ("/v2/models", 200, r#"{"models":["a b","echo"]}"#),
         ("/v2/models/echo", 200, r#""platform":"onnxruntime_onnx","versions":["1","12"]"#),
         ("/v2/models/a%20b/versions/1", 200, r#""inputs":[{"datatype":"FP32","name":"x","shape":[-1]}]"#),
@@ -162,6 +162,13 @@ fn every_route_over_a_socket() {
         ("/v2/models/none", 404, r#"{"error":"model 'none'"#),
         ("/v2/none", 404, r#"{"error":"no such path"#),
         (INFER, 405, "allow: POST"),
+        ("/-/healthz", 200, r#"{"live":true}"#),
+        ("/v2/models/echo/config", 200, r#""versions":[1,12]"#),
+        ("/v2/models/echo/versions/3/config", 404, "no version 3"),
+        ("/v2/models/stats", 200, r#"{"model_stats":[{"name":"a b","version":"1","last_inference":0,"#),
+        ("/v2/models/echo/versions/12/stats", 200, r#""cache_miss":{"count":0,"ns":0}},"response_stats":{}"#),
+        ("/v2/models/none/stats", 404, "model 'none'"),
+        ("/v2/systemsharedmemory/status", 501, "--shared-memory PREFIX"),
     ] {
         check(&get(served.address, path), status, says);
     }
@@ -173,7 +180,17 @@ fn every_route_over_a_socket() {
     let json_bytes = format!("Inference-Header-CONTENT-Length: {}\r\n", head.len());
     let chunked = "transfer-encoding: chunked\r\n\r\n3e8\r\n";
     let chunked = format!("POST {INFER} HTTP/1.1\r\nhost: x\r\n{chunked}{}\r\n1\r\na\r\n", "a".repeat(1000));
+    let classes = ONE.replace("]}]}", r#"]}],"outputs":[{"name":"y","parameters":{"classification":1}}]}"#);
+    let shared =
+        ONE.replace(r#""data":[1.5,2]"#, r#""parameters":{"shared_memory_region":"r","shared_memory_byte_size":8}"#);
     for (request, status, says) in [
+        (post(INFER, "", &classes), 200, r#""datatype":"BYTES","shape":[1],"data":["2:1"]"#),
+        (post(INFER, "", &shared), 501, "input 'x': shared memory is off"),
+        (post("/v2/repository/index", "", ""), 200, r#"[{"name":"a b","version":"1","state":"READY","reason":""},"#),
+        (post("/v2/repository/index", "", "{"), 400, "the request's JSON"),
+        (post("/v2/repository/models/echo/load", "", r#"{"parameters":{"config":"{}"}}"#), 501, "'config'"),
+        (post("/v2/repository/models/echo/unload", "", ""), 501, "explicit"),
+        (post("/v2/systemsharedmemory/region/r/register", "", "{}"), 501, "--shared-memory PREFIX"),
         (
             post(INFER, "", ONE),
             200,
@@ -190,7 +207,8 @@ fn every_route_over_a_socket() {
         (post(INFER, "", "{"), 400, "the request's JSON"),
         (post(INFER, "", r#"{"inputs":[]}"#), 400, "'x'"),
         (post("/v2/models/none/infer", "", "{"), 404, "model 'none'"),
-        (post(INFER, "content-encoding: gzip\r\n", ONE), 415, "gzip"),
+        (post(INFER, "content-encoding: br\r\n", ONE), 415, "br"),
+        (post(INFER, "content-encoding: gzip\r\n", ONE), 400, "Content-Encoding gzip"),
         (format!("POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n"), 413, "larger than 1000 bytes"),
         (chunked, 413, "larger than 1000 bytes"),
     ] {

@@ -1,0 +1,125 @@
+//! The one table of settings. A name is typed the same everywhere: `queue-capacity` is the flag `--queue-capacity`, the
+//! variable `PACKHORSE_QUEUE_CAPACITY` and the key `queue-capacity` of the file. The doc comments are what `--help`
+//! and docs/configuration.md say.
+
+use std::net::SocketAddr;
+
+use serve::Control;
+
+use super::resolved::{Given, value_of};
+use super::value::{Count, LogFormat, LogLevel, Prefix, Seconds, Value};
+
+/// A setting, for everything that treats all settings alike.
+pub(crate) struct Setting {
+    /// The field of [`Settings`]; its name with `_` where what is typed has `-`.
+    pub(crate) field: &'static str,
+    /// Another name, typed by those who learnt it before.
+    pub(crate) alias: Option<&'static str>,
+    /// What it does, from its doc comment.
+    doc: &'static str,
+    /// What holds when nothing is typed; empty for nothing.
+    pub(crate) default: &'static str,
+    /// What may be typed.
+    pub(crate) allowed: fn() -> String,
+    /// Whether it takes several values.
+    pub(crate) list: bool,
+}
+
+impl Setting {
+    /// The name in the file and, after `--`, of the flag.
+    pub(crate) fn name(&self) -> String {
+        self.field.replace('_', "-")
+    }
+
+    /// The name of the environment's variable, and that of its alias.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = String> {
+        let names = std::iter::once(self.field).chain(self.alias);
+        names.map(|name| format!("PACKHORSE_{}", name.to_uppercase().replace('-', "_")))
+    }
+
+    /// What it does.
+    pub(crate) fn doc(&self) -> &'static str {
+        self.doc.trim()
+    }
+}
+
+/// The setting that is typed as `name`.
+pub(super) fn named(name: &str) -> Option<&'static Setting> {
+    TABLE.iter().find(|setting| setting.name() == name || setting.alias == Some(name))
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $field:ident $(or $alias:literal)?: $kind:ty = $default:literal;)+) => {
+        /// Every value, read and checked.
+        #[derive(Clone, Debug)]
+        pub(crate) struct Settings { $($(#[doc = $doc])+ pub(crate) $field: $kind,)+ }
+
+        /// Every setting, in the order in which they are shown.
+        pub(crate) const TABLE: &[Setting] = &[$(Setting {
+            field: stringify!($field),
+            alias: [$(Some($alias),)? None][0],
+            doc: concat!($($doc),+),
+            default: $default,
+            allowed: <$kind as Value>::allowed,
+            list: <$kind as Value>::LIST,
+        }),+];
+
+        impl Settings {
+            /// Reads what was given for each setting.
+            ///
+            /// # Errors
+            /// The name, the value, where it came from and what is allowed.
+            pub(super) fn read(given: &[(&'static Setting, Given)]) -> Result<Self, String> {
+                Ok(Self { $($field: value_of(given, stringify!($field))?,)+ })
+            }
+
+            /// Every value, in the order of [`TABLE`].
+            pub(super) fn json(&self) -> Vec<serde_json::Value> {
+                vec![$(self.$field.json()),+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// The store whose models are served: a folder of packs.
+    store: String = "";
+    /// Where REST is served; port 0 takes a free one, and the addresses are printed as one JSON line.
+    http: SocketAddr = "127.0.0.1:8080";
+    /// Where gRPC is served.
+    grpc: SocketAddr = "127.0.0.1:8081";
+    /// Where probes and metrics are answered, on a thread of their own. Nothing there changes the server.
+    admin: SocketAddr = "127.0.0.1:8082";
+    /// Requests of one model that may wait; one more is refused at once.
+    queue_capacity: Count<1, 1_048_576> = "256";
+    /// The longest that a request waits for a lane; after that it is refused.
+    queue_time_limit_s: Seconds<0, 86_400> = "30";
+    /// After SIGTERM, the time to finish what was accepted.
+    grace_s or "grace": Seconds<0, 86_400> = "30";
+    /// The largest body of a request over REST and the largest message over gRPC, in bytes.
+    body_bytes_max: Count<1, 2_147_483_647> = "67108864";
+    /// The deepest nesting of arrays in a JSON request.
+    json_depth_max: Count<1, 128> = "64";
+    /// Inputs of one REST request, and outputs.
+    tensors_max: Count<1, 65_536> = "1024";
+    /// REST connections at once; more wait until one closes.
+    connections_max: Count<1, 1_048_576> = "1024";
+    /// Calls in flight on one gRPC connection; more wait at the client.
+    streams_max: Count<1, 65_536> = "256";
+    /// The longest that a REST connection may take to send a request's head, and stay idle between requests.
+    header_timeout_s: Seconds<1, 86_400> = "75";
+    /// Who says what is served: `none` takes what the store holds at the start, `poll` looks again from time to time,
+    /// `explicit` loads what clients ask for by name.
+    control: Control = "none";
+    /// With `control = poll`, the time between two looks at the store.
+    poll_interval_s: Seconds<1, 86_400> = "15";
+    /// With `control = explicit`, a model to load at the start; may be given several times.
+    load: Vec<String> = "";
+    /// Lets clients on this machine pass tensors in shared memory whose names begin with this; off when not given.
+    shared_memory: Option<Prefix> = "";
+    /// What the log on standard error looks like: `text` for people, or `json`, one object a line.
+    log_format: LogFormat = "text";
+    /// How much is logged. Single requests and connections are there from `debug` on. A filter in PACKHORSE_LOG, such
+    /// as `warn,serve=debug`, says it in more detail and comes before this.
+    log_level: LogLevel = "info";
+}

@@ -1,0 +1,250 @@
+//! The protocol's calls on the scheduler: each converts, hands over, and converts back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::{Error, Result};
+use proto::inference::grpc_inference_service_server::GrpcInferenceService;
+use proto::inference::model_metadata_response::TensorMetadata;
+use proto::inference::{
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
+    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest,
+    SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
+};
+use store::manifest::Io;
+use tonic::{Request, Response, Streaming};
+
+use super::status::status;
+use super::stream::{self, Answers, Manner};
+use super::{Answer, GrpcLimits, convert, deadline, extensions};
+use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
+use crate::{Residency, Scheduler};
+
+/// How soon an open stream notices that the server drains.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Asks that a failed request ends its stream with its status.
+const FAIL_WHOLE_HEADER: &str = "triton_grpc_error";
+
+/// The protocol's calls on the scheduler.
+#[derive(Clone)]
+pub(super) struct Inference {
+    scheduler: Arc<Scheduler>,
+    limits: GrpcLimits,
+}
+
+impl Inference {
+    pub(super) fn new(scheduler: Arc<Scheduler>, limits: GrpcLimits) -> Self {
+        Self { scheduler, limits }
+    }
+
+    /// Answers `message`, which came at `now`; `deadline` is the call's own.
+    async fn infer(
+        &self,
+        message: ModelInferRequest,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<ModelInferResponse> {
+        let memory = self.memory();
+        let call = convert::Call { memory, memory_bytes: self.limits.message_bytes_max, now, deadline };
+        let residency = self.scheduler.residency();
+        let decoded = convert::decode(message, call).and_then(|(request, reply)| {
+            let model = residency.model(&request.model, request.version)?;
+            Ok((model, request, reply))
+        });
+        let (model, request, reply) = decoded.inspect_err(|error| self.scheduler.metrics().refused(error.kind))?;
+        let response = self.scheduler.infer(request).await?;
+        let answer = give(response, &reply.wishes, &model, memory)?;
+        convert::encode(reply, answer)
+    }
+
+    fn metadata(&self, request: ModelMetadataRequest) -> Result<ModelMetadataResponse> {
+        let residency = self.scheduler.residency();
+        let model = residency.model(&request.name, convert::version(&request.version)?)?;
+        let manifest = model.manifest();
+        let tensors = |tensors: &[Io]| tensors.iter().map(tensor_metadata).collect();
+        Ok(ModelMetadataResponse {
+            versions: residency.versions(&request.name).iter().map(u64::to_string).collect(),
+            platform: model.platform().to_owned(),
+            inputs: tensors(&manifest.inputs),
+            outputs: tensors(&manifest.outputs),
+            name: request.name,
+        })
+    }
+
+    fn config(&self, request: &ModelConfigRequest) -> Result<ModelConfigResponse> {
+        let model = self.scheduler.residency().model(&request.name, convert::version(&request.version)?)?;
+        let config = extensions::model_config(ModelConfig::of(&self.scheduler, &model))?;
+        Ok(ModelConfigResponse { config: Some(config) })
+    }
+
+    fn statistics(&self, request: &ModelStatisticsRequest) -> Result<ModelStatisticsResponse> {
+        let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
+        let models = triton::statistics(&self.scheduler, name, convert::version(&request.version)?)?;
+        Ok(ModelStatisticsResponse { model_stats: models.into_iter().map(extensions::model_statistics).collect() })
+    }
+
+    /// Carries out `change` of the repository off the threads that serve the network, and waits for it.
+    async fn change(&self, name: &str, change: fn(&Residency, &str) -> Result<()>) -> Result<()> {
+        let (scheduler, name) = (Arc::clone(&self.scheduler), name.to_owned());
+        let changed = tokio::task::spawn_blocking(move || change(scheduler.residency(), &name));
+        changed.await.unwrap_or_else(|_| Err(Error::internal("the change of the repository did not end")))
+    }
+
+    async fn load(&self, request: RepositoryModelLoadRequest) -> Result<RepositoryModelLoadResponse> {
+        triton::refuse_load_parameters(request.parameters.keys().map(String::as_str))?;
+        let name = extensions::repository_model(request.repository_name, request.model_name)?;
+        self.change(&name, Residency::load_named).await?;
+        Ok(RepositoryModelLoadResponse { model_name: name, is_loaded: true })
+    }
+
+    async fn unload(&self, request: RepositoryModelUnloadRequest) -> Result<RepositoryModelUnloadResponse> {
+        let name = extensions::repository_model(request.repository_name, request.model_name)?;
+        self.change(&name, Residency::unload_named).await?;
+        Ok(RepositoryModelUnloadResponse { model_name: name, is_unloaded: true })
+    }
+
+    fn memory(&self) -> Option<&SharedMemory> {
+        self.limits.shared_memory.as_deref()
+    }
+
+    fn memory_status(&self, name: &str) -> Result<SystemSharedMemoryStatusResponse> {
+        let regions = SharedMemory::of(self.memory())?.status(Some(name).filter(|name| !name.is_empty()))?;
+        let regions = regions.into_iter().map(|region| (region.name.clone(), extensions::region(region)));
+        Ok(SystemSharedMemoryStatusResponse { regions: regions.collect() })
+    }
+
+    fn memory_register(&self, request: SystemSharedMemoryRegisterRequest) -> Result<()> {
+        let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request;
+        SharedMemory::of(self.memory())?.register(Region { name, key, offset, bytes: byte_size })
+    }
+
+    fn memory_unregister(&self, name: &str) -> Result<()> {
+        SharedMemory::of(self.memory())?.unregister(Some(name).filter(|name| !name.is_empty()));
+        Ok(())
+    }
+
+    fn stream(&self, request: Request<Streaming<ModelInferRequest>>) -> Result<Answers> {
+        let deadline = deadline(request.metadata(), Instant::now())?;
+        let fails_whole = request.metadata().get(FAIL_WHOLE_HEADER).is_some_and(|value| value == "true");
+        let manner = Manner { in_flight_max: self.limits.stream_requests_max, fails_whole };
+        let inference = self.clone();
+        let infer = move |message| {
+            let (inference, now) = (inference.clone(), Instant::now());
+            async move { inference.infer(message, now, deadline).await }
+        };
+        let scheduler = Arc::clone(&self.scheduler);
+        let draining = async move {
+            while scheduler.is_ready() {
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+            }
+        };
+        Ok(stream::answers(request.into_inner(), manner, infer, draining))
+    }
+}
+
+fn tensor_metadata(io: &Io) -> TensorMetadata {
+    TensorMetadata { name: io.name.clone(), datatype: io.datatype.clone(), shape: io.shape.clone() }
+}
+
+/// The form in which the transport takes an outcome.
+fn answer<T>(outcome: Result<T>) -> Answer<T> {
+    outcome.map(Response::new).map_err(status)
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Inference {
+    type ModelStreamInferStream = Answers;
+
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
+        Ok(Response::new(ServerReadyResponse { ready: self.scheduler.is_ready() }))
+    }
+
+    /// A model that is not there is not ready, as public clients expect; only a malformed version is an error.
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        let version = convert::version(&version).map_err(status)?;
+        Ok(Response::new(ModelReadyResponse { ready: self.scheduler.residency().is_ready(&name, version) }))
+    }
+
+    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
+        let extensions = triton::extensions(self.memory().is_some());
+        Ok(Response::new(ServerMetadataResponse {
+            name: "packhorse".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: extensions.into_iter().map(str::to_owned).collect(),
+        }))
+    }
+
+    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
+        answer(self.metadata(request.into_inner()))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
+        let now = Instant::now();
+        let deadline = deadline(request.metadata(), now).map_err(status)?;
+        answer(self.infer(request.into_inner(), now, deadline).await)
+    }
+
+    async fn model_stream_infer(&self, request: Request<Streaming<ModelInferRequest>>) -> Answer<Answers> {
+        answer(self.stream(request))
+    }
+
+    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
+        answer(self.config(request.get_ref()))
+    }
+
+    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
+        answer(self.statistics(request.get_ref()))
+    }
+
+    async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
+        let entries = triton::index(&self.scheduler, request.get_ref().ready);
+        let models = entries.into_iter().map(extensions::index_entry).collect();
+        Ok(Response::new(RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Answer<RepositoryModelLoadResponse> {
+        answer(self.load(request.into_inner()).await)
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Answer<RepositoryModelUnloadResponse> {
+        answer(self.unload(request.into_inner()).await)
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Answer<SystemSharedMemoryStatusResponse> {
+        answer(self.memory_status(&request.get_ref().name))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Answer<SystemSharedMemoryRegisterResponse> {
+        answer(self.memory_register(request.into_inner()).map(|()| SystemSharedMemoryRegisterResponse {}))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Answer<SystemSharedMemoryUnregisterResponse> {
+        let done = self.memory_unregister(&request.get_ref().name);
+        answer(done.map(|()| SystemSharedMemoryUnregisterResponse {}))
+    }
+}

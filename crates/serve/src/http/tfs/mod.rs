@@ -1,0 +1,148 @@
+//! TensorFlow Serving's REST paths, and those of KServe V1 and the packing system that lie among them.
+//!
+//! Nothing is decided here: a call is routed, decoded, handed to the scheduler, and its answer encoded.
+
+mod examples;
+mod json;
+mod packing;
+mod path;
+mod predict;
+mod tensor;
+mod told;
+mod write;
+
+use bytes::Bytes;
+use engine::{Error, Result, Tensor};
+use http::{HeaderMap, Method, Response, StatusCode};
+use serde_json::json;
+
+use self::path::{Call, Path, Target};
+use super::{HttpLimits, Parts, Refusal, body, compress};
+use crate::tfs::{alias, classify, no_label, regress, tensors};
+use crate::{InferRequest, InferResponse, Model, Scheduler};
+
+/// What a scrape is told that it gets.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether `path` is one of this module's.
+pub(super) fn claims(path: &str) -> bool {
+    path::path(path).is_some()
+}
+
+/// The answer to `method` on `path`; `None` for a path that is not [claimed](claims).
+pub(crate) async fn try_answer(
+    scheduler: &Scheduler,
+    limits: &HttpLimits,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Option<Response<Parts>> {
+    let asked = path::path(path)?;
+    if let Err(refusal) = check_method(method, path, &asked) {
+        return Some(refusal.into_response());
+    }
+    let response = match asked {
+        Path::Root => body::json(StatusCode::OK, &json!({ "Status": "Healthy" })),
+        Path::Metrics => body::response(StatusCode::OK, METRICS_TYPE, scheduler.metrics().text()),
+        Path::Predictions(model) => packing::answer(scheduler, &model),
+        Path::Models => told::models(scheduler),
+        Path::Malformed(why) => Refusal::from(Error::not_found(why)).into_response(),
+        Path::Model(target, call) => {
+            let answered = answer(scheduler, limits, &target, call, &body).await;
+            answered.unwrap_or_else(|error| Refusal::from(error).into_response())
+        }
+    };
+    Some(compress::deflate(response, compress::accepted(headers)).await)
+}
+
+fn check_method(method: &Method, path: &str, asked: &Path) -> std::result::Result<(), Refusal> {
+    let (allowed, allow): (&[Method], _) = match asked {
+        Path::Malformed(_) => return Ok(()),
+        Path::Predictions(_) => (&[Method::GET, Method::POST], "GET, POST"),
+        Path::Model(_, Call::Predict | Call::Classify | Call::Regress | Call::Explain) => (&[Method::POST], "POST"),
+        Path::Root | Path::Metrics | Path::Models | Path::Model(_, Call::Status | Call::Metadata) => {
+            (&[Method::GET, Method::HEAD], "GET, HEAD")
+        }
+    };
+    if allowed.contains(method) { Ok(()) } else { Err(Refusal::wrong_method(method, path, allow)) }
+}
+
+async fn answer(
+    scheduler: &Scheduler,
+    limits: &HttpLimits,
+    target: &Target,
+    call: Call,
+    body: &[u8],
+) -> Result<Response<Parts>> {
+    if let Some(label) = &target.label {
+        return Err(no_label(&target.name, label));
+    }
+    if call == Call::Status {
+        return told::status(scheduler, target);
+    }
+    let model = scheduler.residency().model(&target.name, target.version)?;
+    let encoded = match call {
+        Call::Status | Call::Metadata => return Ok(told::metadata(&model)),
+        Call::Explain => {
+            let name = &target.name;
+            return Err(Error::unsupported(format!("model '{name}' has no explainer; :predict is served")));
+        }
+        Call::Predict => {
+            let decoded = predict::decode(model.signature(), body, limits.json_depth);
+            let (form, inputs) = counted(scheduler, decoded)?;
+            predict::encode(form, &infer(scheduler, target, &model, inputs).await?)
+        }
+        Call::Classify => {
+            let (count, outputs) = examine(scheduler, limits, target, &model, body).await?;
+            classify(&outputs, &model.manifest().labels, count).and_then(|results| examples::encode_classes(&results))
+        }
+        Call::Regress => {
+            let (count, outputs) = examine(scheduler, limits, target, &model, body).await?;
+            regress(&outputs, count).and_then(|results| examples::encode_numbers(&results))
+        }
+    };
+    Ok(body::response(StatusCode::OK, "application/json", encoded?))
+}
+
+/// How many examples `body` has, and what the model makes of them.
+async fn examine(
+    scheduler: &Scheduler,
+    limits: &HttpLimits,
+    target: &Target,
+    model: &Model,
+    body: &[u8],
+) -> Result<(usize, Vec<(String, Tensor)>)> {
+    let decoded = examples::decode(body, limits.json_depth)
+        .and_then(|examples| Ok((examples.len(), tensors(model.signature(), &examples)?)));
+    let (count, inputs) = counted(scheduler, decoded)?;
+    Ok((count, infer(scheduler, target, model, inputs).await?))
+}
+
+/// What `model` makes of `inputs`, under the aliases of its outputs.
+async fn infer(
+    scheduler: &Scheduler,
+    target: &Target,
+    model: &Model,
+    inputs: Vec<(String, Tensor)>,
+) -> Result<Vec<(String, Tensor)>> {
+    let request = InferRequest {
+        model: target.name.clone(),
+        version: target.version,
+        inputs,
+        outputs: Vec::new(),
+        priority: 0,
+        deadline: None,
+    };
+    let InferResponse { outputs, .. } = scheduler.infer(request).await?;
+    let specs = &model.signature().outputs;
+    Ok(outputs.into_iter().map(|(name, tensor)| (alias(specs, &name).to_owned(), tensor)).collect())
+}
+
+/// A request that could not be read is a refusal like any other.
+fn counted<T>(scheduler: &Scheduler, decoded: Result<T>) -> Result<T> {
+    decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))
+}
+
+#[cfg(test)]
+mod tests;

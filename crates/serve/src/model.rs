@@ -1,0 +1,106 @@
+//! One version of one model, as it is served.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use engine::{Result, Signature, Weights};
+use store::Manifest;
+
+use crate::batch::{Batching, Costs};
+use crate::residency::Program;
+use crate::stats::{Recorder, Statistics};
+
+/// One version of one model, as it is served.
+pub struct Model {
+    /// Unique within the process; the scheduler's key.
+    id: u64,
+    manifest: Arc<Manifest>,
+    signature: Signature,
+    /// Set once by the loader; read by every request.
+    program: OnceLock<Arc<Program>>,
+    /// Bound once, by whichever lane comes first; every lane reads them.
+    weights: OnceLock<Result<Arc<dyn Weights>>>,
+    /// Added to by lanes, read by APIs.
+    statistics: Recorder,
+    /// What lanes have learnt of its runs; read by the scheduler.
+    costs: Costs,
+}
+
+impl Model {
+    /// The model of `manifest`, cold.
+    pub(crate) fn unloaded(id: u64, manifest: Manifest) -> Result<Self> {
+        let signature = manifest.signature()?;
+        Ok(Self {
+            id,
+            manifest: Arc::new(manifest),
+            signature,
+            program: OnceLock::new(),
+            weights: OnceLock::new(),
+            statistics: Recorder::default(),
+            costs: Costs::default(),
+        })
+    }
+
+    /// The manifest it was made from.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    /// What it takes and gives, under the names that clients use.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// What clients are told it runs on, in the word that Triton has for it.
+    pub fn platform(&self) -> &'static str {
+        "onnxruntime_onnx"
+    }
+
+    /// The most items that one run takes, the first dimension of every tensor being the batch; 0 when the model is not
+    /// known to treat the items of a batch apart from each other.
+    pub fn max_batch_size(&self) -> u64 {
+        self.manifest.max_batch_size
+    }
+
+    /// How requests are put together.
+    pub fn batching(&self) -> Batching {
+        Batching { max_size: self.manifest.max_batch_size, preferred_sizes: Vec::new(), max_delay: Duration::ZERO }
+    }
+
+    /// What it has done since it was loaded.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics.snapshot()
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.statistics
+    }
+
+    pub(crate) fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    /// The program's sessions, when they are built.
+    pub(crate) fn program(&self) -> Option<&Arc<Program>> {
+        self.program.get()
+    }
+
+    pub(crate) fn set_program(&self, program: Arc<Program>) {
+        // Two loaders may have come to the same program; either will do.
+        let _ = self.program.set(program);
+    }
+
+    /// The weights, bound by `bind` at the first call.
+    pub(crate) fn weights_or(&self, bind: impl FnOnce() -> Result<Arc<dyn Weights>>) -> Result<Arc<dyn Weights>> {
+        self.weights.get_or_init(bind).clone()
+    }
+
+    /// Whether its weights could not be bound.
+    pub(crate) fn failed(&self) -> bool {
+        matches!(self.weights.get(), Some(Err(_)))
+    }
+}

@@ -1,0 +1,95 @@
+//! A server without a socket for the tests of both edges: models that give back what they get.
+
+use std::sync::Arc;
+
+use engine::{Engine, Load, Result, Session, Signature, Tensor, Weights};
+use serde_json::{Value, json};
+use store::Store;
+
+use crate::{Control, Metrics, QueueLimits, Residency, Scheduler};
+
+/// A runtime whose sessions answer with their inputs, in their order.
+struct Echo(Signature);
+
+impl Engine for Echo {
+    fn description(&self) -> String {
+        "echo".to_owned()
+    }
+
+    fn session(&self, _: &[u8], _: usize, _: Load) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Echo(Signature::default())))
+    }
+
+    fn bind(&self, _: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
+        Ok(Arc::new(Unused))
+    }
+}
+
+impl Session for Echo {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        Ok(outputs.iter().map(|&index| inputs[index].clone()).collect())
+    }
+}
+
+struct Unused;
+
+impl Weights for Unused {
+    fn mapped_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// A running scheduler; its store goes with it.
+pub(crate) struct Served {
+    pub(crate) scheduler: Arc<Scheduler>,
+    _store: tempfile::TempDir,
+}
+
+/// BLAKE3 of `portable`, a zero byte and `echo`.
+const PROGRAM: &str = "a0e326fdb14b5d21e4051581cf155f53937d86798e03c7e1d21d6fc4d9504049";
+
+/// Versions 2 and 10 of `pixels` (`x:0` to `y:0`, UINT8 of two dimensions), and version 1 of `two` (`a` FP32 `[n, 2]` and
+/// `b` FP32 `[n]` to `scores` and `value`; class 1 is `cat`), of `words` (`word` to `word_bytes`, strings) and of
+/// `uneven` (`p` FP32 `[n]` and `q` FP32 `[m]` to the same).
+pub(crate) fn served(control: Control) -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
+    std::fs::write(store.root().join(format!("programs/{PROGRAM}.onnx")), "echo").unwrap();
+    let io = |name: &str, datatype: &str, shape: &[i64]| json!({"name": name, "datatype": datatype, "shape": shape});
+    let pixels = |name: &str| json!([io(name, "UINT8", &[-1, -1])]);
+    let two = |a: &str, b: &str| json!([io(a, "FP32", &[-1, 2]), io(b, "FP32", &[-1])]);
+    let word = |name: &str| json!([io(name, "BYTES", &[-1])]);
+    let uneven = || json!([io("p", "FP32", &[-1]), io("q", "FP32", &[-1])]);
+    add(&store, "pixels", 2, pixels("x:0"), pixels("y:0"));
+    add(&store, "pixels", 10, pixels("x:0"), pixels("y:0"));
+    add(&store, "two", 1, two("a", "b"), two("scores", "value"));
+    add(&store, "words", 1, word("word"), word("word_bytes"));
+    add(&store, "uneven", 1, uneven(), uneven());
+    let residency = Residency::open(store, Arc::new(Echo(Signature::default())), 1, control).unwrap();
+    let limits = QueueLimits::default();
+    let scheduler = Scheduler::start(Arc::new(residency), &[0], limits, Arc::new(Metrics::default())).unwrap();
+    Served { scheduler, _store: folder }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "made for the one call")]
+fn add(store: &Store, name: &str, version: u64, inputs: Value, outputs: Value) {
+    let manifest = json!({
+        "format": 1, "name": name, "version": version,
+        "source": {"format": "onnx", "hash": "", "bytes": 4},
+        "program": {"hash": PROGRAM, "kind": "whole", "target": "portable"},
+        "inputs": inputs, "outputs": outputs, "labels": {"1": "cat"},
+    });
+    let folder = store.root().join("models").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{version}.json")), manifest.to_string()).unwrap();
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.scheduler.drain(std::time::Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,92 @@
+//! Triton's extensions of the Open Inference Protocol as domain types: what they mean, without any wire.
+//!
+//! The `http` and `grpc` edges convert to and from these, so an extension means the same on both.
+
+mod classification;
+mod model_config;
+mod outputs;
+mod parameters;
+mod shared_memory;
+
+pub(crate) use model_config::{ModelConfig, TensorConfig};
+pub(crate) use outputs::{Answer, Given, Wish, give};
+pub(crate) use parameters::{priority, refuse_load_parameters, refuse_sequence, timeout};
+pub use shared_memory::SharedMemory;
+pub(crate) use shared_memory::{Budget, Region, Span};
+
+use engine::Result;
+
+use crate::{IndexEntry, ModelState, Scheduler, Statistics};
+
+/// The extensions that server metadata lists: exactly those that work, in Triton's names.
+pub(crate) fn extensions(shared_memory: bool) -> Vec<&'static str> {
+    let mut names = vec![
+        "classification",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "schedule_policy",
+        "model_configuration",
+        "binary_tensor_data",
+        "statistics",
+    ];
+    if shared_memory {
+        names.push("system_shared_memory");
+    }
+    names
+}
+
+/// A model version and what it has done.
+pub(crate) struct ModelStatistics {
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    pub(crate) statistics: Statistics,
+}
+
+/// The statistics of `version` of the model called `name`; without a version those of every version that is served,
+/// without a name those of every model.
+///
+/// # Errors
+/// [`NotFound`](engine::ErrorKind::NotFound) or [`Unavailable`](engine::ErrorKind::Unavailable) for the model.
+pub(crate) fn statistics(
+    scheduler: &Scheduler,
+    name: Option<&str>,
+    version: Option<u64>,
+) -> Result<Vec<ModelStatistics>> {
+    let residency = scheduler.residency();
+    let models = match (name, version) {
+        (None, _) => residency.models(),
+        (Some(name), Some(version)) => vec![residency.model(name, Some(version))?],
+        (Some(name), None) => {
+            // A version may go between the two questions; then it has no statistics any more.
+            residency.model(name, None)?;
+            residency
+                .versions(name)
+                .into_iter()
+                .filter_map(|version| residency.model(name, Some(version)).ok())
+                .collect()
+        }
+    };
+    let of = |model: std::sync::Arc<crate::Model>| ModelStatistics {
+        name: model.manifest().name.clone(),
+        version: model.manifest().version,
+        statistics: model.statistics(),
+    };
+    Ok(models.into_iter().map(of).collect())
+}
+
+/// The repository's index; with `ready_only`, of what takes requests.
+pub(crate) fn index(scheduler: &Scheduler, ready_only: bool) -> Vec<IndexEntry> {
+    let mut entries = scheduler.residency().index();
+    entries.retain(|entry| !ready_only || entry.state == ModelState::Ready);
+    entries
+}
+
+/// The state in the word of the repository extension.
+pub(crate) fn state_name(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Ready => "READY",
+        ModelState::Loading => "LOADING",
+        ModelState::Unloading => "UNLOADING",
+        ModelState::Unavailable => "UNAVAILABLE",
+    }
+}

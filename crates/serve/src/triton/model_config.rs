@@ -1,0 +1,114 @@
+//! [`ModelConfig`]: how a model is run, in the terms of Triton's model configuration.
+
+use engine::{DataType, TensorSpec};
+
+use crate::{Batching, Model, Scheduler};
+
+/// The runtime's name among Triton's backends.
+const BACKEND: &str = "onnxruntime";
+
+/// How a model is run.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelConfig {
+    pub(crate) name: String,
+    pub(crate) platform: &'static str,
+    pub(crate) backend: &'static str,
+    /// 0 when the first dimension is no batch.
+    pub(crate) max_batch_size: u64,
+    pub(crate) inputs: Vec<TensorConfig>,
+    pub(crate) outputs: Vec<TensorConfig>,
+    /// The versions that are served, ascending.
+    pub(crate) versions: Vec<u64>,
+    /// Runs at once: one on each lane.
+    pub(crate) lanes: usize,
+    /// `None` when requests are run one by one.
+    pub(crate) batching: Option<Batching>,
+}
+
+/// One input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorConfig {
+    pub(crate) name: String,
+    pub(crate) dtype: DataType,
+    /// Dimensions without the batch; -1 varies.
+    pub(crate) dims: Vec<i64>,
+}
+
+impl ModelConfig {
+    /// The configuration of `model` on `scheduler`.
+    pub(crate) fn of(scheduler: &Scheduler, model: &Model) -> Self {
+        let manifest = model.manifest();
+        let max_batch_size = model.max_batch_size();
+        let tensors = |specs: &[TensorSpec]| specs.iter().map(|spec| tensor(spec, max_batch_size > 0)).collect();
+        Self {
+            name: manifest.name.clone(),
+            platform: model.platform(),
+            backend: BACKEND,
+            max_batch_size,
+            inputs: tensors(&model.signature().inputs),
+            outputs: tensors(&model.signature().outputs),
+            versions: scheduler.residency().versions(&manifest.name),
+            lanes: scheduler.lanes(),
+            batching: Some(model.batching()).filter(|batching| batching.max_size > 1),
+        }
+    }
+}
+
+fn tensor(spec: &TensorSpec, batched: bool) -> TensorConfig {
+    let dims = if batched { spec.shape.get(1..).unwrap_or_default() } else { &spec.shape[..] };
+    TensorConfig { name: spec.name.clone(), dtype: spec.dtype, dims: dims.to_vec() }
+}
+
+impl TensorConfig {
+    /// The configuration's name of the element type.
+    pub(crate) fn data_type(&self) -> &'static str {
+        match self.dtype {
+            DataType::Bool => "TYPE_BOOL",
+            DataType::U8 => "TYPE_UINT8",
+            DataType::U16 => "TYPE_UINT16",
+            DataType::U32 => "TYPE_UINT32",
+            DataType::U64 => "TYPE_UINT64",
+            DataType::I8 => "TYPE_INT8",
+            DataType::I16 => "TYPE_INT16",
+            DataType::I32 => "TYPE_INT32",
+            DataType::I64 => "TYPE_INT64",
+            DataType::F16 => "TYPE_FP16",
+            DataType::Bf16 => "TYPE_BF16",
+            DataType::F32 => "TYPE_FP32",
+            DataType::F64 => "TYPE_FP64",
+            DataType::Bytes => "TYPE_STRING",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dims_leave_the_batch_out_when_there_is_one() {
+        for (shape, batched, want) in [
+            (&[-1, 3, 416][..], true, &[3, 416][..]),
+            (&[-1, 3, 416], false, &[-1, 3, 416]),
+            (&[-1], true, &[]),
+            (&[], false, &[]),
+            (&[], true, &[]),
+        ] {
+            let spec =
+                TensorSpec { name: "x".to_owned(), dtype: DataType::F32, shape: shape.to_vec(), any_rank: false };
+            assert_eq!(tensor(&spec, batched).dims, want, "{shape:?}, batched: {batched}");
+        }
+    }
+
+    #[test]
+    fn every_datatype_has_the_name_that_the_configuration_knows() {
+        for dtype in DataType::ALL {
+            let config = TensorConfig { name: String::new(), dtype, dims: Vec::new() };
+            let name = config.data_type();
+            assert!(proto::inference::DataType::from_str_name(name).is_some(), "{name}");
+            if dtype != DataType::Bytes {
+                assert_eq!(name.strip_prefix("TYPE_"), Some(dtype.name()));
+            }
+        }
+    }
+}
