@@ -44,6 +44,10 @@ impl Reply for ToWorker {
         false
     }
 
+    fn wants_cpu_time(&self) -> bool {
+        true
+    }
+
     fn send(self: Box<Self>, answer: Result<InferResponse>) {
         let answer = answer.map(|response| Answer {
             outputs: response.outputs.into_iter().map(|(_, tensor)| tensor).collect(),

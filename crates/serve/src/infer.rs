@@ -41,7 +41,7 @@ pub struct Timing {
     pub queue: Duration,
     /// On the lane, by the clock on the wall.
     pub compute: Duration,
-    /// On the lane, by the thread's own CPU clock.
+    /// On the lane, by the thread's own CPU clock; zero unless the [`Reply`](crate::Reply) wanted it.
     pub compute_cpu: Duration,
 }
 

@@ -75,15 +75,15 @@ impl Lane<'_> {
     }
 
     fn alone(&self, job: &Job) -> Result<InferResponse> {
-        let (begun, cpu_before) = (Instant::now(), cpu::thread_cpu());
+        let (begun, clock) = (Instant::now(), CpuClock::start(std::slice::from_ref(job)));
         let tensors = self.compute(&job.inputs, &job.outputs)?;
         let times = RunTimes { infer: begun.elapsed(), ..RunTimes::default() };
         self.ran(1, job.items(), times);
-        Ok(self.response(job, tensors, cpu::thread_cpu().saturating_sub(cpu_before)))
+        Ok(self.response(job, tensors, clock.elapsed()))
     }
 
     fn together(&self, jobs: &[Job]) -> Result<Vec<InferResponse>> {
-        let (begun, cpu_before) = (Instant::now(), cpu::thread_cpu());
+        let (begun, clock) = (Instant::now(), CpuClock::start(jobs));
         let inputs = (0..jobs[0].inputs.len())
             .map(|index| join(&jobs.iter().map(|job| &job.inputs[index]).collect::<Vec<_>>()))
             .collect::<Result<Vec<_>>>()?;
@@ -93,7 +93,7 @@ impl Lane<'_> {
         let items: Vec<usize> = jobs.iter().map(Job::items).collect();
         let mut parts: Vec<_> =
             outputs.iter().map(|output| split(output, &items).map(Vec::into_iter)).collect::<Result<_>>()?;
-        let cpu_each = cpu::thread_cpu().saturating_sub(cpu_before) / u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let cpu_each = clock.elapsed() / u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         let answers = jobs
             .iter()
             .map(|job| self.response(job, parts.iter_mut().filter_map(Iterator::next).collect(), cpu_each))
@@ -126,6 +126,19 @@ impl Lane<'_> {
             outputs: names.zip(tensors).collect(),
             timing: Timing { queue: queued(job, self.started), compute: self.started.elapsed(), compute_cpu },
         }
+    }
+}
+
+/// The lane's CPU time, for a batch in which somebody wants it.
+struct CpuClock(Option<Duration>);
+
+impl CpuClock {
+    fn start(jobs: &[Job]) -> Self {
+        Self(jobs.iter().any(|job| job.reply.wants_cpu_time()).then(cpu::thread_cpu))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.map_or(Duration::ZERO, |before| cpu::thread_cpu().saturating_sub(before))
     }
 }
 

@@ -19,6 +19,10 @@ use crate::{InferRequest, InferResponse, Metrics, ModelSource, QueueLimits, lane
 pub trait Reply: Send {
     /// Whether nobody waits for it any more.
     fn gone(&self) -> bool;
+    /// Whether the CPU time of the run is wanted, which takes two calls into the kernel.
+    fn wants_cpu_time(&self) -> bool {
+        false
+    }
     /// Gives the answer; called once.
     fn send(self: Box<Self>, answer: Result<InferResponse>);
 }
