@@ -38,3 +38,6 @@ pub use triton::SharedMemory;
 pub mod admin;
 pub mod grpc;
 pub mod http;
+
+#[cfg(test)]
+mod fixture;

@@ -273,6 +273,7 @@ mod tests {
     use proto::inference::model_infer_request::InferRequestedOutputTensor;
 
     use super::*;
+    use crate::fixture::any_tensor;
 
     fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
         InferInputTensor {
@@ -588,26 +589,6 @@ mod tests {
             let message = ModelInferRequest { parameters: Parameters::from([timeout]), ..raw(vec![], &[]) };
             check_refused(message, ErrorKind::InvalidInput, "parameter 'timeout'");
         }
-    }
-
-    fn any_tensor() -> impl Strategy<Value = Tensor> {
-        let strings = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 0..60);
-        let shape = prop::collection::vec(0usize..5, 0..4);
-        (prop::sample::select(&DataType::ALL[..]), shape, prop::collection::vec(any::<u8>(), 64 * 8), strings).prop_map(
-            |(dtype, shape, mut bytes, strings)| {
-                let count: usize = shape.iter().product();
-                if dtype == DataType::Bool {
-                    bytes.iter_mut().for_each(|byte| *byte &= 1);
-                }
-                let data = match dtype.size_bytes() {
-                    Some(size) => bytes[..count * size].to_vec(),
-                    None => {
-                        engine::strings_to_wire((0..count).map(|at| strings.get(at).map_or(&[][..], Vec::as_slice)))
-                    }
-                };
-                Tensor::new(dtype, shape, Bytes::from(data)).unwrap()
-            },
-        )
     }
 
     proptest! {

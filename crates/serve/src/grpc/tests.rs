@@ -4,74 +4,27 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use engine::{Engine, Load, Session, Signature, Tensor, Weights};
+use engine::Tensor;
 use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::*;
-use store::Store;
+use serde_json::json;
 use tokio::sync::oneshot;
 use tonic::{Code, Request};
 
 use super::*;
-use crate::{Control, Metrics, QueueLimits, Residency};
-
-/// A runtime whose models give back their first input.
-struct Echo(Signature);
-
-impl Engine for Echo {
-    fn description(&self) -> String {
-        "echo".to_owned()
-    }
-
-    fn session(&self, _: &[u8], _: usize, _: Load) -> Result<Box<dyn Session>> {
-        Ok(Box::new(Echo(Signature::default())))
-    }
-
-    fn bind(&self, _: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
-        Ok(Arc::new(Unused))
-    }
-}
-
-impl Session for Echo {
-    fn signature(&self) -> &Signature {
-        &self.0
-    }
-
-    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
-        Ok(outputs.iter().map(|_| inputs[0].clone()).collect())
-    }
-}
-
-struct Unused;
-
-impl Weights for Unused {
-    fn mapped_bytes(&self) -> u64 {
-        0
-    }
-}
+use crate::{Control, Metrics, QueueLimits, Residency, fixture};
 
 /// Versions 2 and 10 of model `echo`: `x` FP32 of any length to `y`, the same.
 fn scheduler() -> Arc<Scheduler> {
-    // The store checks a program by the hash of its target, a zero byte and its content.
-    const HASH: &str = "a0e326fdb14b5d21e4051581cf155f53937d86798e03c7e1d21d6fc4d9504049";
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
-    std::fs::write(folder.path().join(format!("programs/{HASH}.onnx")), "echo").unwrap();
-    std::fs::create_dir(folder.path().join("models/echo")).unwrap();
+    let (_folder, store) = fixture::store();
+    let tensor = |name| json!([{"name": name, "datatype": "FP32", "shape": [-1]}]);
     for version in [2, 10] {
-        let tensor = |name| format!(r#"[{{"name": "{name}", "datatype": "FP32", "shape": [-1]}}]"#);
-        let (inputs, outputs) = (tensor("x"), tensor("y"));
-        let manifest = format!(
-            r#"{{"format": 1, "name": "echo", "version": {version},
-                 "source": {{"format": "onnx", "hash": "", "bytes": 4}},
-                 "program": {{"hash": "{HASH}", "kind": "lifted", "target": "portable"}},
-                 "inputs": {inputs}, "outputs": {outputs}, "labels": {{"0": "first"}}}}"#
-        );
-        std::fs::write(folder.path().join(format!("models/echo/{version}.json")), manifest).unwrap();
+        fixture::add(&store, "echo", version, tensor("x"), tensor("y"));
     }
-    let residency = Residency::open(store, Arc::new(Echo(Signature::default())), 1, Control::None).unwrap();
+    let residency = Residency::open(store, Arc::new(fixture::Echo::new()), 1, Control::None).unwrap();
     let scheduler =
         Scheduler::start(Arc::new(residency), &[0], QueueLimits::default(), Arc::new(Metrics::default())).unwrap();
     // The program is mapped by the loader, so one request goes through before the folder goes away.
@@ -237,7 +190,7 @@ async fn triton_s_extensions_answer() {
     };
     let answer = client.model_infer(classes).await.unwrap().into_inner();
     assert_eq!((answer.outputs[0].datatype.as_str(), &answer.outputs[0].shape[..]), ("BYTES", &[2][..]));
-    assert_eq!(answer.raw_output_contents, [&b"\x09\0\0\x002:0:first\x03\0\0\x001:1"[..]]);
+    assert_eq!(answer.raw_output_contents, [&b"\x03\0\0\x002:0\x07\0\0\x001:1:cat"[..]]);
     assert!(scheduler.drain(Duration::from_secs(10)));
 }
 

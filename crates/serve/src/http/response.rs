@@ -92,6 +92,7 @@ mod tests {
     use super::super::request::{Bounds, Call, decode};
     use super::*;
     use crate::InferRequest;
+    use crate::fixture::any_tensor;
 
     fn answer(outputs: Vec<(String, Tensor)>) -> Answer {
         let outputs = outputs.into_iter().map(Given::plain).collect();
@@ -169,27 +170,6 @@ mod tests {
                 assert!(error.message.contains(part), "'{error}' does not say '{part}'");
             }
         }
-    }
-
-    /// A tensor of any datatype, with strings that are UTF-8 or not.
-    fn any_tensor() -> impl Strategy<Value = Tensor> {
-        let string = prop_oneof![".{0,6}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..5)];
-        let strings = prop::collection::vec(string, 64);
-        let shape = prop::collection::vec(0usize..5, 0..4);
-        let bytes = prop::collection::vec(any::<u8>(), 64 * 8);
-        (prop::sample::select(&DataType::ALL[..]), shape, bytes, strings).prop_map(
-            |(dtype, shape, mut bytes, strings)| {
-                let count: usize = shape.iter().product();
-                if dtype == DataType::Bool {
-                    bytes.iter_mut().for_each(|byte| *byte &= 1);
-                }
-                let data = match dtype.size_bytes() {
-                    Some(size) => bytes[..count * size].to_vec(),
-                    None => strings_to_wire(strings[..count].iter().map(Vec::as_slice)),
-                };
-                tensor(dtype, &shape, &data)
-            },
-        )
     }
 
     /// A response has the form of a request but for the name of its list.

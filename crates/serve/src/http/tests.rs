@@ -6,13 +6,12 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use engine::{Engine, Load, Session, Signature, Tensor, Weights};
-use store::Store;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{Control, Metrics, QueueLimits, Residency, admin};
+use crate::{Control, Metrics, QueueLimits, Residency, admin, fixture};
 
 /// An engine whose sessions answer with their inputs, after waiting at a gate when the input is empty.
 struct Echo {
@@ -77,24 +76,11 @@ struct Served {
     _store: tempfile::TempDir,
 }
 
-/// BLAKE3 of `portable`, a zero byte and `echo`.
-const PROGRAM: &str = "a0e326fdb14b5d21e4051581cf155f53937d86798e03c7e1d21d6fc4d9504049";
-
 fn served(limits: HttpLimits) -> Served {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
-    std::fs::write(store.root().join(format!("programs/{PROGRAM}.onnx")), "echo").unwrap();
+    let (folder, store) = fixture::store();
+    let tensor = |name| json!([{"name": name, "datatype": "FP32", "shape": [-1]}]);
     for (name, version) in [("echo", 1), ("echo", 12), ("a b", 1)] {
-        let manifest = json!({
-            "format": 1, "name": name, "version": version,
-            "source": {"format": "onnx", "hash": "", "bytes": 0},
-            "program": {"hash": PROGRAM, "kind": "whole", "target": "portable"},
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}],
-            "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}],
-        });
-        let models = store.root().join("models").join(name);
-        std::fs::create_dir_all(&models).unwrap();
-        std::fs::write(models.join(format!("{version}.json")), manifest.to_string()).unwrap();
+        fixture::add(&store, name, version, tensor("x"), tensor("y"));
     }
     let (entered_sender, entered) = sync_channel(4);
     let (open_gate, gate) = sync_channel(4);
@@ -184,7 +170,7 @@ fn every_route_over_a_socket() {
     let shared =
         ONE.replace(r#""data":[1.5,2]"#, r#""parameters":{"shared_memory_region":"r","shared_memory_byte_size":8}"#);
     for (request, status, says) in [
-        (post(INFER, "", &classes), 200, r#""datatype":"BYTES","shape":[1],"data":["2:1"]"#),
+        (post(INFER, "", &classes), 200, r#""datatype":"BYTES","shape":[1],"data":["2:1:cat"]"#),
         (post(INFER, "", &shared), 501, "input 'x': shared memory is off"),
         (post("/v2/repository/index", "", ""), 200, r#"[{"name":"a b","version":"1","state":"READY","reason":""},"#),
         (post("/v2/repository/index", "", "{"), 400, "the request's JSON"),

@@ -4,9 +4,6 @@
 mod example;
 pub(crate) use example::{Example, Feature, merge, tensors};
 
-#[cfg(test)]
-pub(crate) mod fixture;
-
 mod names;
 pub(crate) use names::{alias, infos, resolve, wire_type};
 

@@ -145,6 +145,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::fixture::any_tensor;
 
     const BYTES_MAX: usize = 1 << 16;
 
@@ -200,25 +201,6 @@ mod tests {
         check(long, Err("the last string repeats"));
         check(TensorProto { dtype: 8, ..message(DataType::F32, &[1]) }, Err("dtype 8 is none that is served"));
         check(TensorProto { dtype: 0, ..message(DataType::F32, &[1]) }, Err("DT_FLOAT"));
-    }
-
-    fn any_tensor() -> impl Strategy<Value = Tensor> {
-        let shape = prop::collection::vec(0usize..5, 0..4);
-        let bytes = prop::collection::vec(any::<u8>(), 64 * 8);
-        let strings = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 64);
-        (prop::sample::select(&DataType::ALL[..]), shape, bytes, strings).prop_map(
-            |(dtype, shape, mut bytes, strings)| {
-                let count: usize = shape.iter().product();
-                if dtype == DataType::Bool {
-                    bytes.iter_mut().for_each(|byte| *byte &= 1);
-                }
-                let data = match dtype.size_bytes() {
-                    Some(size) => bytes[..count * size].to_vec(),
-                    None => strings_to_wire(strings[..count].iter().map(Vec::as_slice)),
-                };
-                Tensor::new(dtype, shape, data.into()).unwrap()
-            },
-        )
     }
 
     proptest! {

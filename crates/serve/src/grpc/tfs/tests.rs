@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::*;
 use crate::Control;
-use crate::tfs::fixture::{Served, served};
+use crate::fixture::{Served, served};
 
 type Predictions = PredictionServiceClient<PredictionServiceServer<Prediction>>;
 

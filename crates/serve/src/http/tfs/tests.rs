@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::Control;
-use crate::tfs::fixture::served;
+use crate::fixture::served;
 
 /// One exchange; the body is empty for a GET.
 async fn exchange(scheduler: &Scheduler, method: &str, path: &str, body: &str) -> (u16, String) {

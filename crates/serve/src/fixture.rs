@@ -1,15 +1,22 @@
-//! A server without a socket for the tests of both edges: models that give back what they get.
+//! What the tests of all edges share: a server without a socket whose models give back what they get, and any tensor.
 
 use std::sync::Arc;
 
-use engine::{Engine, Load, Result, Session, Signature, Tensor, Weights};
+use engine::{DataType, Engine, Load, Result, Session, Signature, Tensor, Weights, strings_to_wire};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use store::Store;
 
 use crate::{Control, Metrics, QueueLimits, Residency, Scheduler};
 
 /// A runtime whose sessions answer with their inputs, in their order.
-struct Echo(Signature);
+pub(crate) struct Echo(Signature);
+
+impl Echo {
+    pub(crate) fn new() -> Self {
+        Self(Signature::default())
+    }
+}
 
 impl Engine for Echo {
     fn description(&self) -> String {
@@ -17,7 +24,7 @@ impl Engine for Echo {
     }
 
     fn session(&self, _: &[u8], _: usize, _: Load) -> Result<Box<dyn Session>> {
-        Ok(Box::new(Echo(Signature::default())))
+        Ok(Box::new(Echo::new()))
     }
 
     fn bind(&self, _: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
@@ -35,7 +42,8 @@ impl Session for Echo {
     }
 }
 
-struct Unused;
+/// The weights of models that have none.
+pub(crate) struct Unused;
 
 impl Weights for Unused {
     fn mapped_bytes(&self) -> u64 {
@@ -49,16 +57,14 @@ pub(crate) struct Served {
     _store: tempfile::TempDir,
 }
 
-/// BLAKE3 of `portable`, a zero byte and `echo`.
+/// The program of every model here: BLAKE3 of `portable`, a zero byte and `echo`.
 const PROGRAM: &str = "a0e326fdb14b5d21e4051581cf155f53937d86798e03c7e1d21d6fc4d9504049";
 
 /// Versions 2 and 10 of `pixels` (`x:0` to `y:0`, UINT8 of two dimensions), and version 1 of `two` (`a` FP32 `[n, 2]` and
 /// `b` FP32 `[n]` to `scores` and `value`; class 1 is `cat`), of `words` (`word` to `word_bytes`, strings) and of
 /// `uneven` (`p` FP32 `[n]` and `q` FP32 `[m]` to the same).
 pub(crate) fn served(control: Control) -> Served {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
-    std::fs::write(store.root().join(format!("programs/{PROGRAM}.onnx")), "echo").unwrap();
+    let (folder, store) = store();
     let io = |name: &str, datatype: &str, shape: &[i64]| json!({"name": name, "datatype": datatype, "shape": shape});
     let pixels = |name: &str| json!([io(name, "UINT8", &[-1, -1])]);
     let two = |a: &str, b: &str| json!([io(a, "FP32", &[-1, 2]), io(b, "FP32", &[-1])]);
@@ -69,14 +75,23 @@ pub(crate) fn served(control: Control) -> Served {
     add(&store, "two", 1, two("a", "b"), two("scores", "value"));
     add(&store, "words", 1, word("word"), word("word_bytes"));
     add(&store, "uneven", 1, uneven(), uneven());
-    let residency = Residency::open(store, Arc::new(Echo(Signature::default())), 1, control).unwrap();
+    let residency = Residency::open(store, Arc::new(Echo::new()), 1, control).unwrap();
     let limits = QueueLimits::default();
     let scheduler = Scheduler::start(Arc::new(residency), &[0], limits, Arc::new(Metrics::default())).unwrap();
     Served { scheduler, _store: folder }
 }
 
+/// A store without models, in a folder that goes with the first.
+pub(crate) fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
+    std::fs::write(store.root().join(format!("programs/{PROGRAM}.onnx")), "echo").unwrap();
+    (folder, store)
+}
+
+/// Adds a model that gives back what it gets; class 1 is `cat`.
 #[allow(clippy::needless_pass_by_value, reason = "made for the one call")]
-fn add(store: &Store, name: &str, version: u64, inputs: Value, outputs: Value) {
+pub(crate) fn add(store: &Store, name: &str, version: u64, inputs: Value, outputs: Value) {
     let manifest = json!({
         "format": 1, "name": name, "version": version,
         "source": {"format": "onnx", "hash": "", "bytes": 4},
@@ -92,4 +107,23 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.scheduler.drain(std::time::Duration::from_secs(10));
     }
+}
+
+/// A small tensor of any datatype and shape, with strings that are UTF-8 or not.
+pub(crate) fn any_tensor() -> impl Strategy<Value = Tensor> {
+    let string = prop_oneof![".{0,6}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..5)];
+    let strings = prop::collection::vec(string, 64);
+    let shape = prop::collection::vec(0usize..5, 0..4);
+    let bytes = prop::collection::vec(any::<u8>(), 64 * 8);
+    (prop::sample::select(&DataType::ALL[..]), shape, bytes, strings).prop_map(|(dtype, shape, mut bytes, strings)| {
+        let count: usize = shape.iter().product();
+        if dtype == DataType::Bool {
+            bytes.iter_mut().for_each(|byte| *byte &= 1);
+        }
+        let data = match dtype.size_bytes() {
+            Some(size) => bytes[..count * size].to_vec(),
+            None => strings_to_wire(strings[..count].iter().map(Vec::as_slice)),
+        };
+        Tensor::new(dtype, shape, data.into()).unwrap()
+    })
 }
