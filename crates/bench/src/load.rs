@@ -188,7 +188,7 @@ mod tests {
                 });
             }
         });
-        let load = http_load(server, b"GET\n", 2, Duration::from_millis(50)).unwrap();
+        let load = http_load(server, b"GET\n", 2, Duration::from_millis(500)).unwrap();
         assert!(load.answered > 0 && load.refused > 0, "{load:?}");
         assert_eq!(load.latencies_us.len(), load.answered);
         assert!(load.quantile_ms(0.5) <= load.quantile_ms(1.0));
@@ -198,9 +198,9 @@ mod tests {
     fn cpu_time_of_a_process_grows_with_its_work() {
         let before = cpu_of(std::process::id()).unwrap();
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(60) {
-            std::hint::black_box((0..10_000u64).sum::<u64>());
+        while cpu_of(std::process::id()).unwrap() == before {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the clock stands still");
+            std::hint::black_box((0..1_000_000u64).sum::<u64>());
         }
-        assert!(cpu_of(std::process::id()).unwrap() > before);
     }
 }
