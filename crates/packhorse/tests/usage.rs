@@ -38,7 +38,7 @@ fn wrong_usage_and_configuration_are_named() {
         // Places.
         ("models --store none", &["none", "packhorse pack"]),
         ("serve --store none", &["none", "packhorse pack"]),
-        ("work --queue queue --store none --output new", &["none", "packhorse pack"]),
+        ("work --queue never --store none --output never-out", &["none", "packhorse pack"]),
         ("work --queue none/queue --store store --output new", &["none/queue", "make it"]),
         ("work --queue tmp --store store --output new", &["tmp is a folder", "a file in it"]),
         ("work --queue garbage --store store --output new", &["garbage", "move the file away"]),
@@ -64,6 +64,7 @@ fn wrong_usage_and_configuration_are_named() {
     let models = place.ok("models --store store --json").lines();
     assert_eq!(models.len(), 1, "something was packed: {models:?}");
     assert!(!place.path("new-queue").exists(), "half of a submission is in a queue");
+    assert!(!place.path("never").exists() && !place.path("never-out").exists(), "made for a store that is not there");
 }
 
 #[test]

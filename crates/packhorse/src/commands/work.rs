@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serve::{Control, QueueLimits};
+use store::Store;
 use work::media::Tools;
 use work::policy::Verdict;
 use work::{Config, FolderStore, Mode, Observer, Report, Stop, Summary, Task, Worker};
@@ -60,6 +61,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
     };
     let tools = Tools::from_env();
     tools.check().map_err(|error| Exit::Configuration(error.message))?;
+    // What must be there already is looked at before what is made when it is not.
+    Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
     let scheduler = node::start(&args.store, QueueLimits::default(), Control::None)?;

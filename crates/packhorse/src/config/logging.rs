@@ -1,5 +1,7 @@
 //! The log on standard error: how much of it, and what a line looks like.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use super::Settings;
@@ -20,7 +22,9 @@ pub(crate) fn start_plain() {
 
 fn start_with(format: LogFormat, level: LogLevel) {
     let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(directives(level)));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for eyes: a file or a collector gets the bare words.
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match format {
         LogFormat::Text => log.with_target(false).init(),
         // Timestamp, level, target and fields, an object a line; spans are no part of this program's log.
