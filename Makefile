@@ -36,6 +36,7 @@ bench: build ## measure against the floor of this machine
 	@test -f $(BERT) || scripts/step.sh 'a model of BERT-base shape' $(PYTHON) scripts/make_bert.py $(BERT)
 	@test -f $(MLP) || scripts/step.sh 'a small model' $(PYTHON) scripts/make_mlp.py $(MLP)
 	$(STEP) 'bench' $(PACKHORSE) bench --ready $(BERT) --serving $(MLP)
+	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MLP)
 
 lint: ## formatting, clippy and the house rules
 	$(STEP) 'lint: format' cargo fmt --all --check
