@@ -9,7 +9,7 @@ use store::pack::weight_bytes;
 use store::task::{Detection, Task};
 use store::{Manifest, Store};
 
-use super::{human_bytes, print_json, say};
+use super::{counted, human_bytes, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
 
@@ -105,8 +105,7 @@ fn print(manifests: &[Manifest]) {
     }
     let programs: HashSet<_> = manifests.iter().map(|manifest| &manifest.program.hash).collect();
     say(&table);
-    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-    let (models, programs) = (count(manifests.len(), "model"), count(programs.len(), "program"));
+    let (models, programs) = (counted(manifests.len(), "model"), counted(programs.len(), "program"));
     say(format_args!("{models} on {programs}, {}", human_bytes(total)));
 }
 

@@ -12,7 +12,7 @@ use serve::grpc::GrpcLimits;
 use serve::{Control, Scheduler};
 use tokio::sync::watch;
 
-use super::{print_json, say};
+use super::{counted, print_json, say};
 use crate::config::{Flags, Limits, LogFormat, Raw, Resolved, Settings, logging};
 use crate::exit::Exit;
 use crate::{Outcome, node, signal};
@@ -94,7 +94,10 @@ fn serve_until_stopped(settings: &Settings) -> Outcome {
     let lanes = scheduler.lanes();
     let http = server.addresses.http;
     match settings.log_format {
-        LogFormat::Text => say(format_args!("serving {models} models on {lanes} lanes: REST on http://{http}")),
+        LogFormat::Text => {
+            let (models, lanes) = (counted(models, "model"), counted(lanes, "lane"));
+            say(format_args!("serving {models} on {lanes}: REST on http://{http}"));
+        }
         // Whoever reads objects reads no sentences in between.
         LogFormat::Json => tracing::info!(models, lanes, %http, "serving"),
     }

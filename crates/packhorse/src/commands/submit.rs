@@ -8,7 +8,7 @@ use serde::Serialize;
 use work::queue::{Options, Phase};
 use work::{SqliteQueue, Task, TaskQueue};
 
-use super::{print_json, say};
+use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
 
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         queue.send(task)?;
         print_json(&Line { id: &task.id, input: &task.input, state: "queued", reason: None })?;
     }
-    say(format_args!("submitted {} to {}", count(tasks.len(), "video"), args.queue));
+    say(format_args!("submitted {} to {}", counted(tasks.len(), "video"), args.queue));
     if args.wait { wait(&queue, &tasks) } else { Ok(()) }
 }
 
@@ -113,9 +113,5 @@ fn wait(queue: &SqliteQueue, tasks: &[Task]) -> Outcome {
     if dead == 0 {
         return Ok(());
     }
-    Err(Exit::Failed(format!("{} of {} went to the dead letters", dead, count(tasks.len(), "video"))))
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    Err(Exit::Failed(format!("{} of {} went to the dead letters", dead, counted(tasks.len(), "video"))))
 }
