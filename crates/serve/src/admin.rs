@@ -15,7 +15,7 @@ use crate::Scheduler;
 use crate::http::{self as api, HttpLimits, Parts, Refusal, Route};
 
 /// What a scrape is told that it gets.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How long a stop waits for a scraper to take its answer.
 const STOP_LIMIT: Duration = Duration::from_secs(1);

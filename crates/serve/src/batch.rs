@@ -6,17 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::{Error, Result, Tensor, strings_from_wire};
 
-/// How requests for a model are put together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batching {
-    /// The most items of one run; 0 or 1 runs each request alone.
-    pub max_size: u64,
-    /// Sizes that a run should rather have than others; empty leaves it to what was learnt.
-    pub preferred_sizes: Vec<u64>,
-    /// How long a request may be held back for others to join it.
-    pub max_delay: Duration,
-}
-
 /// Sizes are learnt by powers of two: 1, 2, 4, ... up to 128.
 const BUCKETS: usize = 8;
 /// A larger batch has to save this share of an item's cost, or it only delays whoever is in it.

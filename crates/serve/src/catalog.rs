@@ -25,10 +25,6 @@ pub enum Control {
 pub enum ModelState {
     /// Requests are taken.
     Ready,
-    /// On its way.
-    Loading,
-    /// On its way out.
-    Unloading,
     /// Not served; the reason says why.
     Unavailable,
 }

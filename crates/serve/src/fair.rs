@@ -42,6 +42,13 @@ impl Fair {
         *time = charged;
     }
 
+    /// Nothing waits and nothing runs: nobody is ahead of anybody any more.
+    pub(crate) fn rest(&mut self) {
+        self.waiting.clear();
+        self.times.clear();
+        self.present = Duration::ZERO;
+    }
+
     /// Forgets `key`, which has nothing left to run and is not ahead of anybody.
     pub(crate) fn forget_if_idle(&mut self, key: u64) {
         if let Some(&time) = self.times.get(&key)
@@ -100,6 +107,19 @@ mod tests {
             })
             .collect();
         assert_eq!(order.iter().filter(|&&key| key == 1).count(), 2, "{order:?}");
+    }
+
+    #[test]
+    fn a_rest_leaves_nothing_behind() {
+        let mut fair = Fair::default();
+        for key in 0..10_000 {
+            fair.add(key);
+            assert_eq!(fair.next(), Some(key));
+            fair.charge(key, Duration::from_millis(1));
+            fair.forget_if_idle(key);
+            fair.rest();
+        }
+        assert!(fair.times.is_empty() && fair.waiting.is_empty());
     }
 
     #[test]

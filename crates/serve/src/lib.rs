@@ -19,7 +19,6 @@ mod residency;
 pub use residency::Residency;
 
 mod batch;
-pub use batch::Batching;
 mod fair;
 mod queue;
 pub use queue::QueueLimits;

@@ -1,12 +1,11 @@
 //! One version of one model, as it is served.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use engine::{Result, Signature, Weights};
 use store::Manifest;
 
-use crate::batch::{Batching, Costs};
+use crate::batch::Costs;
 use crate::residency::Program;
 use crate::stats::{Recorder, Statistics};
 
@@ -60,11 +59,6 @@ impl Model {
     /// known to treat the items of a batch apart from each other.
     pub fn max_batch_size(&self) -> u64 {
         self.manifest.max_batch_size
-    }
-
-    /// How requests are put together.
-    pub fn batching(&self) -> Batching {
-        Batching { max_size: self.manifest.max_batch_size, preferred_sizes: Vec::new(), max_delay: Duration::ZERO }
     }
 
     /// What it has done since it was loaded.

@@ -210,7 +210,12 @@ impl Queues {
         self.running -= 1;
         self.fair.charge(key, cost);
         self.retire(key);
-        self.is_idle()
+        let idle = self.is_idle();
+        if idle {
+            // Models come and go; the times of those that ran once must not outlive them.
+            self.fair.rest();
+        }
+        idle
     }
 
     /// The next model whose program somebody waits for.

@@ -19,6 +19,8 @@ use super::{print_json, say};
 use crate::exit::Exit;
 use crate::{Outcome, node};
 
+/// How often the bare runtime runs on each core in a round.
+const RUNS_PER_CORE: usize = 200;
 /// How often a model is made ready.
 const READY_TIMES: usize = 200;
 
@@ -130,12 +132,10 @@ fn video(store: &Store, onnx: &Arc<Onnx>, assets: &Path, scratch: &Path, rounds:
     let (mut decode, mut runtime, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut runtime_cpu, mut splits) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        say(format_args!("round {round} of {rounds}: the floor, then the whole way"));
-        let summary_frames = 795;
-        let decode_fps = bench::decode_fps(&clip, summary_frames, width, height)?;
-        let per_core = 200;
-        let (runtime_fps, cpu) = bench::runtime_fps(onnx, &model, &input, &cores, per_core)?;
+        say(format_args!("round {round} of {rounds}: the whole way, then the floor"));
         let summary = end_to_end(&clip, scratch, &scheduler, &packed)?;
+        let decode_fps = bench::decode_fps(&clip, summary.frames, width, height)?;
+        let (runtime_fps, cpu) = bench::runtime_fps(onnx, &model, &input, &cores, RUNS_PER_CORE)?;
         ratios.push(summary.fps / decode_fps.min(runtime_fps));
         decode.push(decode_fps);
         runtime.push(runtime_fps);

@@ -25,12 +25,7 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         |tensor: TensorConfig| ModelInput { data_type: data_type(&tensor), name: tensor.name, dims: tensor.dims };
     let output =
         |tensor: TensorConfig| ModelOutput { data_type: data_type(&tensor), name: tensor.name, dims: tensor.dims };
-    let batching = |batching: crate::Batching| -> Result<SchedulingChoice> {
-        Ok(SchedulingChoice::DynamicBatching(ModelDynamicBatching {
-            preferred_batch_size: batching.preferred_sizes.into_iter().map(small).collect::<Result<_>>()?,
-            max_queue_delay_microseconds: u64::try_from(batching.max_delay.as_micros()).unwrap_or(u64::MAX),
-        }))
-    };
+    let batching = config.batches().then(|| SchedulingChoice::DynamicBatching(ModelDynamicBatching::default()));
     let versions = config.versions.iter().filter_map(|&version| i64::try_from(version).ok()).collect();
     let lanes =
         ModelInstanceGroup { name: config.name.clone(), count: small(config.lanes as u64)?, kind: Kind::Cpu.into() };
@@ -42,7 +37,7 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         input: config.inputs.into_iter().map(input).collect(),
         output: config.outputs.into_iter().map(output).collect(),
         instance_group: vec![lanes],
-        scheduling_choice: config.batching.map(batching).transpose()?,
+        scheduling_choice: batching,
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         response_cache: Some(ModelResponseCache { enable: false }),
         name: config.name,
@@ -129,13 +124,11 @@ mod tests {
     use engine::DataType;
 
     use super::*;
-    use crate::{Batching, Statistics};
+    use crate::Statistics;
 
     #[test]
     fn a_configuration_keeps_its_numbers() {
         let tensor = |name: &str, dtype, dims: &[i64]| TensorConfig { name: name.to_owned(), dtype, dims: dims.into() };
-        let max_delay = std::time::Duration::from_micros(150);
-        let batching = Batching { max_size: 8, preferred_sizes: vec![4], max_delay };
         let config = ModelConfig {
             name: "m".to_owned(),
             platform: "onnxruntime_onnx",
@@ -145,18 +138,14 @@ mod tests {
             outputs: vec![tensor("y", DataType::Bytes, &[])],
             versions: vec![3],
             lanes: 2,
-            batching: Some(batching),
         };
         let message = model_config(config.clone()).unwrap();
         assert_eq!(message.input[0].data_type(), wire::DataType::TypeFp16);
         assert_eq!(message.output[0].data_type(), wire::DataType::TypeString);
         assert_eq!((message.max_batch_size, message.instance_group[0].count), (8, 2));
-        let Some(SchedulingChoice::DynamicBatching(batching)) = message.scheduling_choice else {
-            panic!("no batching")
-        };
-        assert_eq!((&batching.preferred_batch_size[..], batching.max_queue_delay_microseconds), (&[4][..], 150));
+        assert!(matches!(message.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
 
-        let unbatched = ModelConfig { batching: None, max_batch_size: 0, ..config.clone() };
+        let unbatched = ModelConfig { max_batch_size: 0, ..config.clone() };
         assert_eq!(model_config(unbatched).unwrap().scheduling_choice, None);
         assert!(model_config(ModelConfig { max_batch_size: 1 << 40, ..config }).is_err());
     }

@@ -48,11 +48,8 @@ fn config_json(config: &ModelConfig) -> Value {
         "response_cache": { "enable": false },
     });
     // Clients read the mere presence of the key as "requests are put together".
-    if let Some(batching) = &config.batching {
-        told["dynamic_batching"] = json!({
-            "preferred_batch_size": batching.preferred_sizes,
-            "max_queue_delay_microseconds": u64::try_from(batching.max_delay.as_micros()).unwrap_or(u64::MAX),
-        });
+    if config.batches() {
+        told["dynamic_batching"] = json!({ "preferred_batch_size": [], "max_queue_delay_microseconds": 0 });
     }
     told
 }
@@ -280,13 +277,11 @@ mod tests {
     use engine::DataType;
 
     use super::*;
-    use crate::{BatchStatistics, Batching};
+    use crate::BatchStatistics;
 
     #[test]
     fn a_configuration_as_clients_read_it() {
         let tensor = |name: &str, dtype, dims: &[i64]| TensorConfig { name: name.to_owned(), dtype, dims: dims.into() };
-        let preferred_sizes = vec![4, 8];
-        let max_delay = std::time::Duration::from_micros(150);
         let mut config = ModelConfig {
             name: "m".to_owned(),
             platform: "onnxruntime_onnx",
@@ -296,7 +291,6 @@ mod tests {
             outputs: vec![tensor("y", DataType::Bytes, &[])],
             versions: vec![1, 12],
             lanes: 2,
-            batching: Some(Batching { max_size: 8, preferred_sizes, max_delay }),
         };
         let told = config_json(&config);
         for (pointer, want) in [
@@ -308,13 +302,13 @@ mod tests {
             ("/output/0/dims", json!([])),
             ("/instance_group/0/kind", json!("KIND_CPU")),
             ("/instance_group/0/count", json!(2)),
-            ("/dynamic_batching/preferred_batch_size", json!([4, 8])),
-            ("/dynamic_batching/max_queue_delay_microseconds", json!(150)),
+            ("/dynamic_batching/preferred_batch_size", json!([])),
+            ("/dynamic_batching/max_queue_delay_microseconds", json!(0)),
             ("/model_transaction_policy/decoupled", json!(false)),
         ] {
             assert_eq!(told.pointer(pointer), Some(&want), "{pointer}");
         }
-        config.batching = None;
+        config.max_batch_size = 0;
         assert_eq!(config_json(&config).get("dynamic_batching"), None);
     }
 

@@ -85,8 +85,6 @@ pub(crate) fn index(scheduler: &Scheduler, ready_only: bool) -> Vec<IndexEntry> 
 pub(crate) fn state_name(state: ModelState) -> &'static str {
     match state {
         ModelState::Ready => "READY",
-        ModelState::Loading => "LOADING",
-        ModelState::Unloading => "UNLOADING",
         ModelState::Unavailable => "UNAVAILABLE",
     }
 }

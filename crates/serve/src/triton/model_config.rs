@@ -2,7 +2,7 @@
 
 use engine::{DataType, TensorSpec};
 
-use crate::{Batching, Model, Scheduler};
+use crate::{Model, Scheduler};
 
 /// The runtime's name among Triton's backends.
 const BACKEND: &str = "onnxruntime";
@@ -21,8 +21,6 @@ pub(crate) struct ModelConfig {
     pub(crate) versions: Vec<u64>,
     /// Runs at once: one on each lane.
     pub(crate) lanes: usize,
-    /// `None` when requests are run one by one.
-    pub(crate) batching: Option<Batching>,
 }
 
 /// One input or output.
@@ -35,6 +33,11 @@ pub(crate) struct TensorConfig {
 }
 
 impl ModelConfig {
+    /// Whether requests are put together. Nothing about it is set: sizes are learnt, and none is waited for.
+    pub(crate) fn batches(&self) -> bool {
+        self.max_batch_size > 1
+    }
+
     /// The configuration of `model` on `scheduler`.
     pub(crate) fn of(scheduler: &Scheduler, model: &Model) -> Self {
         let manifest = model.manifest();
@@ -49,7 +52,6 @@ impl ModelConfig {
             outputs: tensors(&model.signature().outputs),
             versions: scheduler.residency().versions(&manifest.name),
             lanes: scheduler.lanes(),
-            batching: Some(model.batching()).filter(|batching| batching.max_size > 1),
         }
     }
 }

@@ -24,7 +24,6 @@ use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 
 use super::GrpcLimits;
-use super::convert::grpc_timeout;
 use super::status::status;
 use crate::tfs::{alias, classify, regress, resolve, tensors};
 use crate::{InferRequest, Model, Scheduler};
@@ -203,14 +202,7 @@ impl Prediction {
 /// The message of `request` and when its own time limit runs out. The transport ends the call then; the scheduler must
 /// know it before, so that nothing is computed for nobody.
 fn timed<T>(request: Request<T>) -> Result<(T, Option<Instant>)> {
-    let timeout = match request.metadata().get("grpc-timeout") {
-        None => None,
-        Some(header) => {
-            let header = header.to_str().map_err(|_| Error::invalid("grpc-timeout is not text"))?;
-            Some(grpc_timeout(header)?)
-        }
-    };
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = super::deadline(request.metadata(), Instant::now())?;
     Ok((request.into_inner(), deadline))
 }
 

@@ -21,9 +21,6 @@ use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::tfs::{alias, classify, no_label, regress, tensors};
 use crate::{InferRequest, InferResponse, Model, Scheduler};
 
-/// What a scrape is told that it gets.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
     path::path(path).is_some()
@@ -44,7 +41,7 @@ pub(crate) async fn try_answer(
     }
     let response = match asked {
         Path::Root => body::json(StatusCode::OK, &json!({ "Status": "Healthy" })),
-        Path::Metrics => body::response(StatusCode::OK, METRICS_TYPE, scheduler.metrics().text()),
+        Path::Metrics => body::response(StatusCode::OK, crate::admin::METRICS_TYPE, scheduler.metrics().text()),
         Path::Predictions(model) => packing::answer(scheduler, &model),
         Path::Models => told::models(scheduler),
         Path::Malformed(why) => Refusal::from(Error::not_found(why)).into_response(),
