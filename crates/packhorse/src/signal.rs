@@ -5,6 +5,18 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+/// Waits for the first SIGTERM or SIGINT.
+pub(crate) fn wait() -> Result<()> {
+    let (stop, stopped) = std::sync::mpsc::sync_channel(1);
+    on_stop(move || {
+        // Nobody waits any more when the process is on its way out already.
+        let _ = stop.send(());
+    })?;
+    // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
+    let _ = stopped.recv();
+    Ok(())
+}
+
 /// Calls `then` on a thread of its own at the first SIGTERM or SIGINT. A second signal ends the process at once, as
 /// whoever sends it means to. The thread lives as long as the process: a signal may come at any time.
 pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> Result<()> {

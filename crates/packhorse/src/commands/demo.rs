@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let clip = assets.join("street.mp4");
     Tools::from_env().check().map_err(|error| Exit::Configuration(error.message))?;
     make_folder(&args.out)?;
-    // Beside the results, so that they only have to be renamed; gone at the end, however that comes.
+    // Beside the results, so that they only have to be renamed; gone when this function ends.
     let scratch =
         tempfile::Builder::new().prefix(".work-").tempdir_in(&args.out).map_err(|error| out_error(args, &error))?;
 
@@ -74,13 +74,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
     table::print(&summary);
     report(args, &server, &summary, started.elapsed())?;
     if args.keep {
-        let (stop, stopped) = std::sync::mpsc::sync_channel(1);
-        signal::on_stop(move || {
-            // Nobody waits any more when the process is on its way out already.
-            let _ = stop.send(());
-        })?;
         say("the server stays up; Ctrl-C ends it");
-        let _ = stopped.recv();
+        signal::wait()?;
     }
     server.stop(Duration::from_secs(10))
 }

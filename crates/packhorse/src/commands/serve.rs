@@ -103,13 +103,7 @@ fn serve_until_stopped(settings: &Settings) -> Outcome {
     }
     print_json(&server.addresses)?;
 
-    let (stop, stopped) = std::sync::mpsc::sync_channel(1);
-    signal::on_stop(move || {
-        // Nobody waits any more when the process is on its way out already.
-        let _ = stop.send(());
-    })?;
-    // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
-    let _ = stopped.recv();
+    signal::wait()?;
     server.stop(settings.grace_s.get())
 }
 
