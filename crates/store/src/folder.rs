@@ -84,21 +84,14 @@ impl Store {
     /// speaks of another model, [`Unsupported`](engine::ErrorKind::Unsupported) when a newer build wrote it.
     pub fn manifest(&self, model: &str, version: u64) -> Result<Manifest> {
         name::check(model)?;
-        let path = self.manifest_path(model, version);
-        let text = std::fs::read(&path).map_err(|source| io_error(&path, "cannot be read", &source))?;
-        let corrupt = |reason: String| Error::corrupt(format!("{}: {reason}; pack the model again", path.display()));
-        let format = serde_json::from_slice::<FormatOnly>(&text).map_err(|error| corrupt(error.to_string()))?.format;
-        if format > FORMAT {
-            return Err(Error::unsupported(format!(
-                "{}: manifest format {format} is newer than this build, which reads up to {FORMAT}",
-                path.display()
-            )));
-        }
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
-        if manifest.name != model || manifest.version != version {
-            return Err(corrupt(format!("it describes '{}' version {}", manifest.name, manifest.version)));
-        }
-        Ok(manifest)
+        read_manifest(&self.manifest_path(model, version), model, version)
+    }
+
+    /// Whether the files that `manifest` names are there; what is in them is checked when they are used.
+    pub(crate) fn holds(&self, manifest: &Manifest) -> bool {
+        let program = self.content_path("programs", &manifest.program.hash, "onnx");
+        let segments = manifest.segments.iter().map(|hash| self.content_path("segments", hash, "seg"));
+        std::iter::once(program).chain(segments).all(|path| path.is_ok_and(|path| path.is_file()))
     }
 
     /// The program that `manifest` names, mapped, and checked against its hash.
@@ -177,6 +170,24 @@ impl Store {
     }
 }
 
+/// The manifest in the file at `path`, which must be of `version` of `model`.
+pub(crate) fn read_manifest(path: &Path, model: &str, version: u64) -> Result<Manifest> {
+    let text = std::fs::read(path).map_err(|source| io_error(path, "cannot be read", &source))?;
+    let corrupt = |reason: String| Error::corrupt(format!("{}: {reason}; pack the model again", path.display()));
+    let format = serde_json::from_slice::<FormatOnly>(&text).map_err(|error| corrupt(error.to_string()))?.format;
+    if format > FORMAT {
+        return Err(Error::unsupported(format!(
+            "{}: manifest format {format} is newer than this build, which reads up to {FORMAT}",
+            path.display()
+        )));
+    }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
+    if manifest.name != model || manifest.version != version {
+        return Err(corrupt(format!("it describes '{}' version {}", manifest.name, manifest.version)));
+    }
+    Ok(manifest)
+}
+
 #[derive(serde::Deserialize)]
 struct FormatOnly {
     format: u32,
@@ -189,12 +200,16 @@ fn program_hash(program: &[u8], target: &str) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-fn local(place: &str) -> Result<PathBuf> {
+/// `place` as a path.
+///
+/// # Errors
+/// [`Unsupported`](engine::ErrorKind::Unsupported) for a URL that is none of a file.
+pub(crate) fn local(place: &str) -> Result<PathBuf> {
     match place.split_once("://") {
         None => Ok(PathBuf::from(place)),
         Some(("file", path)) => Ok(PathBuf::from(path)),
         Some((scheme, _)) => Err(Error::unsupported(format!(
-            "{place}: this build keeps stores in folders and cannot open {scheme}:// yet; give a folder"
+            "{place}: this build keeps models in folders and cannot open {scheme}:// yet; give a folder"
         ))),
     }
 }

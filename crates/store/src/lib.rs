@@ -14,5 +14,11 @@ pub mod labels;
 mod onnx;
 pub mod pack;
 
+mod serving;
+
+pub mod repository;
+
 pub use folder::Store;
 pub use manifest::Manifest;
+pub use repository::Repository;
+pub use serving::{LatencyClass, Serving};

@@ -67,16 +67,33 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         None => newest + 1,
     };
 
+    let manifest = build(store, engine, request, Identity { name, version, source })?;
+    match store.put_manifest(&manifest)? {
+        Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true }),
+        // Another packer was faster with this version: either it holds the very same, or there is a next one.
+        Written::Existed => pack(store, engine, request),
+    }
+}
+
+/// What a manifest is of.
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    pub(crate) source: Source,
+}
+
+/// Writes the program and the weights of `request`'s file into `store` and returns the manifest, which is written nowhere.
+pub(crate) fn build(store: &Store, engine: &Onnx, request: &Request, identity: Identity) -> Result<Manifest> {
     let imported = import::import(engine, &request.path)?;
     let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
     let layout = Layout::of(&imported.weights)?;
     let segments = if imported.weights.is_empty() { Vec::new() } else { vec![store.put_segment(&layout)?] };
     let hash = store.put_program(&imported.program, &imported.target)?;
-    let manifest = Manifest {
+    Ok(Manifest {
         format: FORMAT,
-        name,
-        version,
-        source,
+        name: identity.name,
+        version: identity.version,
+        source: identity.source,
         program: ProgramRef { hash, kind: imported.kind, target: imported.target, why_whole: imported.why_whole },
         inputs: imported.signature.inputs.iter().map(Io::from_spec).collect(),
         outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
@@ -85,12 +102,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         labels: request.labels.clone(),
         segments,
         weights: layout.weights,
-    };
-    match store.put_manifest(&manifest)? {
-        Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true }),
-        // Another packer was faster with this version: either it holds the very same, or there is a next one.
-        Written::Existed => pack(store, engine, request),
-    }
+    })
 }
 
 /// The bytes that `manifest`'s weights take.

@@ -20,8 +20,8 @@ const LAYERS: [Layer; 8] = [
     Layer { name: "proto", may_import: &[], reason: "proto is a leaf: wire messages know no domain type" },
     Layer {
         name: "store",
-        may_import: &["engine"],
-        reason: "store knows no server: a pack is made and read without one",
+        may_import: &["engine", "proto"],
+        reason: "store knows no server: a pack is made and read without one; of the wire it takes the words of configurations",
     },
     Layer { name: "serve", may_import: &["engine", "proto", "store"], reason: PEERS },
     Layer { name: "work", may_import: &["engine", "proto", "store"], reason: PEERS },

@@ -275,14 +275,86 @@ pub struct GetModelStatusResponse {
     #[prost(message, repeated, tag = "1")]
     pub model_version_status: ::prost::alloc::vec::Vec<ModelVersionStatus>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileSystemStoragePathSourceConfig {}
+/// Nested message and enum types in `FileSystemStoragePathSourceConfig`.
+pub mod file_system_storage_path_source_config {
+    /// Which versions are served.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct ServableVersionPolicy {
+        #[prost(oneof = "servable_version_policy::PolicyChoice", tags = "100, 101, 102")]
+        pub policy_choice: ::core::option::Option<servable_version_policy::PolicyChoice>,
+    }
+    /// Nested message and enum types in `ServableVersionPolicy`.
+    pub mod servable_version_policy {
+        /// The newest ones.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+        pub struct Latest {
+            /// How many; 0 is one.
+            #[prost(uint32, tag = "1")]
+            pub num_versions: u32,
+        }
+        /// All there are.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+        pub struct All {}
+        /// Those named.
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+        pub struct Specific {
+            #[prost(int64, repeated, tag = "1")]
+            pub versions: ::prost::alloc::vec::Vec<i64>,
+        }
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+        pub enum PolicyChoice {
+            #[prost(message, tag = "100")]
+            Latest(Latest),
+            #[prost(message, tag = "101")]
+            All(All),
+            #[prost(message, tag = "102")]
+            Specific(Specific),
+        }
+    }
+}
+/// Where requests are kept, which they are not here.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LoggingConfig {
+    #[prost(message, optional, tag = "1")]
+    pub log_collector_config: ::core::option::Option<logging_config::LogCollectorConfig>,
+    #[prost(message, optional, tag = "2")]
+    pub sampling_config: ::core::option::Option<logging_config::SamplingConfig>,
+}
+/// Nested message and enum types in `LoggingConfig`.
+pub mod logging_config {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct LogCollectorConfig {
+        #[prost(string, tag = "1")]
+        pub r#type: ::prost::alloc::string::String,
+        #[prost(string, tag = "2")]
+        pub filename_prefix: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, Copy, PartialEq, ::prost::Message)]
+    pub struct SamplingConfig {
+        #[prost(double, tag = "1")]
+        pub sampling_rate: f64,
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelConfig {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// The folder of the versions' folders.
     #[prost(string, tag = "2")]
     pub base_path: ::prost::alloc::string::String,
+    #[prost(enumeration = "ModelType", tag = "3")]
+    pub model_type: i32,
     #[prost(string, tag = "4")]
     pub model_platform: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "6")]
+    pub logging_config: ::core::option::Option<LoggingConfig>,
+    /// Without one the newest version is served.
+    #[prost(message, optional, tag = "7")]
+    pub model_version_policy: ::core::option::Option<
+        file_system_storage_path_source_config::ServableVersionPolicy,
+    >,
     #[prost(map = "string, int64", tag = "8")]
     pub version_labels: ::std::collections::HashMap<::prost::alloc::string::String, i64>,
 }
@@ -315,6 +387,36 @@ pub struct ReloadConfigRequest {
 pub struct ReloadConfigResponse {
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<StatusProto>,
+}
+/// The older form of model_platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ModelType {
+    Unspecified = 0,
+    Tensorflow = 1,
+    Other = 2,
+}
+impl ModelType {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MODEL_TYPE_UNSPECIFIED",
+            Self::Tensorflow => "TENSORFLOW",
+            Self::Other => "OTHER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MODEL_TYPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TENSORFLOW" => Some(Self::Tensorflow),
+            "OTHER" => Some(Self::Other),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod prediction_service_client {

@@ -1,6 +1,6 @@
 //! From an ONNX file to a program, its weights and its signature.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use engine::onnx::Onnx;
@@ -41,15 +41,44 @@ pub(crate) fn identify(path: &Path) -> Result<Source> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes);
     let mut total = bytes.len() as u64;
-    let mut files: Vec<&str> = model.graph.iter().flat_map(|graph| &graph.initializer).filter_map(location).collect();
-    files.sort_unstable();
-    files.dedup();
-    for file in files {
+    for file in external_files(&model) {
         let data = engine::map::map_file(&tensor::beside(folder(path), file)?)?;
         hasher.update(&data);
         total += data.len() as u64;
     }
     Ok(Source { format: "onnx".to_owned(), hash: hasher.finalize().to_hex().to_string(), bytes: total })
+}
+
+/// Copies the file at `path` and everything it refers to into `folder`, and returns the copy's path. Whoever changes the
+/// original afterwards changes nothing that is mapped here.
+///
+/// # Errors
+/// As [`identify`], and [`Exhausted`](engine::ErrorKind::Exhausted) when the disk is full.
+pub(crate) fn snapshot(path: &Path, folder: &Path) -> Result<PathBuf> {
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::fs::copy(from, to);
+        copied.map_err(|source| crate::atomic::io_error(from, "cannot be copied", &source))
+    };
+    let target = folder.join("model.onnx");
+    copy(path, &target)?;
+    let (_, model) = read(&target)?;
+    for file in external_files(&model) {
+        let to = tensor::beside(folder, file)?;
+        if let Some(parent) = to.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| crate::atomic::io_error(parent, "cannot be made", &source))?;
+        }
+        copy(&tensor::beside(self::folder(path), file)?, &to)?;
+    }
+    Ok(target)
+}
+
+/// The files with weights that `model` refers to, each once.
+fn external_files(model: &Model) -> Vec<&str> {
+    let mut files: Vec<&str> = model.graph.iter().flat_map(|graph| &graph.initializer).filter_map(location).collect();
+    files.sort_unstable();
+    files.dedup();
+    files
 }
 
 /// Optimises the file at `path` for this CPU, lifts its weights and checks that the answers stay the same; a graph

@@ -1,0 +1,121 @@
+//! Packs of what repositories of other servers hold, kept between starts: a store without names, and an index from a
+//! file's stamp to its manifest, so that a file that did not change is not read again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use engine::onnx::Onnx;
+use engine::{Error, Result};
+
+use super::listing::digest;
+use crate::folder::read_manifest;
+use crate::manifest::FORMAT;
+use crate::onnx::import;
+use crate::pack::{Identity, Request, build};
+use crate::task::{self, TaskChoice};
+use crate::{Manifest, Store, atomic};
+
+/// A folder of packs made from other servers' repositories. Several repositories and several processes may share one.
+#[derive(Debug)]
+pub struct PackCache {
+    store: Store,
+    index: PathBuf,
+    /// Removed with this value, where the cache is for one run.
+    _private: Option<tempfile::TempDir>,
+}
+
+impl PackCache {
+    /// The cache at `place`, made when it is not there.
+    ///
+    /// # Errors
+    /// As the file system's, naming the place.
+    pub fn open(place: &str) -> Result<Self> {
+        let store = Store::create(place)?;
+        let index = store.root().join("index");
+        std::fs::create_dir_all(&index).map_err(|source| atomic::io_error(&index, "cannot be made", &source))?;
+        // A folder that can be read and not written would fail at the first model.
+        tempfile::tempfile_in(&index).map_err(|source| atomic::io_error(&index, "cannot be written", &source))?;
+        Ok(Self { store, index, _private: None })
+    }
+
+    /// A cache that goes with this value.
+    ///
+    /// # Errors
+    /// When there is no temporary folder.
+    pub fn temporary() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("packhorse-packs-").tempdir();
+        let folder = folder.map_err(|source| Error::internal(format!("no temporary folder: {source}")))?;
+        let place = folder.path().to_str().ok_or_else(|| Error::internal("the temporary folder's path is no text"))?;
+        let cache = Self::open(place)?;
+        Ok(Self { _private: Some(folder), ..cache })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        self.store.root()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The manifest of the file that `key` stands for, if it was packed before and is all there.
+    pub(super) fn find(&self, key: &Key<'_>) -> Option<Manifest> {
+        let manifest = read_manifest(&self.path(key), key.name, key.version).ok()?;
+        self.store.holds(&manifest).then_some(manifest)
+    }
+
+    /// Packs the file that `key` stands for. Reads all of it, once, into a copy: whoever changes it meanwhile changes
+    /// nothing here, and `unchanged` says afterwards whether the copy is of the file that was asked for.
+    ///
+    /// # Errors
+    /// As [`pack`](crate::pack::pack), and [`Unavailable`](engine::ErrorKind::Unavailable) when the file changed.
+    pub(super) fn pack(&self, onnx: &Onnx, key: &Key<'_>, unchanged: impl FnOnce() -> bool) -> Result<Manifest> {
+        let scratch = tempfile::Builder::new().prefix(".copy-").tempdir_in(self.root());
+        let scratch = scratch.map_err(|source| atomic::io_error(self.root(), "cannot be written", &source))?;
+        let of = |error: Error| error.context(key.file.display());
+        let path = import::snapshot(key.file, scratch.path()).map_err(of)?;
+        if !unchanged() {
+            return Err(Error::unavailable(format!("{}: it changed while it was read", key.file.display())));
+        }
+        let source = import::identify(&path).map_err(of)?;
+        let request = Request { path, name: None, version: None, task: None, labels: BTreeMap::new() };
+        let identity = Identity { name: key.name.to_owned(), version: key.version, source };
+        let mut manifest = build(&self.store, onnx, &request, identity).map_err(of)?;
+        // Nobody said what the tensors mean; a detector is known by its signature.
+        manifest.task = task::recognise(TaskChoice::ObjectDetection, &manifest.signature()?).ok();
+        self.keep(key, &manifest)?;
+        Ok(manifest)
+    }
+
+    fn keep(&self, key: &Key<'_>, manifest: &Manifest) -> Result<()> {
+        let path = self.path(key);
+        // What is there and was not found is broken. Files are never changed, only replaced.
+        let _ = std::fs::remove_file(&path);
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        atomic::create(&self.index, name, |file| serde_json::to_writer(file, manifest).map_err(std::io::Error::from))?;
+        Ok(())
+    }
+
+    fn path(&self, key: &Key<'_>) -> PathBuf {
+        self.index.join(format!("{}.json", key.digest()))
+    }
+}
+
+/// What a pack is known by: the file, as it was, and what is made of it.
+pub(super) struct Key<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: u64,
+    pub(super) file: &'a Path,
+    pub(super) stamp: &'a str,
+}
+
+impl Key<'_> {
+    fn digest(&self) -> String {
+        let place = std::fs::canonicalize(self.file).unwrap_or_else(|_| self.file.to_owned());
+        let (version, format) = (self.version.to_string(), FORMAT.to_string());
+        // A program laid out for one CPU is none for another, and another build may lay it out in another way.
+        let build = env!("CARGO_PKG_VERSION");
+        digest([self.name, &version, &place.to_string_lossy(), self.stamp, &engine::cpu::target(), &format, build])
+    }
+}

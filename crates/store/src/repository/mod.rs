@@ -1,0 +1,112 @@
+//! Repositories: where models come from. A store of packs is one; the layouts of Triton and TensorFlow Serving and plain
+//! folders of ONNX files are others, which are packed into a cache as they are first seen.
+//!
+//! A [`Listing`] is one look: names, versions, where each lies and a stamp of it, without reading a model. What is served
+//! always is a pack.
+
+mod cache;
+mod config;
+mod layout;
+mod listing;
+mod onnx_folder;
+mod settings;
+mod text;
+mod tfs;
+mod triton;
+
+pub use cache::PackCache;
+pub use layout::Layout;
+pub use listing::{Listed, Listing, Source, Version, VersionPolicy};
+pub use settings::{Declared, Settings};
+
+use std::sync::Arc;
+
+use engine::onnx::Onnx;
+use engine::{Error, Result};
+
+use crate::{Manifest, Store};
+use cache::Key;
+
+/// Where models come from.
+pub struct Repository {
+    layout: Layout,
+    /// Where packs are kept of what is none; `None` for a store of packs, which is its own.
+    cache: Option<PackCache>,
+    /// Makes packs; without it only those that are in the cache are found.
+    packer: Option<Arc<Onnx>>,
+}
+
+impl From<Store> for Repository {
+    fn from(store: Store) -> Self {
+        Self { layout: Layout::Packs(store), cache: None, packer: None }
+    }
+}
+
+impl Repository {
+    /// The repository of this `layout`, which keeps its packs in `cache` and makes them with `packer`.
+    pub fn new(layout: Layout, cache: PackCache, packer: Option<Arc<Onnx>>) -> Self {
+        Self { layout, cache: Some(cache), packer }
+    }
+
+    /// The store in which the programs and weights of its manifests are.
+    ///
+    /// # Errors
+    /// [`Internal`](engine::ErrorKind::Internal) when it has no cache, which it is never made without.
+    pub fn store(&self) -> Result<&Store> {
+        match (&self.layout, &self.cache) {
+            (Layout::Packs(store), _) => Ok(store),
+            (_, Some(cache)) => Ok(cache.store()),
+            (_, None) => Err(Error::internal("a repository without a cache of packs")),
+        }
+    }
+
+    /// What is there now.
+    ///
+    /// # Errors
+    /// When the place cannot be read.
+    pub fn list(&self) -> Result<Listing> {
+        self.layout.list()
+    }
+
+    /// The model called `name`; `None` when there is none. `config`, the JSON of a model configuration, comes before what
+    /// the repository says.
+    ///
+    /// # Errors
+    /// When the place cannot be read, and [`InvalidInput`](engine::ErrorKind::InvalidInput) or
+    /// [`Unsupported`](engine::ErrorKind::Unsupported) for the configuration.
+    pub fn model(&self, name: &str, config: Option<&str>) -> Result<Option<Listed>> {
+        self.layout.model(name, config)
+    }
+
+    /// The manifest of `version` of `name`, or why there is none; `None` when the file has yet to be packed.
+    pub fn at_hand(&self, name: &str, version: u64, found: &Version) -> Option<Result<Manifest>> {
+        match (&found.source, &self.layout) {
+            (Source::Pack, Layout::Packs(store)) => Some(store.manifest(name, version)),
+            (Source::Pack, _) => Some(Err(Error::internal("a pack outside a store of packs"))),
+            (Source::Refused(error), _) => Some(Err(error.clone())),
+            (Source::File { path, stamp }, _) => {
+                let key = Key { name, version, file: path, stamp };
+                self.cache.as_ref()?.find(&key).map(Ok)
+            }
+        }
+    }
+
+    /// The manifest of `version` of `name`; packs the file when it was not packed yet, which takes as long as it takes.
+    ///
+    /// # Errors
+    /// Why the version cannot be served, naming the file.
+    pub fn manifest(&self, name: &str, version: u64, found: &Version) -> Result<Manifest> {
+        if let Some(at_hand) = self.at_hand(name, version, found) {
+            return at_hand;
+        }
+        let (Source::File { path, stamp }, Some(cache), Some(packer)) = (&found.source, &self.cache, &self.packer) else {
+            return Err(Error::internal("nothing is there to make packs with"));
+        };
+        let unchanged = || {
+            let now = self.model(name, None).ok().flatten();
+            let now = now.and_then(|listed| listed.versions.get(&version).map(|version| version.source.clone()));
+            matches!(now, Some(Source::File { stamp: now, .. }) if now == *stamp)
+        };
+        cache.pack(packer, &Key { name, version, file: path, stamp }, unchanged)
+    }
+}
