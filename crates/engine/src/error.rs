@@ -12,6 +12,8 @@ pub enum ErrorKind {
     NotFound,
     /// The named thing exists already with other content.
     AlreadyExists,
+    /// The named thing is not in the state that this needs: bring it there first.
+    FailedPrecondition,
     /// The request is well formed, but this build, model or runtime cannot do it.
     Unsupported,
     /// A queue, budget or limit is full: try again later.

@@ -1,11 +1,12 @@
-//! What serving and working both stand on: a store, a runtime, residency, the scheduler and its lanes.
+//! What serving and working both stand on: a repository, a runtime, residency, the scheduler and its lanes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::onnx::{LIBRARY_VARIABLE, Onnx};
 use serve::{Control, Metrics, QueueLimits, Residency, Scheduler};
-use store::Store;
+use store::Repository;
+use store::repository::{Layout, PackCache};
 
 use crate::exit::Exit;
 
@@ -15,20 +16,63 @@ pub(crate) fn onnx() -> Result<Onnx, Exit> {
     Onnx::load(library.as_deref()).map_err(|error| Exit::Configuration(error.message))
 }
 
-/// Starts a scheduler over the store at `place`, a lane on every core that this process may use.
-pub(crate) fn start(place: &str, limits: QueueLimits, control: Control) -> Result<Arc<Scheduler>, Exit> {
-    let store = Store::open(place).map_err(|error| Exit::configuration(&error))?;
-    start_with(store, Arc::new(onnx()?), limits, control)
+/// Where models come from: the place, and where packs of it are kept when it is no store of packs.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) store: &'a str,
+    pub(crate) pack_cache: Option<&'a str>,
+}
+
+impl Place<'_> {
+    /// The repository there, whose packs are made with `packer`.
+    pub(crate) fn open(self, packer: Option<Arc<Onnx>>) -> Result<Repository, Exit> {
+        let layout = Layout::of(self.store).map_err(|error| Exit::configuration(&error))?;
+        if let Layout::Packs(store) = layout {
+            return Ok(store.into());
+        }
+        Ok(Repository::new(layout, self.cache()?, packer))
+    }
+
+    /// The cache of packs that was asked for, or the user's own; one for this run alone when there is no place for it.
+    fn cache(self) -> Result<PackCache, Exit> {
+        if let Some(place) = self.pack_cache {
+            return PackCache::open(place).map_err(|error| Exit::configuration(&error));
+        }
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || variable("HOME").map(|home| home.join(".cache"));
+        let place = variable("XDG_CACHE_HOME").filter(|place| place.is_absolute()).or_else(home);
+        let place = place.map(|place| place.join("packhorse"));
+        let why = match place.as_deref().and_then(Path::to_str).map(PackCache::open) {
+            Some(Ok(cache)) => {
+                tracing::info!(place = %cache.root().display(), "packs are kept here");
+                return Ok(cache);
+            }
+            Some(Err(error)) => error.message,
+            None => "there is no XDG_CACHE_HOME and no HOME".to_owned(),
+        };
+        let cache = PackCache::temporary()?;
+        let place = cache.root().display();
+        tracing::warn!(%why, %place, "packs are kept for this run only; give a folder that can be written as --pack-cache");
+        Ok(cache)
+    }
+}
+
+/// Starts a scheduler over the repository at `place`, a lane on every core that this process may use.
+pub(crate) fn start(place: Place<'_>, limits: QueueLimits, control: Control) -> Result<Arc<Scheduler>, Exit> {
+    // What is typed wrong is told before a runtime is loaded.
+    Layout::of(place.store).map_err(|error| Exit::configuration(&error))?;
+    let onnx = Arc::new(onnx()?);
+    start_with(place.open(Some(Arc::clone(&onnx)))?, onnx, limits, control)
 }
 
 /// As [`start`], on a runtime that is loaded already.
 pub(crate) fn start_with(
-    store: Store,
+    repository: impl Into<Repository>,
     onnx: Arc<Onnx>,
     limits: QueueLimits,
     control: Control,
 ) -> Result<Arc<Scheduler>, Exit> {
     let cores = engine::cpu::lane_cores();
-    let residency = Arc::new(Residency::open(store, onnx, cores.len(), control)?);
+    let residency = Arc::new(Residency::open(repository, onnx, cores.len(), control)?);
     Ok(Scheduler::start(residency, &cores, limits, Arc::new(Metrics::default()))?)
 }

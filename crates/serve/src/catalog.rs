@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::Error;
+use engine::{Error, Result};
 
 use crate::model::Model;
 
 /// Who decides which models are served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Control {
-    /// Everything that is in the store at the start, and nothing else.
+    /// Everything that is in the repository at the start, and nothing else.
     #[default]
     None,
-    /// What is in the store, looked at again and again.
+    /// What is in the repository, looked at again and again.
     Poll,
     /// What clients ask to be loaded, and nothing else.
     Explicit,
@@ -25,6 +25,8 @@ pub enum Control {
 pub enum ModelState {
     /// Requests are taken.
     Ready,
+    /// Its file is read for the first time.
+    Loading,
     /// Not served; the reason says why.
     Unavailable,
 }
@@ -44,21 +46,101 @@ pub struct IndexEntry {
 
 /// One version in the catalogue.
 #[derive(Clone)]
-pub(crate) enum Entry {
+pub(crate) struct Entry {
+    /// What it was made of; see [`store::repository::Version::stamp`].
+    pub(crate) stamp: String,
+    pub(crate) state: State,
+}
+
+/// Where a version stands, and what that takes.
+#[derive(Clone)]
+pub(crate) enum State {
     Served(Arc<Model>),
+    /// Its file is read for the first time; requests come too early.
+    Packing,
     /// Known, and not served for this reason.
     Unserved(Error),
 }
 
-/// By name and version.
-pub(crate) type Catalog = BTreeMap<String, BTreeMap<u64, Entry>>;
-
-/// The newest version that is served, else the newest of all, whose reason is the answer.
-pub(crate) fn newest(versions: &BTreeMap<u64, Entry>) -> Option<&Entry> {
-    let served = versions.values().rev().find(|entry| matches!(entry, Entry::Served(_)));
-    served.or_else(|| versions.values().next_back())
+impl Entry {
+    /// The model, when it is served.
+    pub(crate) fn served(&self) -> Option<&Arc<Model>> {
+        match &self.state {
+            State::Served(model) => Some(model),
+            State::Packing | State::Unserved(_) => None,
+        }
+    }
 }
+
+/// One model in the catalogue.
+#[derive(Clone, Default)]
+pub(crate) struct Known {
+    /// Those that are wanted.
+    pub(crate) versions: BTreeMap<u64, Entry>,
+    /// Names of versions that the repository has.
+    pub(crate) labels: BTreeMap<String, u64>,
+    /// What is wrong with the model as a whole.
+    pub(crate) refusal: Option<Error>,
+}
+
+impl Known {
+    /// The newest version that is served, else the newest of all, whose reason is the answer.
+    pub(crate) fn newest(&self) -> Option<&Entry> {
+        let served = self.versions.values().rev().find(|entry| entry.served().is_some());
+        served.or_else(|| self.versions.values().next_back())
+    }
+
+    /// The versions that are served, ascending.
+    pub(crate) fn served(&self) -> impl Iterator<Item = (u64, &Arc<Model>)> {
+        self.versions.iter().filter_map(|(&version, entry)| Some((version, entry.served()?)))
+    }
+
+    /// The model called `name` as the answer to a request: the version asked for, or the newest.
+    ///
+    /// # Errors
+    /// Why it is not served, or what there is instead.
+    pub(crate) fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
+        let entry = match version {
+            Some(version) => self.versions.get(&version),
+            None => self.newest(),
+        };
+        match (entry.map(|entry| &entry.state), &self.refusal) {
+            (Some(State::Served(model)), _) => Ok(Arc::clone(model)),
+            (Some(State::Unserved(error)), _) | (None, Some(error)) => Err(error.clone()),
+            (Some(State::Packing), _) => {
+                Err(Error::unavailable(format!("model '{name}' is being packed; try again in a moment")))
+            }
+            (None, None) => {
+                let known: Vec<_> = self.versions.keys().map(u64::to_string).collect();
+                let version = version.unwrap_or_default();
+                Err(Error::not_found(format!("model '{name}' has no version {version}; it has {}", known.join(", "))))
+            }
+        }
+    }
+}
+
+/// By name.
+pub(crate) type Catalog = BTreeMap<String, Known>;
 
 pub(crate) fn unloaded(name: &str) -> Error {
     Error::not_found(format!("model '{name}' is not loaded; ask for it with the repository API's load"))
+}
+
+/// A line a version of every model; a model that is refused as a whole has one of its own.
+pub(crate) fn index(catalog: &Catalog) -> Vec<IndexEntry> {
+    let mut lines = Vec::new();
+    for (name, known) in catalog {
+        let mut line = |version, state, reason| lines.push(IndexEntry { name: name.clone(), version, state, reason });
+        for (&version, entry) in &known.versions {
+            match &entry.state {
+                State::Served(_) => line(Some(version), ModelState::Ready, String::new()),
+                State::Packing => line(Some(version), ModelState::Loading, String::new()),
+                State::Unserved(error) => line(Some(version), ModelState::Unavailable, error.message.clone()),
+            }
+        }
+        if let (true, Some(refusal)) = (known.versions.is_empty(), &known.refusal) {
+            line(None, ModelState::Unavailable, refusal.message.clone());
+        }
+    }
+    lines
 }

@@ -178,8 +178,19 @@ pub(crate) fn poll(scheduler: &Scheduler, interval: Duration) {
     }
 }
 
+/// The life of the packer: it packs what has to be before it can be served, until nothing is left.
+pub(crate) fn settle(scheduler: &Scheduler) {
+    step_back();
+    let models = scheduler.residency().unsettled();
+    tracing::info!(models, "packing what the repository holds; each model is served when it is packed");
+    while !scheduler.is_leaving() && scheduler.residency().settle_next() {}
+    if scheduler.residency().is_settled() {
+        tracing::info!("every model is served or refused");
+    }
+}
+
 /// Lowers the calling thread's priority, so that it takes no time that a lane wants.
-fn step_back() {
+pub(crate) fn step_back() {
     // On Linux a thread's id stands for the thread alone here. A refusal costs other models a little time, no more.
     const NICE: i32 = 10;
     let thread: Pid = rustix::thread::gettid();

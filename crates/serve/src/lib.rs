@@ -16,7 +16,7 @@ pub use model::Model;
 mod catalog;
 pub use catalog::{Control, IndexEntry, ModelState};
 mod residency;
-pub use residency::Residency;
+pub use residency::{LoadOptions, Residency};
 
 mod batch;
 mod fair;

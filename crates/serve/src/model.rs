@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use engine::{Result, Signature, Weights};
-use store::Manifest;
+use store::repository::{Declared, Settings};
+use store::{Manifest, Serving};
 
 use crate::batch::Costs;
 use crate::residency::Program;
@@ -15,6 +16,8 @@ pub struct Model {
     id: u64,
     manifest: Arc<Manifest>,
     signature: Signature,
+    /// What its repository says about it.
+    settings: Arc<Settings>,
     /// Set once by the loader; read by every request.
     program: OnceLock<Arc<Program>>,
     /// Bound once, by whichever lane comes first; every lane reads them.
@@ -27,12 +30,13 @@ pub struct Model {
 
 impl Model {
     /// The model of `manifest`, cold.
-    pub(crate) fn unloaded(id: u64, manifest: Manifest) -> Result<Self> {
+    pub(crate) fn unloaded(id: u64, manifest: Manifest, settings: Arc<Settings>) -> Result<Self> {
         let signature = manifest.signature()?;
         Ok(Self {
             id,
             manifest: Arc::new(manifest),
             signature,
+            settings,
             program: OnceLock::new(),
             weights: OnceLock::new(),
             statistics: Recorder::default(),
@@ -48,6 +52,16 @@ impl Model {
     /// What it takes and gives, under the names that clients use.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// How its requests are queued and put together, where its repository says so.
+    pub fn serving(&self) -> &Serving {
+        &self.settings.serving
+    }
+
+    /// Its configuration in its repository, where it has one.
+    pub fn declared(&self) -> Option<&Declared> {
+        self.settings.declared.as_ref()
     }
 
     /// What clients are told it runs on, in the word that Triton has for it.

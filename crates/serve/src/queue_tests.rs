@@ -36,7 +36,7 @@ fn batched(id: u64, max_batch_size: u64) -> Arc<Model> {
         "inputs": [], "outputs": [], "max_batch_size": max_batch_size,
     }))
     .unwrap();
-    Arc::new(Model::unloaded(id, manifest).unwrap())
+    Arc::new(Model::unloaded(id, manifest, Arc::default()).unwrap())
 }
 
 fn job(model: &Arc<Model>) -> Job {

@@ -2,36 +2,30 @@
 //!
 //! A *cold* model is a manifest. It is made *ready* by mapping its segments and pointing at its weights, which a lane
 //! does itself in well under a millisecond; what takes long, a session per program and lane, is built once per
-//! program by the loader, a thread of its own.
+//! program by the loader, a thread of its own. A repository that is no store of packs has files to be packed first: that
+//! is done once a file, on threads of a low priority, and its models are served one by one as they are packed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+mod change;
+pub use change::LoadOptions;
+use change::Waiting;
+
+mod program;
+pub(crate) use program::Program;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
-use engine::{Engine, Error, Load, Result, Session, Weights};
-use store::manifest::{ProgramKind, ProgramRef};
-use store::{Manifest, Store};
+use engine::{Engine, Error, ErrorKind, Result};
+use store::Repository;
 
-use crate::catalog::{Catalog, Control, Entry, IndexEntry, ModelState, newest, unloaded};
+use crate::catalog::{self, Catalog, Control, IndexEntry};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
 use crate::model::Model;
 
-/// A program's sessions, one per lane.
-pub(crate) struct Program {
-    /// Indexed by lane. Only that lane locks its slot, so the lock is never waited for.
-    sessions: Vec<Mutex<Box<dyn Session>>>,
-}
-
-impl Program {
-    pub(crate) fn session(&self, lane: usize) -> MutexGuard<'_, Box<dyn Session>> {
-        // A run that panicked leaves the runtime's session as it was: it is only ever called through a shared handle.
-        self.sessions[lane].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The models of one store and what of them is in memory.
+/// The models of one repository and what of them is in memory.
 pub struct Residency {
-    store: Store,
+    repository: Repository,
     engine: Arc<dyn Engine>,
     lanes: usize,
     control: Control,
@@ -39,6 +33,12 @@ pub struct Residency {
     catalog: RwLock<Arc<Catalog>>,
     /// Held by whoever changes the catalogue, so that changes follow one another.
     changing: Mutex<()>,
+    /// Versions to be packed before they are served; filled at the start, taken from by [`settle_next`](Self::settle_next).
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// How many of them are neither served nor refused.
+    unsettled: AtomicUsize,
+    /// By model, names of versions that came from elsewhere than the repository, and are there instead of its own.
+    labels: RwLock<BTreeMap<String, BTreeMap<String, u64>>>,
     /// The last model's id.
     ids: AtomicU64,
     /// By program hash, so that models of one architecture share its sessions; gone with the last of them.
@@ -56,36 +56,33 @@ impl ModelSource for Residency {
 }
 
 impl Residency {
-    /// Reads every manifest of `store`. A manifest that cannot be read is logged and not served; the others are. Under
-    /// [`Control::Explicit`] nothing is served until it is loaded.
+    /// Looks at `repository`. A model that cannot be served is logged, and the others are. What has yet to be packed is
+    /// known and not served until [`settle_next`](Self::settle_next) has come to it. Under [`Control::Explicit`] nothing is
+    /// served until it is loaded.
     ///
     /// # Errors
-    /// When the store itself cannot be read.
-    pub fn open(store: Store, engine: Arc<dyn Engine>, lanes: usize, control: Control) -> Result<Self> {
+    /// When the repository itself cannot be read.
+    pub fn open(
+        repository: impl Into<Repository>,
+        engine: Arc<dyn Engine>,
+        lanes: usize,
+        control: Control,
+    ) -> Result<Self> {
         let residency = Self {
-            store,
+            repository: repository.into(),
             engine,
             lanes,
             control,
             catalog: RwLock::default(),
             changing: Mutex::default(),
+            waiting: Mutex::default(),
+            unsettled: AtomicUsize::new(0),
+            labels: RwLock::default(),
             ids: AtomicU64::new(0),
             programs: Mutex::default(),
             metrics: OnceLock::new(),
         };
-        let mut catalog = Catalog::new();
-        for name in residency.store.names()? {
-            let mut versions = BTreeMap::new();
-            for version in residency.store.versions(&name)? {
-                let entry = match control {
-                    Control::Explicit => Entry::Unserved(unloaded(&name)),
-                    Control::None | Control::Poll => residency.entry(&name, version),
-                };
-                versions.insert(version, entry);
-            }
-            catalog.insert(name, versions);
-        }
-        residency.publish(catalog);
+        residency.first_look()?;
         Ok(residency)
     }
 
@@ -105,60 +102,81 @@ impl Residency {
         self.control
     }
 
-    /// Every version of every model that is served, by name and then version.
-    pub fn models(&self) -> Vec<Arc<Model>> {
-        let served = |entry: &Entry| match entry {
-            Entry::Served(model) => Some(Arc::clone(model)),
-            Entry::Unserved(_) => None,
-        };
-        self.catalog().values().flat_map(BTreeMap::values).filter_map(served).collect()
+    /// Whether every version that was there at the start is served or refused.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.load(Ordering::Acquire) == 0
     }
 
-    /// Every version of every model that is known, served or not.
+    /// Every version of every model that is served, by name and then version.
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        self.catalog().values().flat_map(|known| known.served().map(|(_, model)| Arc::clone(model))).collect()
+    }
+
+    /// Every version of every model that is known, served or not, and every model that is refused as a whole.
     pub fn index(&self) -> Vec<IndexEntry> {
-        let line = |name: &String, (&version, entry): (&u64, &Entry)| {
-            let (state, reason) = match entry {
-                Entry::Served(_) => (ModelState::Ready, String::new()),
-                Entry::Unserved(error) => (ModelState::Unavailable, error.message.clone()),
-            };
-            IndexEntry { name: name.clone(), version: Some(version), state, reason }
-        };
-        let catalog = self.catalog();
-        catalog.iter().flat_map(|(name, versions)| versions.iter().map(move |entry| line(name, entry))).collect()
+        catalog::index(&self.catalog())
     }
 
     /// `version` of the model called `name`, or the newest that is served.
     ///
     /// # Errors
-    /// [`NotFound`](engine::ErrorKind::NotFound), naming what is there, or why a version that is known is not served.
+    /// [`NotFound`](ErrorKind::NotFound), naming what is there, or why a version that is known is not served.
     pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
         let catalog = self.catalog();
-        let versions = catalog.get(name).ok_or_else(|| {
+        let known = catalog.get(name).ok_or_else(|| {
             Error::not_found(format!("model '{name}' is not in the store; 'packhorse models' lists those that are"))
         })?;
-        let entry = match version {
-            Some(version) => versions.get(&version),
-            None => newest(versions),
-        };
-        match entry {
-            Some(Entry::Served(model)) => Ok(Arc::clone(model)),
-            Some(Entry::Unserved(error)) => Err(error.clone()),
-            None => {
-                let known: Vec<_> = versions.keys().map(u64::to_string).collect();
-                Err(Error::not_found(format!(
-                    "model '{name}' has no version {}; it has {}",
-                    version.unwrap_or_default(),
-                    known.join(", ")
-                )))
-            }
-        }
+        known.model(name, version)
     }
 
     /// The versions of the model called `name` that are served, ascending; empty when there is none.
     pub fn versions(&self, name: &str) -> Vec<u64> {
         let catalog = self.catalog();
-        let served = |(&version, entry): (&u64, &Entry)| matches!(entry, Entry::Served(_)).then_some(version);
-        catalog.get(name).map_or_else(Vec::new, |versions| versions.iter().filter_map(served).collect())
+        catalog.get(name).map_or_else(Vec::new, |known| known.served().map(|(version, _)| version).collect())
+    }
+
+    /// The version of the model called `name` that goes by `label`; whether it is served is for
+    /// [`model`](Self::model) to say.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), naming the labels that there are.
+    pub fn labelled(&self, name: &str, label: &str) -> Result<u64> {
+        let labels = self.labels(name);
+        labels.get(label).copied().ok_or_else(|| {
+            let known: Vec<_> = labels.keys().map(|label| format!("'{label}'")).collect();
+            let known = match known.as_slice() {
+                [] => "no labels are configured".to_owned(),
+                known => format!("it has {}", known.join(", ")),
+            };
+            Error::not_found(format!("model '{name}' has no version label '{label}': {known}; give a version"))
+        })
+    }
+
+    /// The names of versions of the model called `name`: those that [`label`](Self::label) gave, else the repository's own.
+    pub fn labels(&self, name: &str) -> BTreeMap<String, u64> {
+        let given = self.labels.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        given.unwrap_or_else(|| self.catalog().get(name).map_or_else(BTreeMap::new, |known| known.labels.clone()))
+    }
+
+    /// Makes `labels` the names of versions of the model called `name`. A name that is new may go to a version that is not
+    /// served yet.
+    ///
+    /// # Errors
+    /// [`FailedPrecondition`](ErrorKind::FailedPrecondition) when a name that is in use would go to a version that is not
+    /// served; then none is changed.
+    pub fn label(&self, name: &str, labels: BTreeMap<String, u64>) -> Result<()> {
+        let (served, known) = (self.versions(name), self.labels(name));
+        let wrong = |(label, version): &(&String, &u64)| {
+            !served.contains(version) && known.get(*label).is_some_and(|known| known != *version)
+        };
+        if let Some((label, version)) = labels.iter().find(wrong) {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("label '{label}' cannot go to version {version} of model '{name}', which is not served"),
+            ));
+        }
+        self.labels.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), labels);
+        Ok(())
     }
 
     /// Whether a request for this model would be taken. A cold model is ready in this sense: its first request makes
@@ -167,178 +185,10 @@ impl Residency {
         self.model(name, version).is_ok_and(|model| !model.failed())
     }
 
-    /// Loads every version of the model called `name`, as a client asks under [`Control::Explicit`]; one that is
-    /// served already is read again. Blocks until the newest is warm.
-    ///
-    /// # Errors
-    /// [`Unsupported`](engine::ErrorKind::Unsupported) under another control, [`NotFound`](engine::ErrorKind::NotFound)
-    /// for a name that the store does not have, and whatever keeps the newest version from being loaded.
-    pub fn load_named(&self, name: &str) -> Result<()> {
-        self.explicit()?;
-        let _changing = self.changing();
-        let versions = self.store.versions(name)?;
-        let newest = *versions
-            .last()
-            .ok_or_else(|| Error::not_found(format!("model '{name}' is not in the store; pack it there first")))?;
-        let loaded: BTreeMap<u64, Entry> =
-            versions.iter().map(|&version| (version, self.warm(self.entry(name, version)))).collect();
-        let outcome = match &loaded[&newest] {
-            Entry::Served(_) => Ok(()),
-            Entry::Unserved(error) => Err(error.clone()),
-        };
-        self.change(|catalog| drop(catalog.insert(name.to_owned(), loaded)));
-        outcome
-    }
-
-    /// Stops serving the model called `name`; requests that it holds are finished.
-    ///
-    /// # Errors
-    /// [`Unsupported`](engine::ErrorKind::Unsupported) under another control, [`NotFound`](engine::ErrorKind::NotFound)
-    /// for a name that is not known.
-    pub fn unload_named(&self, name: &str) -> Result<()> {
-        self.explicit()?;
-        let _changing = self.changing();
-        if !self.catalog().contains_key(name) {
-            return Err(Error::not_found(format!("model '{name}' is not in the store")));
-        }
-        self.change(|catalog| {
-            for entry in catalog.get_mut(name).into_iter().flat_map(BTreeMap::values_mut) {
-                if let Entry::Served(_) = std::mem::replace(entry, Entry::Unserved(unloaded(name))) {
-                    self.count(Metrics::model_unloaded);
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Looks at the store again: new versions are made warm and then take over, versions that went are dropped when
-    /// their requests are done. Returns how many entries changed.
-    ///
-    /// # Errors
-    /// When the store cannot be read; then everything stays as it is.
-    pub fn poll(&self) -> Result<usize> {
-        let _changing = self.changing();
-        let before = self.catalog();
-        let mut after = Catalog::new();
-        let mut changed = 0;
-        for name in self.store.names()? {
-            let known = before.get(&name);
-            let mut versions = BTreeMap::new();
-            for version in self.store.versions(&name)? {
-                // A manifest never changes, so only what is new or was not served is looked at again.
-                let entry = match known.and_then(|known| known.get(&version)) {
-                    Some(served @ Entry::Served(_)) => served.clone(),
-                    other => {
-                        let entry = self.warm(self.entry(&name, version));
-                        changed += usize::from(other.is_none() || matches!(entry, Entry::Served(_)));
-                        entry
-                    }
-                };
-                versions.insert(version, entry);
-            }
-            after.insert(name, versions);
-        }
-        for (name, versions) in before.iter() {
-            let left = after.get(name);
-            for (_, entry) in
-                versions.iter().filter(|(version, _)| !left.is_some_and(|left| left.contains_key(version)))
-            {
-                changed += 1;
-                if let Entry::Served(_) = entry {
-                    self.count(Metrics::model_unloaded);
-                }
-            }
-        }
-        if changed > 0 {
-            self.publish(after);
-        }
-        Ok(changed)
-    }
-
-    /// The weights of `model`, mapped and bound; done at the first call.
-    pub(crate) fn weights(&self, model: &Model) -> Result<Arc<dyn Weights>> {
-        model.weights_or(|| self.engine.bind(self.store.weights(model.manifest())?))
-    }
-
-    /// Builds the sessions of `model`'s program, unless they are there. Takes milliseconds to seconds: the loader's.
-    pub(crate) fn load(&self, model: &Model) -> Result<()> {
-        if model.program().is_some() {
-            return Ok(());
-        }
-        let hash = &model.manifest().program.hash;
-        let known = self.programs().get(hash).and_then(Weak::upgrade);
-        let program = match known {
-            Some(program) => program,
-            None => {
-                let program = Arc::new(self.build(model.manifest())?);
-                let mut programs = self.programs();
-                programs.retain(|_, program| program.strong_count() > 0);
-                programs.insert(hash.clone(), Arc::downgrade(&program));
-                program
-            }
-        };
-        model.set_program(program);
-        Ok(())
-    }
-
-    fn build(&self, manifest: &Manifest) -> Result<Program> {
-        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
-        let bytes = self.store.program(&manifest.program).map_err(of)?;
-        let load = match manifest.program.kind {
-            ProgramKind::Lifted => Load::AsIs,
-            ProgramKind::Whole => Load::Optimise,
-        };
-        let sessions = (0..self.lanes)
-            .map(|_| self.engine.session(&bytes, manifest.weights.len(), load).map(Mutex::new))
-            .collect::<Result<_>>()
-            .map_err(of)?;
-        Ok(Program { sessions })
-    }
-
-    /// The entry of `version` of `name`, cold.
-    fn entry(&self, name: &str, version: u64) -> Entry {
-        let model = || {
-            let manifest = self.store.manifest(name, version)?;
-            runnable_here(&manifest.program)?;
-            Model::unloaded(self.ids.fetch_add(1, Ordering::Relaxed) + 1, manifest)
-        };
-        model().map_or_else(
-            |error| {
-                tracing::warn!(model = %name, version, %error, "not served");
-                Entry::Unserved(error)
-            },
-            |model| Entry::Served(Arc::new(model)),
-        )
-    }
-
-    /// `entry` with its program and weights in place, so that its first request waits for nothing.
-    fn warm(&self, entry: Entry) -> Entry {
-        let Entry::Served(model) = &entry else {
-            self.count(|metrics| metrics.model_loaded(false));
-            return entry;
-        };
-        let warmed = self.load(model).and_then(|()| self.weights(model));
-        self.count(|metrics| metrics.model_loaded(warmed.is_ok()));
-        match warmed {
-            Ok(_) => entry,
-            Err(error) => {
-                tracing::warn!(model = %model.manifest().name, %error, "not served");
-                Entry::Unserved(error)
-            }
-        }
-    }
-
     fn count(&self, what: impl FnOnce(&Metrics)) {
         if let Some(metrics) = self.metrics.get() {
             what(metrics);
         }
-    }
-
-    fn explicit(&self) -> Result<()> {
-        if self.control == Control::Explicit {
-            return Ok(());
-        }
-        Err(Error::unsupported("models are loaded by request only when the server is started with --control explicit"))
     }
 
     fn change(&self, change: impl FnOnce(&mut Catalog)) {
@@ -358,20 +208,4 @@ impl Residency {
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A program laid out for another CPU computes nonsense here, so it is refused before it runs.
-fn runnable_here(program: &ProgramRef) -> Result<()> {
-    let here = engine::cpu::target();
-    if program.target == "portable" || program.target == here {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "it was packed for {}, and this node is {here}; pack it again on such a node",
-        program.target
-    )))
 }

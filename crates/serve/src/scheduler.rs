@@ -54,8 +54,8 @@ pub struct Scheduler {
     metrics: Arc<Metrics>,
     limits: QueueLimits,
     lanes: usize,
-    /// Told to balancers; turns false first of all when the server is asked to stop.
-    ready: AtomicBool,
+    /// Told to balancers; turns true first of all when the server is asked to stop.
+    leaving: AtomicBool,
     queues: Mutex<Queues>,
     /// A lane may find work, or should leave.
     work: Condvar,
@@ -88,7 +88,7 @@ impl Scheduler {
             metrics,
             limits,
             lanes: cores.len(),
-            ready: AtomicBool::new(true),
+            leaving: AtomicBool::new(false),
             queues: Mutex::new(Queues::new(limits, cores.len())),
             work: Condvar::new(),
             load: Condvar::new(),
@@ -118,6 +118,20 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Packs what waits for it, on a thread of its own with a low priority, and serves each model as it is packed.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
+    pub fn settle(self: &Arc<Self>) -> Result<()> {
+        if self.residency.is_settled() {
+            return Ok(());
+        }
+        let scheduler = Arc::clone(self);
+        // It ends between two models when the scheduler stops, and nobody waits for it then: packing one takes as long as
+        // it takes, and what was not finished leaves nothing behind that is found again.
+        spawn("packer", move || lane::settle(&scheduler)).map(drop)
+    }
+
     /// The models behind it.
     pub fn residency(&self) -> &Residency {
         &self.residency
@@ -133,15 +147,21 @@ impl Scheduler {
         self.lanes
     }
 
-    /// Whether new clients should come here: true from the start until [`leave`](Self::leave).
+    /// Whether new clients should come here: from the moment at which every model that was there at the start is served or
+    /// refused, until [`leave`](Self::leave).
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        !self.is_leaving() && self.residency.is_settled()
+    }
+
+    /// Whether the server was asked to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Says that no new clients should come. Requests that come all the same are still answered: until balancers
     /// have noticed, that is better than refusing them.
     pub fn leave(&self) {
-        self.ready.store(false, Ordering::Relaxed);
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Queues `request`; the answer goes to `reply` later, unless this returns an error.

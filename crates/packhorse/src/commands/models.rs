@@ -4,20 +4,24 @@ use std::collections::HashSet;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use store::Manifest;
 use store::manifest::ProgramKind;
 use store::pack::weight_bytes;
 use store::task::{Detection, Task};
-use store::{Manifest, Store};
 
 use super::{counted, human_bytes, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
+use crate::node::Place;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The folder of packs
+    /// The models: a store of packs, another server's repository, or .onnx files
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
+    /// Where packs of another server's repository are kept [default: packhorse in the user's cache]
+    #[arg(long, env = "PACKHORSE_PACK_CACHE", value_name = "FOLDER")]
+    pack_cache: Option<String>,
     /// One line of JSON per version of a model on standard output, instead of a table
     #[arg(long)]
     json: bool,
@@ -39,14 +43,24 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let store = Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
+    let place = Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
+    let repository = place.open(None)?;
     let mut manifests = Vec::new();
+    let mut unpacked = Vec::new();
     let mut broken = Vec::new();
-    for name in store.names()? {
-        for version in store.versions(&name)? {
-            match store.manifest(&name, version) {
-                Ok(manifest) => manifests.push(manifest),
-                Err(error) => broken.push(error.message),
+    for (name, listed) in repository.list()? {
+        if let Some(refusal) = &listed.refusal {
+            broken.push(format!("model '{name}': {refusal}"));
+            continue;
+        }
+        for version in listed.wanted() {
+            match repository.at_hand(&name, version, &listed.versions[&version]) {
+                Some(Ok(mut manifest)) => match listed.settings.apply(&mut manifest) {
+                    Ok(()) => manifests.push(manifest),
+                    Err(error) => broken.push(format!("model '{name}' version {version}: {error}")),
+                },
+                Some(Err(error)) => broken.push(error.message),
+                None => unpacked.push(format!("{name} version {version}")),
             }
         }
     }
@@ -56,6 +70,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
         }
     } else {
         print(&manifests);
+    }
+    if !unpacked.is_empty() {
+        say(format_args!("not packed yet, which is done when it is served: {}", unpacked.join(", ")));
     }
     if broken.is_empty() { Ok(()) } else { Err(Exit::Failed(broken.join("\npackhorse: "))) }
 }

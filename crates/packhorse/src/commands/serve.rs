@@ -9,13 +9,14 @@ use engine::Error;
 use serde::Serialize;
 use serve::admin::Admin;
 use serve::grpc::GrpcLimits;
-use serve::{Control, Scheduler};
+use serve::{Control, LoadOptions, Scheduler};
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
-use crate::config::{Flags, Limits, LogFormat, Raw, Resolved, Settings, logging};
+use crate::config::{Flags, Label, Limits, LogFormat, Raw, Resolved, Settings, logging};
 use crate::exit::Exit;
-use crate::{Outcome, node, signal};
+use crate::node::{self, Place};
+use crate::{Outcome, signal};
 
 #[derive(clap::Args)]
 #[command(
@@ -82,14 +83,22 @@ pub(crate) fn run(args: &Args) -> Outcome {
 
 fn serve_until_stopped(settings: &Settings) -> Outcome {
     let wanted = Addresses { http: settings.http, grpc: settings.grpc, admin: settings.admin };
-    let scheduler = node::start(&settings.store, settings.queue_limits(), settings.control)?;
+    let place = Place { store: &settings.store, pack_cache: settings.pack_cache.as_deref() };
+    let scheduler = node::start(place, settings.queue_limits(), settings.control)?;
     for model in &settings.load {
-        scheduler.residency().load_named(model).map_err(|error| Exit::configuration(&error))?;
+        let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
+        loaded.map_err(|error| Exit::configuration(&error))?;
+    }
+    for Label { model, label, version } in &settings.label {
+        let mut labels = scheduler.residency().labels(model);
+        labels.insert(label.clone(), *version);
+        scheduler.residency().label(model, labels).map_err(|error| Exit::configuration(&error))?;
     }
     if settings.control == Control::Poll {
         scheduler.poll_every(settings.poll_interval_s.get())?;
     }
     let server = Server::start_within(Arc::clone(&scheduler), wanted, settings.limits()?)?;
+    scheduler.settle()?;
     let models = scheduler.residency().models().len();
     let lanes = scheduler.lanes();
     let http = server.addresses.http;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serve::{Control, QueueLimits};
-use store::Store;
+use serve::{Control, QueueLimits, Scheduler};
+use store::repository::Layout;
 use work::media::Tools;
 use work::policy::Verdict;
 use work::{Config, FolderStore, Mode, Observer, Report, Stop, Summary, Task, Worker};
@@ -16,16 +16,20 @@ use super::submit::open_queue;
 use super::{print_json, say};
 use crate::exit::Exit;
 use crate::inference::InProcess;
-use crate::{Outcome, node, signal};
+use crate::node::{self, Place};
+use crate::{Outcome, signal};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The queue's file
     #[arg(long, env = "PACKHORSE_QUEUE")]
     queue: String,
-    /// The folder of packs
+    /// The models: a store of packs, another server's repository, or .onnx files
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
+    /// Where packs of another server's repository are kept [default: packhorse in the user's cache]
+    #[arg(long, env = "PACKHORSE_PACK_CACHE", value_name = "FOLDER")]
+    pack_cache: Option<String>,
     /// The folder of results; each task gets a folder of its own in it
     #[arg(long, env = "PACKHORSE_OUTPUT")]
     output: String,
@@ -62,10 +66,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let tools = Tools::from_env();
     tools.check().map_err(|error| Exit::Configuration(error.message))?;
     // What must be there already is looked at before what is made when it is not.
-    Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
+    Layout::of(&args.store).map_err(|error| Exit::configuration(&error))?;
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
-    let scheduler = node::start(&args.store, QueueLimits::default(), Control::None)?;
+    let place = Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
+    let scheduler = node::start(place, QueueLimits::default(), Control::None)?;
+    settle(&scheduler);
     let stop = Stop::new();
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;
@@ -81,6 +87,19 @@ pub(crate) fn run(args: &Args) -> Outcome {
         1 => Err(Exit::Failed("a task went to the dead letters".to_owned())),
         _ => Err(Exit::Failed(format!("{dead} tasks went to the dead letters"))),
     }
+}
+
+/// Packs what the repository holds and was not packed before: a task is of any of its models.
+fn settle(scheduler: &Scheduler) {
+    let residency = scheduler.residency();
+    let bar = ProgressBar::new(residency.unsettled() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} models packed  {eta} left") {
+        bar.set_style(style);
+    }
+    while residency.settle_next() {
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
 }
 
 /// The place for results at `place`.

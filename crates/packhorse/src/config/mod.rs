@@ -2,7 +2,7 @@
 //! is every setting's value and where it came from.
 
 mod value;
-pub(crate) use value::LogFormat;
+pub(crate) use value::{Label, LogFormat};
 
 mod settings;
 pub(crate) use settings::Settings;

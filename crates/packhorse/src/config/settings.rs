@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serve::Control;
 
 use super::resolved::{Given, value_of};
-use super::value::{Count, LogFormat, LogLevel, Prefix, Seconds, Value};
+use super::value::{Count, Label, LogFormat, LogLevel, Prefix, Seconds, Value};
 
 /// A setting, for everything that treats all settings alike.
 pub(crate) struct Setting {
@@ -82,8 +82,12 @@ macro_rules! settings {
 }
 
 settings! {
-    /// The store whose models are served: a folder of packs.
+    /// The models that are served: a store of packs, a Triton or TensorFlow Serving repository, a `models.config`, or
+    /// `.onnx` files, one or a folder of them.
     store: String = "";
+    /// Where packs are kept that are made of a repository which is no store of packs, so that the next start finds them;
+    /// when not given, `packhorse` in `$XDG_CACHE_HOME` or `~/.cache`.
+    pack_cache: Option<String> = "";
     /// Where REST is served; port 0 takes a free one, and the addresses are printed as one JSON line.
     http: SocketAddr = "127.0.0.1:8080";
     /// Where gRPC is served.
@@ -115,6 +119,9 @@ settings! {
     poll_interval_s: Seconds<1, 86_400> = "15";
     /// With `control = explicit`, a model to load at the start; may be given several times.
     load: Vec<String> = "";
+    /// A name for a version of a model, `MODEL/LABEL=VERSION`, for clients of TensorFlow Serving's APIs; may be given several
+    /// times.
+    label: Vec<Label> = "";
     /// Lets clients on this machine pass tensors in shared memory whose names begin with this; off when not given.
     shared_memory: Option<Prefix> = "";
     /// What the log on standard error looks like: `text` for people, or `json`, one object a line.

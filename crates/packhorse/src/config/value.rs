@@ -79,6 +79,37 @@ impl Value for Vec<String> {
     }
 }
 
+/// A name for a version of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) model: String,
+    pub(crate) label: String,
+    pub(crate) version: u64,
+}
+
+impl Value for Vec<Label> {
+    const LIST: bool = true;
+
+    fn allowed() -> String {
+        "labels of the form MODEL/LABEL=VERSION".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (model, rest) = text.split_once('/')?;
+        let (label, version) = rest.rsplit_once('=')?;
+        let version = version.parse().ok().filter(|_| !model.is_empty() && !label.is_empty())?;
+        Some(vec![Label { model: model.to_owned(), label: label.to_owned(), version }])
+    }
+
+    fn read_all(texts: &[String]) -> Option<Self> {
+        texts.iter().map(|text| Self::read(text)).collect::<Option<Vec<_>>>().map(|labels| labels.concat())
+    }
+
+    fn json(&self) -> Json {
+        self.iter().map(|label| format!("{}/{}={}", label.model, label.label, label.version)).collect()
+    }
+}
+
 /// What the names of shared memory that clients may use begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix(String);

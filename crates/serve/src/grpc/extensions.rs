@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use engine::{Error, Result};
 use proto::inference::model_config::SchedulingChoice;
 use proto::inference::model_instance_group::Kind;
-use proto::inference::model_version_policy::{PolicyChoice, Specific};
+use proto::inference::model_repository_parameter::ParameterChoice;
+use proto::inference::model_version_policy::{All, Latest, PolicyChoice, Specific};
 use proto::inference::repository_index_response::ModelIndex;
 use proto::inference::system_shared_memory_status_response::RegionStatus;
 use proto::inference::{
     self as wire, InferBatchStatistics, InferStatistics, ModelDynamicBatching, ModelInput, ModelInstanceGroup,
-    ModelOutput, ModelResponseCache, ModelTransactionPolicy, ModelVersionPolicy, StatisticDuration,
+    ModelOutput, ModelParameter, ModelRepositoryParameter, ModelResponseCache, ModelTransactionPolicy,
+    ModelVersionPolicy, StatisticDuration,
 };
+use store::repository::VersionPolicy;
 
 use crate::triton::{self, ModelConfig, ModelStatistics, Region, TensorConfig};
 use crate::{BatchStatistics, IndexEntry, Spent};
@@ -21,27 +24,60 @@ use crate::{BatchStatistics, IndexEntry, Spent};
 /// # Errors
 /// [`Internal`](engine::ErrorKind::Internal) when a number passes the message's 32 bits.
 pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
-    let input =
-        |tensor: TensorConfig| ModelInput { data_type: data_type(&tensor), name: tensor.name, dims: tensor.dims };
-    let output =
-        |tensor: TensorConfig| ModelOutput { data_type: data_type(&tensor), name: tensor.name, dims: tensor.dims };
-    let batching = config.batches().then(|| SchedulingChoice::DynamicBatching(ModelDynamicBatching::default()));
-    let versions = config.versions.iter().filter_map(|&version| i64::try_from(version).ok()).collect();
-    let lanes =
-        ModelInstanceGroup { name: config.name.clone(), count: small(config.lanes as u64)?, kind: Kind::Cpu.into() };
+    let input = |tensor: TensorConfig| ModelInput {
+        data_type: data_type(&tensor),
+        name: tensor.name,
+        dims: tensor.dims,
+        ..ModelInput::default()
+    };
+    let output = |tensor: TensorConfig| ModelOutput {
+        data_type: data_type(&tensor),
+        name: tensor.name,
+        dims: tensor.dims,
+        label_filename: tensor.label_file,
+        ..ModelOutput::default()
+    };
+    let batches = config.batches();
+    let batching = ModelDynamicBatching {
+        preferred_batch_size: config.preferred_batch_sizes.iter().map(|&size| small(size)).collect::<Result<_>>()?,
+        max_queue_delay_microseconds: config.max_queue_delay_us,
+        ..ModelDynamicBatching::default()
+    };
+    let parameter = |(key, string_value): (String, String)| (key, ModelParameter { string_value });
+    let lanes = ModelInstanceGroup {
+        name: config.name.clone(),
+        count: small(config.lanes as u64)?,
+        kind: Kind::Cpu.into(),
+        ..ModelInstanceGroup::default()
+    };
     Ok(wire::ModelConfig {
         platform: config.platform.to_owned(),
         backend: config.backend.to_owned(),
-        version_policy: Some(ModelVersionPolicy { policy_choice: Some(PolicyChoice::Specific(Specific { versions })) }),
+        version_policy: Some(policy(&config.policy)),
         max_batch_size: small(config.max_batch_size)?,
         input: config.inputs.into_iter().map(input).collect(),
         output: config.outputs.into_iter().map(output).collect(),
         instance_group: vec![lanes],
-        scheduling_choice: batching,
+        default_model_filename: config.model_file,
+        scheduling_choice: batches.then_some(SchedulingChoice::DynamicBatching(batching)),
+        parameters: config.parameters.into_iter().map(parameter).collect(),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         response_cache: Some(ModelResponseCache { enable: false }),
         name: config.name,
+        ..wire::ModelConfig::default()
     })
+}
+
+fn policy(policy: &VersionPolicy) -> ModelVersionPolicy {
+    let choice = match policy {
+        VersionPolicy::Latest(count) => PolicyChoice::Latest(Latest { num_versions: (*count).max(1) }),
+        VersionPolicy::All => PolicyChoice::All(All {}),
+        VersionPolicy::Specific(versions) => {
+            let versions = versions.iter().filter_map(|&version| i64::try_from(version).ok()).collect();
+            PolicyChoice::Specific(Specific { versions })
+        }
+    };
+    ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
 fn data_type(tensor: &TensorConfig) -> i32 {
@@ -114,6 +150,15 @@ pub(super) fn repository_model(repository_name: String, model_name: String) -> R
     Ok(name)
 }
 
+/// The text of a repository call's parameter, when it is one.
+pub(super) fn text(parameter: &ModelRepositoryParameter) -> Option<&str> {
+    match parameter.parameter_choice.as_ref()? {
+        ParameterChoice::StringParam(text) => Some(text),
+        ParameterChoice::BytesParam(bytes) => std::str::from_utf8(bytes).ok(),
+        ParameterChoice::BoolParam(_) | ParameterChoice::Int64Param(_) => None,
+    }
+}
+
 /// The message for a region.
 pub(super) fn region(region: Region) -> RegionStatus {
     RegionStatus { name: region.name, key: region.key, offset: region.offset, byte_size: region.bytes }
@@ -128,7 +173,12 @@ mod tests {
 
     #[test]
     fn a_configuration_keeps_its_numbers() {
-        let tensor = |name: &str, dtype, dims: &[i64]| TensorConfig { name: name.to_owned(), dtype, dims: dims.into() };
+        let tensor = |name: &str, dtype, dims: &[i64]| TensorConfig {
+            name: name.to_owned(),
+            dtype,
+            dims: dims.into(),
+            label_file: String::new(),
+        };
         let config = ModelConfig {
             name: "m".to_owned(),
             platform: "onnxruntime_onnx",
@@ -136,14 +186,22 @@ mod tests {
             max_batch_size: 8,
             inputs: vec![tensor("x", DataType::F16, &[-1])],
             outputs: vec![tensor("y", DataType::Bytes, &[])],
-            versions: vec![3],
+            policy: VersionPolicy::Latest(3),
             lanes: 2,
+            preferred_batch_sizes: vec![4],
+            max_queue_delay_us: 50,
+            model_file: String::new(),
+            parameters: [("k".to_owned(), "v".to_owned())].into(),
         };
         let message = model_config(config.clone()).unwrap();
         assert_eq!(message.input[0].data_type(), wire::DataType::TypeFp16);
         assert_eq!(message.output[0].data_type(), wire::DataType::TypeString);
         assert_eq!((message.max_batch_size, message.instance_group[0].count), (8, 2));
-        assert!(matches!(message.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
+        let Some(SchedulingChoice::DynamicBatching(batching)) = message.scheduling_choice else {
+            panic!("no batching")
+        };
+        assert_eq!((&batching.preferred_batch_size[..], batching.max_queue_delay_microseconds), (&[4][..], 50));
+        assert_eq!(message.parameters["k"].string_value, "v");
 
         let unbatched = ModelConfig { max_batch_size: 0, ..config.clone() };
         assert_eq!(model_config(unbatched).unwrap().scheduling_choice, None);

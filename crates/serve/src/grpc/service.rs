@@ -22,7 +22,7 @@ use super::status::status;
 use super::stream::{self, Answers, Manner};
 use super::{Answer, GrpcLimits, convert, deadline, extensions};
 use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
-use crate::{Residency, Scheduler};
+use crate::{LoadOptions, Residency, Scheduler};
 
 /// How soon an open stream notices that the server drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -89,16 +89,22 @@ impl Inference {
     }
 
     /// Carries out `change` of the repository off the threads that serve the network, and waits for it.
-    async fn change(&self, name: &str, change: fn(&Residency, &str) -> Result<()>) -> Result<()> {
+    async fn change(
+        &self,
+        name: &str,
+        change: impl FnOnce(&Residency, &str) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let (scheduler, name) = (Arc::clone(&self.scheduler), name.to_owned());
         let changed = tokio::task::spawn_blocking(move || change(scheduler.residency(), &name));
         changed.await.unwrap_or_else(|_| Err(Error::internal("the change of the repository did not end")))
     }
 
     async fn load(&self, request: RepositoryModelLoadRequest) -> Result<RepositoryModelLoadResponse> {
-        triton::refuse_load_parameters(request.parameters.keys().map(String::as_str))?;
+        let parameters = request.parameters.iter();
+        let config = triton::load_config(parameters.map(|(name, value)| (name.as_str(), extensions::text(value))))?;
         let name = extensions::repository_model(request.repository_name, request.model_name)?;
-        self.change(&name, Residency::load_named).await?;
+        let options = LoadOptions { config, ..LoadOptions::default() };
+        self.change(&name, move |residency, name| residency.load_named(name, &options)).await?;
         Ok(RepositoryModelLoadResponse { model_name: name, is_loaded: true })
     }
 
@@ -139,7 +145,7 @@ impl Inference {
         };
         let scheduler = Arc::clone(&self.scheduler);
         let draining = async move {
-            while scheduler.is_ready() {
+            while !scheduler.is_leaving() {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
             }
         };

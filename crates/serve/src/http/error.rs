@@ -12,7 +12,7 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 /// One status for each kind, without a wildcard: a new kind does not compile until it has its answer here.
 pub(crate) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
-        ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+        ErrorKind::InvalidInput | ErrorKind::FailedPrecondition => StatusCode::BAD_REQUEST,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::AlreadyExists => StatusCode::CONFLICT,
         ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engine::{Error, Result};
 use http::{Response, StatusCode};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::repository::VersionPolicy;
 
 use super::body::{self, Parts};
 use super::router::Target;
 use crate::triton::{self, ModelConfig, Region, SharedMemory, TensorConfig};
-use crate::{Scheduler, Spent, Statistics};
+use crate::{LoadOptions, Scheduler, Spent, Statistics};
 
 /// `GET .../config`
 pub(super) fn config(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>> {
@@ -32,26 +33,40 @@ fn config_json(config: &ModelConfig) -> Value {
     let output = |tensor: &TensorConfig| {
         json!({
             "name": tensor.name, "data_type": tensor.data_type(), "dims": tensor.dims,
-            "label_filename": "", "is_shape_tensor": false,
+            "label_filename": tensor.label_file, "is_shape_tensor": false,
         })
     };
+    let parameter = |(key, value): (&String, &String)| (key.clone(), json!({ "string_value": value }));
     let mut told = json!({
         "name": config.name,
         "platform": config.platform,
         "backend": config.backend,
-        "version_policy": { "specific": { "versions": config.versions } },
+        "version_policy": policy(&config.policy),
         "max_batch_size": config.max_batch_size,
         "input": inputs.collect::<Vec<_>>(),
         "output": config.outputs.iter().map(output).collect::<Vec<_>>(),
         "instance_group": [{ "name": config.name, "kind": "KIND_CPU", "count": config.lanes }],
+        "default_model_filename": config.model_file,
+        "parameters": config.parameters.iter().map(parameter).collect::<BTreeMap<_, _>>(),
         "model_transaction_policy": { "decoupled": false },
         "response_cache": { "enable": false },
     });
     // Clients read the mere presence of the key as "requests are put together".
     if config.batches() {
-        told["dynamic_batching"] = json!({ "preferred_batch_size": [], "max_queue_delay_microseconds": 0 });
+        told["dynamic_batching"] = json!({
+            "preferred_batch_size": config.preferred_batch_sizes,
+            "max_queue_delay_microseconds": config.max_queue_delay_us,
+        });
     }
     told
+}
+
+fn policy(policy: &VersionPolicy) -> Value {
+    match policy {
+        VersionPolicy::Latest(count) => json!({ "latest": { "num_versions": (*count).max(1) } }),
+        VersionPolicy::All => json!({ "all": {} }),
+        VersionPolicy::Specific(versions) => json!({ "specific": { "versions": versions } }),
+    }
 }
 
 #[derive(Serialize)]
@@ -181,7 +196,7 @@ pub(super) fn index(scheduler: &Scheduler, body: &[u8]) -> Result<Response<Parts
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ChangeCall {
-    parameters: Option<BTreeMap<String, IgnoredAny>>,
+    parameters: Option<BTreeMap<String, Value>>,
 }
 
 /// Which way a model goes.
@@ -199,12 +214,15 @@ pub(super) async fn change(
     body: &[u8],
 ) -> Result<Response<Parts>> {
     let ChangeCall { parameters } = call(body)?;
-    if change == Change::Load {
-        triton::refuse_load_parameters(parameters.iter().flatten().map(|(name, _)| name.as_str()))?;
-    }
+    let parameters = parameters.unwrap_or_default();
+    let config = match change {
+        Change::Load => triton::load_config(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())))?,
+        Change::Unload => None,
+    };
+    let options = LoadOptions { config, ..LoadOptions::default() };
     let scheduler = Arc::clone(scheduler);
     let changed = tokio::task::spawn_blocking(move || match change {
-        Change::Load => scheduler.residency().load_named(&name),
+        Change::Load => scheduler.residency().load_named(&name, &options),
         Change::Unload => scheduler.residency().unload_named(&name),
     });
     changed.await.unwrap_or_else(|_| Err(Error::internal("the change of the repository did not end")))?;
@@ -281,7 +299,12 @@ mod tests {
 
     #[test]
     fn a_configuration_as_clients_read_it() {
-        let tensor = |name: &str, dtype, dims: &[i64]| TensorConfig { name: name.to_owned(), dtype, dims: dims.into() };
+        let tensor = |name: &str, dtype, dims: &[i64]| TensorConfig {
+            name: name.to_owned(),
+            dtype,
+            dims: dims.into(),
+            label_file: String::new(),
+        };
         let mut config = ModelConfig {
             name: "m".to_owned(),
             platform: "onnxruntime_onnx",
@@ -289,8 +312,12 @@ mod tests {
             max_batch_size: 8,
             inputs: vec![tensor("x", DataType::F32, &[3, -1])],
             outputs: vec![tensor("y", DataType::Bytes, &[])],
-            versions: vec![1, 12],
+            policy: VersionPolicy::Specific(vec![1, 12]),
             lanes: 2,
+            preferred_batch_sizes: vec![4],
+            max_queue_delay_us: 50,
+            model_file: String::new(),
+            parameters: [("k".to_owned(), "v".to_owned())].into(),
         };
         let told = config_json(&config);
         for (pointer, want) in [
@@ -302,8 +329,9 @@ mod tests {
             ("/output/0/dims", json!([])),
             ("/instance_group/0/kind", json!("KIND_CPU")),
             ("/instance_group/0/count", json!(2)),
-            ("/dynamic_batching/preferred_batch_size", json!([])),
-            ("/dynamic_batching/max_queue_delay_microseconds", json!(0)),
+            ("/dynamic_batching/preferred_batch_size", json!([4])),
+            ("/dynamic_batching/max_queue_delay_microseconds", json!(50)),
+            ("/parameters/k/string_value", json!("v")),
             ("/model_transaction_policy/decoupled", json!(false)),
         ] {
             assert_eq!(told.pointer(pointer), Some(&want), "{pointer}");

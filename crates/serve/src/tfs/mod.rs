@@ -31,10 +31,3 @@ pub(crate) fn check_signature(name: &str) -> Result<()> {
     }
     Err(Error::invalid(format!("the model has no signature '{name}'; leave it out or ask for '{SIGNATURE}'")))
 }
-
-/// The answer to a version label, of which none can be configured.
-pub(crate) fn no_label(model: &str, label: &str) -> Error {
-    Error::not_found(format!(
-        "model '{model}' has no version label '{label}': no labels are configured; give a version"
-    ))
-}

@@ -7,6 +7,7 @@ use crate::{ModelState, Residency};
 /// The states of a version's life that a server here can tell apart, with TensorFlow Serving's names and numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VersionState {
+    Loading,
     Available,
     End,
 }
@@ -15,6 +16,7 @@ impl VersionState {
     /// As JSON has it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            VersionState::Loading => "LOADING",
             VersionState::Available => "AVAILABLE",
             VersionState::End => "END",
         }
@@ -23,6 +25,7 @@ impl VersionState {
     /// As the message has it.
     pub(crate) fn number(self) -> i32 {
         match self {
+            VersionState::Loading => 20,
             VersionState::Available => 30,
             VersionState::End => 50,
         }
@@ -63,6 +66,7 @@ pub(crate) fn statuses(residency: &Residency, model: &str, version: Option<u64>)
 fn state(state: ModelState) -> VersionState {
     match state {
         ModelState::Ready => VersionState::Available,
+        ModelState::Loading => VersionState::Loading,
         ModelState::Unavailable => VersionState::End,
     }
 }
@@ -75,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_states_are_those_of_the_message() {
-        for state in [VersionState::Available, VersionState::End] {
+        for state in [VersionState::Loading, VersionState::Available, VersionState::End] {
             assert_eq!(State::try_from(state.number()).unwrap().as_str_name(), state.name());
         }
     }

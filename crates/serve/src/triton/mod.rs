@@ -10,7 +10,7 @@ mod shared_memory;
 
 pub(crate) use model_config::{ModelConfig, TensorConfig};
 pub(crate) use outputs::{Answer, Given, Wish, give};
-pub(crate) use parameters::{priority, refuse_load_parameters, refuse_sequence, timeout};
+pub(crate) use parameters::{load_config, priority, refuse_sequence, timeout};
 pub use shared_memory::SharedMemory;
 pub(crate) use shared_memory::{Budget, Region, Span};
 
@@ -85,6 +85,7 @@ pub(crate) fn index(scheduler: &Scheduler, ready_only: bool) -> Vec<IndexEntry> 
 pub(crate) fn state_name(state: ModelState) -> &'static str {
     match state {
         ModelState::Ready => "READY",
+        ModelState::Loading => "LOADING",
         ModelState::Unavailable => "UNAVAILABLE",
     }
 }

@@ -1,6 +1,9 @@
 //! [`ModelConfig`]: how a model is run, in the terms of Triton's model configuration.
 
+use std::collections::BTreeMap;
+
 use engine::{DataType, TensorSpec};
+use store::repository::VersionPolicy;
 
 use crate::{Model, Scheduler};
 
@@ -17,10 +20,18 @@ pub(crate) struct ModelConfig {
     pub(crate) max_batch_size: u64,
     pub(crate) inputs: Vec<TensorConfig>,
     pub(crate) outputs: Vec<TensorConfig>,
-    /// The versions that are served, ascending.
-    pub(crate) versions: Vec<u64>,
+    /// Which versions are served.
+    pub(crate) policy: VersionPolicy,
     /// Runs at once: one on each lane.
     pub(crate) lanes: usize,
+    /// Sizes that are run without waiting for more.
+    pub(crate) preferred_batch_sizes: Vec<u64>,
+    /// The longest wait for more requests, in microseconds.
+    pub(crate) max_queue_delay_us: u64,
+    /// The name of the file in a version's folder; empty for the usual.
+    pub(crate) model_file: String,
+    /// What the model's configuration says to a backend.
+    pub(crate) parameters: BTreeMap<String, String>,
 }
 
 /// One input or output.
@@ -30,10 +41,12 @@ pub(crate) struct TensorConfig {
     pub(crate) dtype: DataType,
     /// Dimensions without the batch; -1 varies.
     pub(crate) dims: Vec<i64>,
+    /// The file of an output's class names; empty when there is none.
+    pub(crate) label_file: String,
 }
 
 impl ModelConfig {
-    /// Whether requests are put together. Nothing about it is set: sizes are learnt, and none is waited for.
+    /// Whether requests are put together.
     pub(crate) fn batches(&self) -> bool {
         self.max_batch_size > 1
     }
@@ -41,8 +54,17 @@ impl ModelConfig {
     /// The configuration of `model` on `scheduler`.
     pub(crate) fn of(scheduler: &Scheduler, model: &Model) -> Self {
         let manifest = model.manifest();
-        let max_batch_size = model.max_batch_size();
-        let tensors = |specs: &[TensorSpec]| specs.iter().map(|spec| tensor(spec, max_batch_size > 0)).collect();
+        let declared = model.declared().cloned().unwrap_or_default();
+        let max_batch_size = declared.max_batch_size.unwrap_or_else(|| model.max_batch_size());
+        let tensors = |specs: &[TensorSpec]| {
+            let file = |spec: &TensorSpec| declared.label_files.get(&spec.name).cloned().unwrap_or_default();
+            specs
+                .iter()
+                .map(|spec| TensorConfig { label_file: file(spec), ..tensor(spec, max_batch_size > 0) })
+                .collect()
+        };
+        let served = || VersionPolicy::Specific(scheduler.residency().versions(&manifest.name));
+        let serving = model.serving();
         Self {
             name: manifest.name.clone(),
             platform: model.platform(),
@@ -50,15 +72,19 @@ impl ModelConfig {
             max_batch_size,
             inputs: tensors(&model.signature().inputs),
             outputs: tensors(&model.signature().outputs),
-            versions: scheduler.residency().versions(&manifest.name),
+            policy: declared.policy.clone().unwrap_or_else(served),
             lanes: scheduler.lanes(),
+            preferred_batch_sizes: serving.preferred_batch_sizes.clone(),
+            max_queue_delay_us: serving.max_queue_delay_us.unwrap_or_default(),
+            model_file: declared.model_file,
+            parameters: declared.parameters,
         }
     }
 }
 
 fn tensor(spec: &TensorSpec, batched: bool) -> TensorConfig {
     let dims = if batched { spec.shape.get(1..).unwrap_or_default() } else { &spec.shape[..] };
-    TensorConfig { name: spec.name.clone(), dtype: spec.dtype, dims: dims.to_vec() }
+    TensorConfig { name: spec.name.clone(), dtype: spec.dtype, dims: dims.to_vec(), label_file: String::new() }
 }
 
 impl TensorConfig {
@@ -105,7 +131,7 @@ mod tests {
     #[test]
     fn every_datatype_has_the_name_that_the_configuration_knows() {
         for dtype in DataType::ALL {
-            let config = TensorConfig { name: String::new(), dtype, dims: Vec::new() };
+            let config = TensorConfig { name: String::new(), dtype, dims: Vec::new(), label_file: String::new() };
             let name = config.data_type();
             assert!(proto::inference::DataType::from_str_name(name).is_some(), "{name}");
             if dtype != DataType::Bytes {

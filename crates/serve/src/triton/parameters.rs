@@ -34,15 +34,46 @@ pub(crate) fn refuse_sequence(asked: Option<&str>) -> Result<()> {
     }
 }
 
-/// Refuses a load that brings its own configuration or files; `names` are the call's parameters.
+/// The configuration that a load brings, as JSON; `parameters` are the call's, with the text of each that is one.
 ///
 /// # Errors
-/// [`Unsupported`](engine::ErrorKind::Unsupported), naming the parameter.
-pub(crate) fn refuse_load_parameters<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
-    match names.into_iter().find(|name| *name == "config" || name.starts_with("file:")) {
-        None => Ok(()),
-        Some(name) => Err(Error::unsupported(format!(
-            "parameter '{name}' is not served: a model is loaded as its store has it; put it into the store instead"
-        ))),
+/// [`Unsupported`](engine::ErrorKind::Unsupported) for a load that brings files,
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a configuration that is no text.
+pub(crate) fn load_config<'a>(
+    parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+) -> Result<Option<String>> {
+    let mut config = None;
+    for (name, text) in parameters {
+        if name.starts_with("file:") {
+            return Err(Error::unsupported(format!(
+                "parameter '{name}' is not served: clients write no models here; put the file into the repository instead"
+            )));
+        }
+        if name == "config" {
+            let text =
+                text.ok_or_else(|| Error::invalid("parameter 'config' is no text; give the configuration as JSON"))?;
+            config = Some(text.to_owned());
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_load_may_bring_a_configuration_and_no_files() {
+        for (parameters, want) in [
+            (&[][..], Ok(None)),
+            (&[("config", Some("{}")), ("other", None)], Ok(Some("{}"))),
+            (&[("config", None)], Err(ErrorKind::InvalidInput)),
+            (&[("config", Some("{}")), ("file:1/model.onnx", Some("AA"))], Err(ErrorKind::Unsupported)),
+        ] {
+            let got = load_config(parameters.iter().copied()).map_err(|error| error.kind);
+            assert_eq!(got, want.map(|config| config.map(str::to_owned)), "{parameters:?}");
+        }
     }
 }

@@ -36,7 +36,10 @@ pub(super) fn read_json(model: &str, json: &str) -> Result<Settings> {
 
 fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
     if !config.name.is_empty() && config.name != model {
-        return Err(Error::invalid(format!("the configuration is of '{}'; its name must be its folder's", config.name)));
+        return Err(Error::invalid(format!(
+            "the configuration is of '{}'; its name must be its folder's",
+            config.name
+        )));
     }
     refuse(&config)?;
     let mut ignored = ignored(&config);
@@ -78,9 +81,12 @@ fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
 fn refuse(config: &ModelConfig) -> Result<()> {
     let (platform, backend) = (&config.platform, &config.backend);
     let onnx = ["", "onnxruntime_onnx"].contains(&platform.as_str()) && ["", "onnxruntime"].contains(&backend.as_str());
-    let ensemble = platform == "ensemble" || matches!(config.scheduling_choice, Some(SchedulingChoice::EnsembleScheduling(_)));
+    let ensemble =
+        platform == "ensemble" || matches!(config.scheduling_choice, Some(SchedulingChoice::EnsembleScheduling(_)));
     if ensemble {
-        return Err(Error::unsupported("it is an ensemble, and this build serves single models; call its models one by one"));
+        return Err(Error::unsupported(
+            "it is an ensemble, and this build serves single models; call its models one by one",
+        ));
     }
     if !onnx {
         let (field, word) = if backend.is_empty() { ("platform", platform) } else { ("backend", backend) };
@@ -94,7 +100,8 @@ fn refuse(config: &ModelConfig) -> Result<()> {
     let reshaped = config.input.iter().any(|input| input.reshape.is_some())
         || config.output.iter().any(|output| output.reshape.is_some());
     let agents = config.model_repository_agents.as_ref().is_some_and(|agents| !agents.agents.is_empty());
-    let libraries = config.model_operations.as_ref().is_some_and(|operations| !operations.op_library_filename.is_empty());
+    let libraries =
+        config.model_operations.as_ref().is_some_and(|operations| !operations.op_library_filename.is_empty());
     for (asked, field) in [
         (stateful, "sequence_batching"),
         (decoupled, "model_transaction_policy.decoupled"),
@@ -125,7 +132,12 @@ fn ignored(config: &ModelConfig) -> Vec<String> {
     let caches = config.response_cache.as_ref().is_some_and(|cache| cache.enable);
     [
         (!config.instance_group.is_empty(), "instance_group"),
-        (optimization.is_some_and(|policy| wire::ModelOptimizationPolicy { priority: 0, ..policy.clone() } != Default::default()), "optimization"),
+        (
+            optimization.is_some_and(|policy| {
+                wire::ModelOptimizationPolicy { priority: 0, ..policy.clone() } != Default::default()
+            }),
+            "optimization",
+        ),
         (!config.model_warmup.is_empty(), "model_warmup"),
         (caches, "response_cache"),
         (!config.cc_model_filenames.is_empty(), "cc_model_filenames"),
@@ -195,7 +207,8 @@ fn policy(policy: ModelVersionPolicy) -> Result<Option<VersionPolicy>> {
 /// `versions` as numbers of ours.
 pub(super) fn numbers(versions: &[i64]) -> Result<Vec<u64>> {
     let number = |&version: &i64| {
-        u64::try_from(version).map_err(|_| Error::invalid(format!("version {version} of the version policy is negative")))
+        u64::try_from(version)
+            .map_err(|_| Error::invalid(format!("version {version} of the version policy is negative")))
     };
     versions.iter().map(number).collect()
 }
@@ -279,7 +292,11 @@ mod tests {
             ("platform: \"pytorch_libtorch\"", ErrorKind::Unsupported, "pytorch_libtorch"),
             ("platform: \"ensemble\"", ErrorKind::Unsupported, "ensemble"),
             ("ensemble_scheduling { step [ { model_name: \"a\" } ] }", ErrorKind::Unsupported, "ensemble"),
-            ("sequence_batching { oldest { max_candidate_sequences: 4 } }", ErrorKind::Unsupported, "sequence_batching"),
+            (
+                "sequence_batching { oldest { max_candidate_sequences: 4 } }",
+                ErrorKind::Unsupported,
+                "sequence_batching",
+            ),
             ("model_transaction_policy { decoupled: true }", ErrorKind::Unsupported, "decoupled"),
             ("input { name: \"x\" reshape { shape: [ 1 ] } }", ErrorKind::Unsupported, "reshape"),
             ("input { name: \"x\" allow_ragged_batch: true }", ErrorKind::Unsupported, "allow_ragged_batch"),

@@ -99,7 +99,8 @@ impl Repository {
         if let Some(at_hand) = self.at_hand(name, version, found) {
             return at_hand;
         }
-        let (Source::File { path, stamp }, Some(cache), Some(packer)) = (&found.source, &self.cache, &self.packer) else {
+        let (Source::File { path, stamp }, Some(cache), Some(packer)) = (&found.source, &self.cache, &self.packer)
+        else {
             return Err(Error::internal("nothing is there to make packs with"));
         };
         let unchanged = || {

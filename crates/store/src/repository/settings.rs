@@ -53,7 +53,8 @@ impl Settings {
         let Some(declared) = &self.declared else { return Ok(()) };
         let batched = declared.max_batch_size.is_some_and(|size| size > 0);
         if batched {
-            let all = manifest.inputs.iter().map(|io| ("input", io)).chain(manifest.outputs.iter().map(|io| ("output", io)));
+            let all =
+                manifest.inputs.iter().map(|io| ("input", io)).chain(manifest.outputs.iter().map(|io| ("output", io)));
             for (side, io) in all {
                 check_batch(side, io)?;
             }

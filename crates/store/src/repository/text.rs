@@ -37,7 +37,8 @@ pub(super) fn model_config_json(json: &str) -> Result<proto::inference::ModelCon
     limited(json)?;
     let mut from = serde_json::Deserializer::from_str(json);
     let wrong = |why: &dyn std::fmt::Display| Error::invalid(format!("the configuration cannot be read: {why}"));
-    let message = DynamicMessage::deserialize(descriptor("inference.ModelConfig")?, &mut from).map_err(|e| wrong(&e))?;
+    let message =
+        DynamicMessage::deserialize(descriptor("inference.ModelConfig")?, &mut from).map_err(|e| wrong(&e))?;
     from.end().map_err(|error| wrong(&error))?;
     message.transcode_to().map_err(|error| wrong(&error))
 }
@@ -85,7 +86,10 @@ fn with_colons(text: &str) -> String {
 
 fn limited(text: &str) -> Result<()> {
     if text.len() > BYTES_MAX {
-        return Err(Error::invalid(format!("the configuration has {} bytes; at most {BYTES_MAX} are read", text.len())));
+        return Err(Error::invalid(format!(
+            "the configuration has {} bytes; at most {BYTES_MAX} are read",
+            text.len()
+        )));
     }
     Ok(())
 }

@@ -105,8 +105,8 @@ pub(super) fn is_onnx(path: &Path) -> bool {
 
 /// Every model of the file `config`, in its order, or why it is none.
 fn read(config: &Path) -> Result<Vec<(String, Result<Place>)>> {
-    let text = std::fs::read_to_string(config)
-        .map_err(|source| crate::atomic::io_error(config, "cannot be read", &source))?;
+    let text =
+        std::fs::read_to_string(config).map_err(|source| crate::atomic::io_error(config, "cannot be read", &source))?;
     let of = |error: Error| error.context(config.display());
     let list = match text::server_config(&text).map_err(of)?.config {
         Some(Config::ModelConfigList(list)) => list.config,

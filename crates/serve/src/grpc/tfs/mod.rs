@@ -96,7 +96,7 @@ impl Prediction {
     async fn predict(&self, request: PredictRequest, deadline: Option<Instant>) -> Result<PredictResponse> {
         let PredictRequest { model_spec, inputs, output_filter } = request;
         let prepare = || {
-            let target = spec::target(model_spec)?;
+            let target = spec::target(self.scheduler.residency(), model_spec)?;
             let model = self.scheduler.residency().model(&target.name, target.version)?;
             let signature = model.signature();
             let mut named = Vec::with_capacity(inputs.len());
@@ -169,7 +169,7 @@ impl Prediction {
         deadline: Option<Instant>,
     ) -> Result<MultiInferenceResponse> {
         let methods: Vec<String> = tasks.iter().map(|task| task.method_name.clone()).collect();
-        let mut targets = tasks.into_iter().map(|task| spec::target(task.model_spec));
+        let mut targets = tasks.into_iter().map(|task| spec::target(self.scheduler.residency(), task.model_spec));
         let first = targets.next().unwrap_or_else(|| Err(Error::invalid("the request has no tasks")));
         let target = first.and_then(|first| {
             if targets.all(|other| other.as_ref() == Ok(&first)) {
@@ -210,14 +210,20 @@ fn timed<T>(request: Request<T>) -> Result<(T, Option<Instant>)> {
 impl PredictionService for Prediction {
     async fn classify(&self, request: Request<ClassificationRequest>) -> Answer<ClassificationResponse> {
         let (ClassificationRequest { model_spec, input }, deadline) = timed(request).map_err(status)?;
-        let examined = self.examine(spec::target(model_spec), input, deadline).await.map_err(status)?;
+        let examined = self
+            .examine(spec::target(self.scheduler.residency(), model_spec), input, deadline)
+            .await
+            .map_err(status)?;
         let result = Some(examined.classes().map_err(status)?);
         Ok(Response::new(ClassificationResponse { model_spec: Some(examined.outcome.spec()), result }))
     }
 
     async fn regress(&self, request: Request<RegressionRequest>) -> Answer<RegressionResponse> {
         let (RegressionRequest { model_spec, input }, deadline) = timed(request).map_err(status)?;
-        let examined = self.examine(spec::target(model_spec), input, deadline).await.map_err(status)?;
+        let examined = self
+            .examine(spec::target(self.scheduler.residency(), model_spec), input, deadline)
+            .await
+            .map_err(status)?;
         let result = Some(examined.numbers().map_err(status)?);
         Ok(Response::new(RegressionResponse { model_spec: Some(examined.outcome.spec()), result }))
     }

@@ -13,8 +13,8 @@ use proto::tensorflow::tensor_info::Encoding;
 use proto::tensorflow::{SignatureDef, TensorInfo, TensorShapeProto, error::Code};
 
 use super::tensor::shape_message;
-use crate::tfs::{PREDICT_METHOD, SIGNATURE, VersionState, check_signature, infos, no_label, statuses, wire_type};
-use crate::{Model, Scheduler};
+use crate::tfs::{PREDICT_METHOD, SIGNATURE, VersionState, check_signature, infos, statuses, wire_type};
+use crate::{Model, Residency, Scheduler};
 
 /// The one field of metadata that there is.
 const SIGNATURE_FIELD: &str = "signature_def";
@@ -29,12 +29,12 @@ pub(super) struct Target {
     pub(super) version: Option<u64>,
 }
 
-/// The model that `spec` means.
+/// The model that `spec` means; a label stands for the version that it has at this moment.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it names none or another signature than there is,
-/// [`NotFound`](engine::ErrorKind::NotFound) for a label.
-pub(super) fn target(spec: Option<ModelSpec>) -> Result<Target> {
+/// [`NotFound`](engine::ErrorKind::NotFound) for a label that there is not.
+pub(super) fn target(residency: &Residency, spec: Option<ModelSpec>) -> Result<Target> {
     let ModelSpec { name, signature_name, version_choice } =
         spec.ok_or_else(|| Error::invalid("the request has no model_spec"))?;
     if name.is_empty() {
@@ -43,7 +43,7 @@ pub(super) fn target(spec: Option<ModelSpec>) -> Result<Target> {
     check_signature(&signature_name)?;
     let version = match version_choice {
         None => None,
-        Some(VersionChoice::VersionLabel(label)) => return Err(no_label(&name, &label)),
+        Some(VersionChoice::VersionLabel(label)) => Some(residency.labelled(&name, &label)?),
         Some(VersionChoice::Version(version)) => Some(
             u64::try_from(version).map_err(|_| Error::invalid(format!("version {version} of '{name}' is negative")))?,
         ),
@@ -70,7 +70,7 @@ pub(super) fn metadata(scheduler: &Scheduler, request: GetModelMetadataRequest) 
     if let Some(other) = fields.iter().find(|field| *field != SIGNATURE_FIELD) {
         return Err(Error::invalid(format!("metadata_field '{other}' is none; ask for '{SIGNATURE_FIELD}'")));
     }
-    let target = target(request.model_spec)?;
+    let target = target(scheduler.residency(), request.model_spec)?;
     let model = scheduler.residency().model(&target.name, target.version)?;
     let map = SignatureDefMap { signature_def: HashMap::from([(SIGNATURE.to_owned(), signature(&model))]) };
     let any = prost_types::Any { type_url: SIGNATURE_TYPE.to_owned(), value: map.encode_to_vec() };
@@ -114,7 +114,7 @@ fn tensors(specs: &[TensorSpec]) -> HashMap<String, TensorInfo> {
 /// # Errors
 /// [`NotFound`](engine::ErrorKind::NotFound) for a model or version that is not known.
 pub(super) fn status(scheduler: &Scheduler, request: GetModelStatusRequest) -> Result<GetModelStatusResponse> {
-    let target = target(request.model_spec)?;
+    let target = target(scheduler.residency(), request.model_spec)?;
     let found = statuses(scheduler.residency(), &target.name, target.version)?;
     let statuses = found.into_iter().map(|status| {
         let failed = status.state == VersionState::End && !status.reason.is_empty();
@@ -133,13 +133,18 @@ mod tests {
     use engine::{DataType, ErrorKind};
 
     use super::*;
+    use crate::fixture::served;
 
     #[test]
     fn a_spec_names_one_version_of_one_signature() {
         let spec = |name: &str, signature: &str, version| {
             Some(ModelSpec { name: name.to_owned(), signature_name: signature.to_owned(), version_choice: version })
         };
+        let served = served(crate::Control::None);
+        let residency = served.scheduler.residency();
+        residency.label("two", [("stable".to_owned(), 1)].into()).unwrap();
         for (spec, want) in [
+            (spec("two", "", Some(VersionChoice::VersionLabel("stable".to_owned()))), Ok(Some(1))),
             (spec("m", "", None), Ok(None)),
             (spec("m", SIGNATURE, Some(VersionChoice::Version(3))), Ok(Some(3))),
             (spec("m", "", Some(VersionChoice::Version(-1))), Err(ErrorKind::InvalidInput)),
@@ -148,7 +153,7 @@ mod tests {
             (spec("", "", None), Err(ErrorKind::InvalidInput)),
             (None, Err(ErrorKind::InvalidInput)),
         ] {
-            assert_eq!(target(spec).map(|target| target.version).map_err(|error| error.kind), want);
+            assert_eq!(target(residency, spec).map(|target| target.version).map_err(|error| error.kind), want);
         }
     }
 

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
-use crate::tfs::{alias, classify, no_label, regress, tensors};
+use crate::tfs::{alias, classify, regress, tensors};
 use crate::{InferRequest, InferResponse, Model, Scheduler};
 
 /// Whether `path` is one of this module's.
@@ -72,9 +72,11 @@ async fn answer(
     call: Call,
     body: &[u8],
 ) -> Result<Response<Parts>> {
+    let mut target = target.clone();
     if let Some(label) = &target.label {
-        return Err(no_label(&target.name, label));
+        target.version = Some(counted(scheduler, scheduler.residency().labelled(&target.name, label))?);
     }
+    let target = &target;
     if call == Call::Status {
         return told::status(scheduler, target);
     }

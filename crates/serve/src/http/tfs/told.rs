@@ -38,7 +38,7 @@ pub(super) fn status(scheduler: &Scheduler, target: &Target) -> Result<Response<
 fn version(status: &VersionStatus) -> Value {
     let code = match status.state {
         VersionState::End if !status.reason.is_empty() => "UNAVAILABLE",
-        VersionState::Available | VersionState::End => "OK",
+        VersionState::Loading | VersionState::Available | VersionState::End => "OK",
     };
     json!({
         "version": status.version.to_string(),

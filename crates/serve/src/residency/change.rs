@@ -1,0 +1,326 @@
+//! Changes of the catalogue: the first look, what has to be packed, loads and unloads by request, and polling.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use engine::{Error, ErrorKind, Result};
+use store::Manifest;
+use store::repository::{Listed, Settings, Source, Version, VersionPolicy};
+
+use super::Residency;
+use super::program::runnable_here;
+use crate::catalog::{Catalog, Control, Entry, Known, State, unloaded};
+use crate::lane;
+use crate::metrics::Metrics;
+use crate::model::Model;
+
+/// A version that is packed before it is served.
+pub(super) struct Waiting {
+    name: String,
+    version: u64,
+    found: Version,
+    settings: Arc<Settings>,
+}
+
+/// How a model is loaded by request.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// A model configuration as JSON, which comes before the repository's own.
+    pub config: Option<String>,
+    /// Which versions are loaded, before what the repository or the configuration says.
+    pub policy: Option<VersionPolicy>,
+    /// Whether versions that are served, and did not change, stay as they are.
+    pub keep: bool,
+}
+
+impl Residency {
+    pub(super) fn first_look(&self) -> Result<()> {
+        let mut catalog = Catalog::new();
+        let mut waiting = self.waiting();
+        for (name, listed) in self.repository.list()? {
+            let mut known = known(&listed);
+            log_refusal(&name, &known, None);
+            for version in listed.wanted().into_iter().filter(|_| listed.refusal.is_none()) {
+                let found = &listed.versions[&version];
+                let state = match self.control {
+                    Control::Explicit => State::Unserved(unloaded(&name)),
+                    Control::None | Control::Poll => match self.repository.at_hand(&name, version, found) {
+                        Some(manifest) => self.state(&name, version, manifest, &listed.settings),
+                        None => {
+                            let (name, found) = (name.clone(), found.clone());
+                            waiting.push_back(Waiting { name, version, found, settings: Arc::clone(&listed.settings) });
+                            State::Packing
+                        }
+                    },
+                };
+                known.versions.insert(version, Entry { stamp: found.stamp.clone(), state });
+            }
+            catalog.insert(name, known);
+        }
+        self.unsettled.store(waiting.len(), Ordering::Release);
+        self.publish(catalog);
+        Ok(())
+    }
+
+    /// How many versions have yet to be packed before they are served.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
+    }
+
+    /// Packs one version that waits for it and serves it or says why not; false when none waits any more. Takes as long as
+    /// the file is large.
+    pub fn settle_next(&self) -> bool {
+        let Some(Waiting { name, version, found, settings }) = self.waiting().pop_front() else { return false };
+        let started = Instant::now();
+        let state = self.packed(&name, version, &found, &settings);
+        let _changing = self.changing();
+        self.change(|catalog| {
+            let entry = catalog.get_mut(&name).and_then(|known| known.versions.get_mut(&version));
+            // The file may have changed since; then a look at the repository has found something else.
+            if let Some(entry) = entry.filter(|entry| entry.stamp == found.stamp) {
+                if let State::Served(_) = state {
+                    let (ms, left) = (started.elapsed().as_millis(), self.unsettled().saturating_sub(1));
+                    tracing::info!(model = %name, version, ms, left, "packed");
+                }
+                entry.state = state;
+            }
+        });
+        self.unsettled.fetch_sub(1, Ordering::AcqRel);
+        true
+    }
+
+    /// Loads the versions of the model called `name` that are wanted, as a client asks under [`Control::Explicit`]; one
+    /// that is served already is read again, unless `options` say otherwise. Blocks until the newest is warm. When that
+    /// fails, what was served stays.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) under another control, [`NotFound`](ErrorKind::NotFound) for a name that the
+    /// repository does not have, and whatever keeps the newest version from being loaded.
+    pub fn load_named(&self, name: &str, options: &LoadOptions) -> Result<()> {
+        self.explicit()?;
+        let _changing = self.changing();
+        let mut listed = self
+            .repository
+            .model(name, options.config.as_deref())?
+            .ok_or_else(|| Error::not_found(format!("model '{name}' is not in the store; put it there first")))?;
+        if let Some(policy) = &options.policy {
+            listed.policy = policy.clone();
+        }
+        if let Some(refusal) = &listed.refusal {
+            return Err(refusal.clone());
+        }
+        let before = self.catalog().get(name).cloned().unwrap_or_default();
+        let mut after = known(&listed);
+        for version in listed.wanted() {
+            let found = &listed.versions[&version];
+            let same = before.versions.get(&version).filter(|old| options.keep && old.stamp == found.stamp);
+            let entry = match same.filter(|old| old.served().is_some()) {
+                Some(served) => served.clone(),
+                None => {
+                    let state = self.warm(self.packed(name, version, found, &listed.settings));
+                    Entry { stamp: found.stamp.clone(), state }
+                }
+            };
+            after.versions.insert(version, entry);
+        }
+        let outcome = match after.versions.values().next_back().map(|newest| &newest.state) {
+            Some(State::Unserved(error)) => Err(error.clone()),
+            Some(State::Served(_) | State::Packing) => Ok(()),
+            None => Err(Error::not_found(format!("none of the versions that are wanted of model '{name}' is there"))),
+        };
+        if outcome.is_ok() || before.served().next().is_none() {
+            self.change(|catalog| drop(catalog.insert(name.to_owned(), after)));
+        }
+        outcome
+    }
+
+    /// Stops serving the model called `name`; requests that it holds are finished.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) under another control, [`NotFound`](ErrorKind::NotFound) for a name that is
+    /// not known.
+    pub fn unload_named(&self, name: &str) -> Result<()> {
+        self.explicit()?;
+        let _changing = self.changing();
+        if !self.catalog().contains_key(name) {
+            return Err(Error::not_found(format!("model '{name}' is not in the store")));
+        }
+        self.change(|catalog| {
+            for entry in catalog.get_mut(name).into_iter().flat_map(|known| known.versions.values_mut()) {
+                if let State::Served(_) = std::mem::replace(&mut entry.state, State::Unserved(unloaded(name))) {
+                    self.count(Metrics::model_unloaded);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Looks at the repository again: new and changed versions are packed where they must be, made warm and then take over;
+    /// versions that went are dropped when their requests are done. A model of which no version that is wanted can be
+    /// served keeps what it had, as long as that is there. Returns how many entries changed.
+    ///
+    /// # Errors
+    /// When the repository cannot be read; then everything stays as it is.
+    pub fn poll(&self) -> Result<usize> {
+        let _changing = self.changing();
+        let before = self.catalog();
+        let none = Known::default();
+        let mut after = Catalog::new();
+        let mut changed = 0;
+        for (name, listed) in self.repository.list()? {
+            let old = before.get(&name).unwrap_or(&none);
+            let (known, different) = self.looked_at(&name, &listed, old);
+            changed += different;
+            after.insert(name, known);
+        }
+        let ids = |catalog: &Catalog| -> BTreeSet<u64> {
+            catalog.values().flat_map(Known::served).map(|(_, model)| model.id()).collect()
+        };
+        let gone = ids(&before).difference(&ids(&after)).count();
+        (0..gone).for_each(|_| self.count(Metrics::model_unloaded));
+        let forgotten = |(name, known): (&String, &Known)| {
+            let left = after.get(name);
+            known
+                .versions
+                .keys()
+                .filter(|version| !left.is_some_and(|left| left.versions.contains_key(version)))
+                .count()
+        };
+        changed += before.iter().map(forgotten).sum::<usize>();
+        // Labels and reasons change without a version; a look that found nothing new costs nothing to publish either.
+        self.publish(after);
+        Ok(changed)
+    }
+
+    /// The model called `name` as `listed` has it, given what it was; and how many of its versions are new.
+    fn looked_at(&self, name: &str, listed: &Listed, old: &Known) -> (Known, usize) {
+        let mut new = known(listed);
+        log_refusal(name, &new, old.refusal.as_ref());
+        let mut changed = 0;
+        for version in listed.wanted().into_iter().filter(|_| listed.refusal.is_none()) {
+            let found = &listed.versions[&version];
+            let known = old.versions.get(&version).filter(|old| old.stamp == found.stamp);
+            let entry = match known {
+                Some(known) if !worth_another_try(known, found) => known.clone(),
+                _ => {
+                    let state = self.warm(self.packed(name, version, found, &listed.settings));
+                    changed += usize::from(known.is_none() || matches!(state, State::Served(_)));
+                    Entry { stamp: found.stamp.clone(), state }
+                }
+            };
+            new.versions.insert(version, entry);
+        }
+        let settling = new.versions.values().any(|entry| matches!(entry.state, State::Packing));
+        if new.served().next().is_none() && !settling {
+            let kept = old
+                .versions
+                .iter()
+                .filter(|(version, entry)| entry.served().is_some() && listed.versions.contains_key(version));
+            for (&version, entry) in kept {
+                tracing::warn!(model = %name, version, "goes on as it was, as what came instead cannot be served");
+                let stamp = listed.versions[&version].stamp.clone();
+                new.versions.insert(version, Entry { stamp, state: entry.state.clone() });
+            }
+        }
+        (new, changed)
+    }
+
+    /// The state of `version` of `name`, cold; packs its file first when that was not done before.
+    fn packed(&self, name: &str, version: u64, found: &Version, settings: &Arc<Settings>) -> State {
+        let manifest = self.repository.at_hand(name, version, found).unwrap_or_else(|| {
+            // On a thread of its own: a priority that was lowered cannot be raised again.
+            std::thread::scope(|scope| {
+                let packing = scope.spawn(|| {
+                    lane::step_back();
+                    self.repository.manifest(name, version, found)
+                });
+                packing.join().unwrap_or_else(|_| Err(Error::internal("packing it panicked")))
+            })
+        });
+        self.state(name, version, manifest, settings)
+    }
+
+    fn state(&self, name: &str, version: u64, manifest: Result<Manifest>, settings: &Arc<Settings>) -> State {
+        let model = || {
+            let mut manifest = manifest?;
+            if !settings.ignored.is_empty() {
+                let ignored = settings.ignored.join(", ");
+                tracing::info!(model = %name, version, %ignored, "parts of its configuration change nothing here");
+            }
+            settings.apply(&mut manifest)?;
+            runnable_here(&manifest.program)?;
+            let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
+            Model::unloaded(id, manifest, Arc::clone(settings))
+        };
+        match model() {
+            Ok(model) => State::Served(Arc::new(model)),
+            Err(error) => {
+                tracing::warn!(model = %name, version, %error, "not served");
+                State::Unserved(refused(error))
+            }
+        }
+    }
+
+    /// `state` with its program and weights in place, so that its first request waits for nothing.
+    fn warm(&self, state: State) -> State {
+        let State::Served(model) = &state else {
+            self.count(|metrics| metrics.model_loaded(false));
+            return state;
+        };
+        let warmed = self.load(model).and_then(|()| self.weights(model));
+        self.count(|metrics| metrics.model_loaded(warmed.is_ok()));
+        match warmed {
+            Ok(_) => state,
+            Err(error) => {
+                tracing::warn!(model = %model.manifest().name, %error, "not served");
+                State::Unserved(error)
+            }
+        }
+    }
+
+    fn explicit(&self) -> Result<()> {
+        if self.control == Control::Explicit {
+            return Ok(());
+        }
+        Err(Error::unsupported("models are loaded by request only when the server is started with --control explicit"))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, std::collections::VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The model without its versions.
+fn known(listed: &Listed) -> Known {
+    let refusal = listed.refusal.clone().map(refused);
+    Known { versions: BTreeMap::new(), labels: listed.labels.clone(), refusal }
+}
+
+/// Says why a model is not served, unless that was said `before`.
+fn log_refusal(name: &str, known: &Known, before: Option<&Error>) {
+    if let Some(error) = known.refusal.as_ref().filter(|&error| Some(error) != before) {
+        tracing::warn!(model = %name, %error, "not served");
+    }
+}
+
+/// Whether a version that is not served may be by now, though nothing about it changed: a pack may have been repaired, a
+/// disk have room again.
+fn worth_another_try(known: &Entry, found: &Version) -> bool {
+    match &known.state {
+        State::Served(_) | State::Packing => false,
+        State::Unserved(error) => {
+            let passing = [ErrorKind::Exhausted, ErrorKind::Internal].contains(&error.kind);
+            passing || matches!(found.source, Source::Pack)
+        }
+    }
+}
+
+/// A model that is wrong is no wrong request.
+fn refused(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::InvalidInput => Error { kind: ErrorKind::Unavailable, ..error },
+        _ => error,
+    }
+}

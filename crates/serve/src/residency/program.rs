@@ -1,0 +1,82 @@
+//! What of a model is in memory: its program's sessions and its weights.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use engine::{Error, Load, Result, Session, Weights};
+use store::Manifest;
+use store::manifest::{ProgramKind, ProgramRef};
+
+use super::Residency;
+use crate::model::Model;
+
+/// A program's sessions, one per lane.
+pub(crate) struct Program {
+    /// Indexed by lane. Only that lane locks its slot, so the lock is never waited for.
+    sessions: Vec<Mutex<Box<dyn Session>>>,
+}
+
+impl Program {
+    pub(crate) fn session(&self, lane: usize) -> MutexGuard<'_, Box<dyn Session>> {
+        // A run that panicked leaves the runtime's session as it was: it is only ever called through a shared handle.
+        self.sessions[lane].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Residency {
+    /// The weights of `model`, mapped and bound; done at the first call.
+    pub(crate) fn weights(&self, model: &Model) -> Result<Arc<dyn Weights>> {
+        model.weights_or(|| self.engine.bind(self.repository.store()?.weights(model.manifest())?))
+    }
+
+    /// Builds the sessions of `model`'s program, unless they are there. Takes milliseconds to seconds: the loader's.
+    pub(crate) fn load(&self, model: &Model) -> Result<()> {
+        if model.program().is_some() {
+            return Ok(());
+        }
+        let hash = &model.manifest().program.hash;
+        let known = self.programs().get(hash).and_then(Weak::upgrade);
+        let program = match known {
+            Some(program) => program,
+            None => {
+                let program = Arc::new(self.build(model.manifest())?);
+                let mut programs = self.programs();
+                programs.retain(|_, program| program.strong_count() > 0);
+                programs.insert(hash.clone(), Arc::downgrade(&program));
+                program
+            }
+        };
+        model.set_program(program);
+        Ok(())
+    }
+
+    fn build(&self, manifest: &Manifest) -> Result<Program> {
+        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
+        let bytes = self.repository.store().and_then(|store| store.program(&manifest.program)).map_err(of)?;
+        let load = match manifest.program.kind {
+            ProgramKind::Lifted => Load::AsIs,
+            ProgramKind::Whole => Load::Optimise,
+        };
+        let sessions = (0..self.lanes)
+            .map(|_| self.engine.session(&bytes, manifest.weights.len(), load).map(Mutex::new))
+            .collect::<Result<_>>()
+            .map_err(of)?;
+        Ok(Program { sessions })
+    }
+
+    fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A program laid out for another CPU computes nonsense here, so it is refused before it runs.
+pub(super) fn runnable_here(program: &ProgramRef) -> Result<()> {
+    let here = engine::cpu::target();
+    if program.target == "portable" || program.target == here {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "it was packed for {}, and this node is {here}; pack it again on such a node",
+        program.target
+    )))
+}
