@@ -241,7 +241,7 @@ class _Extensions:
                          [(name, "1", "READY") for name in ("counts", "scores", "slow")])
         self.refused("explicit", "load_model", "scores")
         self.refused("explicit", "unload_model", "scores")
-        self.refused("'config'", "load_model", "scores", config="{}")
+        self.refused("'file:1/model.onnx'", "load_model", "scores", config="{}", files={"file:1/model.onnx": b"x"})
 
     def test_classification(self):
         for model, array, labels in (("scores", SCORES, LABELS), ("counts", (SCORES * 8).astype(np.int32), ())):

@@ -198,16 +198,16 @@ async fn triton_s_extensions_answer() {
 async fn what_is_off_or_unknown_is_refused() {
     let scheduler = scheduler();
     let mut client = client(&scheduler, GrpcLimits::default());
-    let config = ModelRepositoryParameter::default();
+    let file = ModelRepositoryParameter::default();
     let load = RepositoryModelLoadRequest {
         model_name: "echo".to_owned(),
-        parameters: HashMap::from([("config".to_owned(), config)]),
+        parameters: HashMap::from([("file:1/m".to_owned(), file)]),
         ..RepositoryModelLoadRequest::default()
     };
     let nobody = ModelConfigRequest { name: "nobody".to_owned(), version: String::new() };
     for (outcome, code, says) in [
         (client.model_config(nobody).await.map(|_| ()), Code::NotFound, "'nobody'"),
-        (client.repository_model_load(load).await.map(|_| ()), Code::Unimplemented, "'config'"),
+        (client.repository_model_load(load).await.map(|_| ()), Code::Unimplemented, "'file:1/m'"),
         (
             client.repository_model_load(RepositoryModelLoadRequest::default()).await.map(|_| ()),
             Code::InvalidArgument,

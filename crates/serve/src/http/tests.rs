@@ -174,7 +174,7 @@ fn every_route_over_a_socket() {
         (post(INFER, "", &shared), 501, "input 'x': shared memory is off"),
         (post("/v2/repository/index", "", ""), 200, r#"[{"name":"a b","version":"1","state":"READY","reason":""},"#),
         (post("/v2/repository/index", "", "{"), 400, "the request's JSON"),
-        (post("/v2/repository/models/echo/load", "", r#"{"parameters":{"config":"{}"}}"#), 501, "'config'"),
+        (post("/v2/repository/models/echo/load", "", r#"{"parameters":{"file:1/m":"AA=="}}"#), 501, "'file:1/m'"),
         (post("/v2/repository/models/echo/unload", "", ""), 501, "explicit"),
         (post("/v2/systemsharedmemory/region/r/register", "", "{}"), 501, "--shared-memory PREFIX"),
         (
