@@ -150,7 +150,8 @@ fn ignored(config: &ModelConfig) -> Vec<String> {
         (batching.is_some_and(|batching| !batching.priority_queue_policy.is_empty()), "priority_queue_policy"),
     ]
     .into_iter()
-    .filter_map(|(there, field)| there.then(|| field.to_owned()))
+    .filter(|&(there, _)| there)
+    .map(|(_, field)| field.to_owned())
     .collect()
 }
 
