@@ -106,7 +106,7 @@ mod tests {
             ("serve", "[dependencies]\nother = { package = \"work\", path = \"../work\" }\n", &[2]),
             ("serve", "[dependencies]\n# work is for the binary\nworkflow = \"1\"\n", &[]),
             ("serve", "[package]\nname = \"serve\"\nwork = 1\n", &[]),
-            ("store", "[dependencies]\nengine.workspace = true\nproto.workspace = true\n", &[3]),
+            ("store", "[dependencies]\nengine.workspace = true\nserve.workspace = true\n", &[3]),
             ("engine", "[build-dependencies]\nstore.workspace = true\n", &[2]),
             ("packhorse", "[dependencies]\nserve.workspace = true\nwork.workspace = true\n", &[]),
             ("common", "[package]\n", &[1, 1]),
