@@ -74,16 +74,12 @@ impl Residency {
             metrics: OnceLock::new(),
         };
         let mut catalog = Catalog::new();
-        for name in residency.store.names()? {
-            let mut versions = BTreeMap::new();
-            for version in residency.store.versions(&name)? {
-                let entry = match control {
-                    Control::Explicit => Entry::Unserved(unloaded(&name)),
-                    Control::None | Control::Poll => residency.entry(&name, version),
-                };
-                versions.insert(version, entry);
-            }
-            catalog.insert(name, versions);
+        for listed in residency.store.list()? {
+            let entry = match control {
+                Control::Explicit => Entry::Unserved(unloaded(&listed.name)),
+                Control::None | Control::Poll => residency.entry(&listed.name, listed.version, listed.manifest),
+            };
+            catalog.entry(listed.name).or_default().insert(listed.version, entry);
         }
         residency.publish(catalog);
         Ok(residency)
@@ -180,8 +176,10 @@ impl Residency {
         let newest = *versions
             .last()
             .ok_or_else(|| Error::not_found(format!("model '{name}' is not in the store; pack it there first")))?;
-        let loaded: BTreeMap<u64, Entry> =
-            versions.iter().map(|&version| (version, self.warm(self.entry(name, version)))).collect();
+        let loaded: BTreeMap<u64, Entry> = versions
+            .iter()
+            .map(|&version| (version, self.warm(self.entry(name, version, self.store.manifest(name, version)))))
+            .collect();
         let outcome = match &loaded[&newest] {
             Entry::Served(_) => Ok(()),
             Entry::Unserved(error) => Err(error.clone()),
@@ -229,7 +227,7 @@ impl Residency {
                 let entry = match known.and_then(|known| known.get(&version)) {
                     Some(served @ Entry::Served(_)) => served.clone(),
                     other => {
-                        let entry = self.warm(self.entry(&name, version));
+                        let entry = self.warm(self.entry(&name, version, self.store.manifest(&name, version)));
                         changed += usize::from(other.is_none() || matches!(entry, Entry::Served(_)));
                         entry
                     }
@@ -257,7 +255,16 @@ impl Residency {
 
     /// The weights of `model`, mapped and bound; done at the first call.
     pub(crate) fn weights(&self, model: &Model) -> Result<Arc<dyn Weights>> {
-        model.weights_or(|| self.engine.bind(self.store.weights(model.manifest())?))
+        model.weights_or(|| {
+            let manifest = model.manifest();
+            let tensors = self.store.weights(manifest).or_else(|error| {
+                // Compacting the store moves the weights of a model that stays what it is, and gc takes the old place.
+                let moved = self.store.manifest(&manifest.name, manifest.version).ok();
+                let moved = moved.filter(|moved| moved.source == manifest.source && moved.weights != manifest.weights);
+                moved.map_or(Err(error), |moved| self.store.weights(&moved))
+            })?;
+            self.engine.bind(tensors)
+        })
     }
 
     /// Builds the sessions of `model`'s program, unless they are there. Takes milliseconds to seconds: the loader's.
@@ -296,9 +303,9 @@ impl Residency {
     }
 
     /// The entry of `version` of `name`, cold.
-    fn entry(&self, name: &str, version: u64) -> Entry {
+    fn entry(&self, name: &str, version: u64, manifest: Result<Manifest>) -> Entry {
         let model = || {
-            let manifest = self.store.manifest(name, version)?;
+            let manifest = manifest?;
             runnable_here(&manifest.program)?;
             Model::unloaded(self.ids.fetch_add(1, Ordering::Relaxed) + 1, manifest)
         };

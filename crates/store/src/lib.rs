@@ -7,12 +7,19 @@ pub mod name;
 pub mod task;
 
 mod atomic;
+mod content;
 mod folder;
+mod index;
+mod lock;
+mod maps;
 mod segment;
+mod table;
 
 pub mod labels;
 mod onnx;
 pub mod pack;
+mod place;
+pub mod upkeep;
 
-pub use folder::Store;
+pub use folder::{Listed, Store};
 pub use manifest::Manifest;
