@@ -137,12 +137,25 @@ impl Placement<'_> {
         Ok(())
     }
 
-    /// References whatever the segment called `name` has of what is missing, small tensors as well.
+    /// References whatever the segment called `name` has of what is missing, small tensors as well; nothing of one that is
+    /// damaged anywhere, so that a model which is packed again is whole whatever became of the old files.
     fn take_from(&mut self, name: &str, hashes: &[Option<blake3::Hash>]) {
-        let read = || -> Result<(Bytes, Vec<Piece>)> {
+        let read = || -> Result<(u64, HashMap<blake3::Hash, Piece>)> {
             let bytes = self.store.map(&self.store.content(Content::Segment, name)?)?;
             let pieces = contents(&bytes, name)?.unwrap_or_default();
-            Ok((bytes, pieces))
+            let given: HashMap<_, _> =
+                self.tensors.iter().zip(hashes).filter_map(|(tensor, hash)| Some(((*hash)?, tensor.data()))).collect();
+            let is_sound = |piece: &Piece| {
+                let found = slice(&bytes, piece.offset_bytes, piece.len_bytes);
+                match given.get(&piece.hash) {
+                    Some(wanted) => found == Some(wanted),
+                    None => found.is_some_and(|found| blake3::hash(found) == piece.hash),
+                }
+            };
+            if !pieces.iter().all(is_sound) {
+                return Err(Error::corrupt("its bytes are not those of its hash"));
+            }
+            Ok((bytes.len() as u64, pieces.into_iter().map(|piece| (piece.hash, piece)).collect()))
         };
         let (bytes, pieces) = match read() {
             Ok(read) => read,
@@ -151,32 +164,18 @@ impl Placement<'_> {
                 return;
             }
         };
-        let pieces: HashMap<_, _> = pieces.iter().map(|piece| (piece.hash, piece)).collect();
         let file = self.files.len();
         let mut used = false;
-        for (at, hash) in hashes.iter().enumerate().filter(|(at, _)| self.places[*at].is_none()).collect::<Vec<_>>() {
-            let Some(piece) = hash.and_then(|hash| pieces.get(&hash)) else { continue };
+        for (at, place) in self.places.iter_mut().enumerate().filter(|(_, place)| place.is_none()) {
             let size = self.tensors[at].dtype().size_bytes().unwrap_or(1) as u64;
-            if !piece.offset_bytes.is_multiple_of(size) {
-                continue;
+            let piece = hashes[at].and_then(|hash| pieces.get(&hash));
+            if let Some(piece) = piece.filter(|piece| piece.offset_bytes.is_multiple_of(size)) {
+                *place = Some((file, piece.offset_bytes));
+                used = true;
             }
-            if slice(&bytes, piece.offset_bytes, piece.len_bytes) != Some(self.tensors[at].data()) {
-                tracing::warn!(
-                    segment = name,
-                    "a tensor is damaged and not shared; 'packhorse verify' tells which models it harms"
-                );
-                continue;
-            }
-            self.places[at] = Some((file, piece.offset_bytes));
-            used = true;
         }
         if used {
-            self.files.push(SegmentRef {
-                hash: name.to_owned(),
-                bytes: bytes.len() as u64,
-                used_bytes: 0,
-                external: None,
-            });
+            self.files.push(SegmentRef { hash: name.to_owned(), bytes, used_bytes: 0, external: None });
         }
     }
 

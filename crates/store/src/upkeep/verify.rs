@@ -102,9 +102,7 @@ pub fn verify(store: &Store, threads: usize, progress: &(dyn Fn(u64, u64) + Sync
 }
 
 fn damaged(name: &str, version: u64, reason: String) -> Damage {
-    let fix = format!(
-        "'packhorse remove {name} {version}', then pack it again as that version; packing mends whatever it needs"
-    );
+    let fix = format!("'packhorse remove {name} {version}', then pack it again with --version {version}");
     Damage { name: name.to_owned(), version, reason, fix }
 }
 
