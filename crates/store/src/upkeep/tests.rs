@@ -198,7 +198,7 @@ fn what_no_model_needs_goes_when_its_time_has_come() {
     let kept = collect(&place.store, hour, false).unwrap();
     assert_eq!((kept.files.len(), kept.young), (0, 1), "its table; the trunk is the other's as well");
     let table = PathBuf::from(format!("weights/{}.tbl", first.weights.table));
-    assert_eq!(place.gc().files.into_iter().map(|file| file.path).collect::<Vec<_>>(), [table.clone()]);
+    assert_eq!(place.gc().files.into_iter().map(|file| file.path).collect::<Vec<_>>(), std::slice::from_ref(&table));
     let left: Vec<_> = before.into_iter().filter(|file| *file != table && !file.ends_with(".part-dead")).collect();
     assert_eq!(place.files(), left);
     assert_eq!(place.load("second"), model(101));
