@@ -2,30 +2,87 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Maps the file at `path` read-only, without reading it: pages come in when they are first touched.
+/// A file mapped read-only. Views of it keep it mapped, so it is handed around in an [`Arc`].
+pub struct Map {
+    /// `None` for an empty file, of which there is nothing to map.
+    map: Option<memmap2::Mmap>,
+    modified_ns: u64,
+}
+
+impl Map {
+    /// Maps the file at `path`, without reading it: pages come in when they are first touched.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`Exhausted`](ErrorKind::Exhausted) when the process may have no more maps, or
+    /// [`Internal`](ErrorKind::Internal), naming the file.
+    #[expect(unsafe_code, reason = "a mapping cannot be proven immutable by the compiler")]
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let failed = |source: std::io::Error| {
+            let (kind, fix) = match source.kind() {
+                std::io::ErrorKind::NotFound => (ErrorKind::NotFound, ""),
+                std::io::ErrorKind::OutOfMemory => {
+                    (ErrorKind::Exhausted, "; the kernel gives this process no more maps, raise vm.max_map_count")
+                }
+                _ => (ErrorKind::Internal, ""),
+            };
+            Error::new(kind, format!("{}: cannot be mapped: {source}{fix}", path.display()))
+        };
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let modified_ns = modified_ns(&metadata);
+        if metadata.len() == 0 {
+            return Ok(Arc::new(Self { map: None, modified_ns }));
+        }
+        // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
+        // and never written again (store::atomic is the only writer), so no byte changes under the slice. Files that a
+        // packer was given are its user's promise, as they are with every tool that maps a checkpoint: their size and
+        // time are checked when they are mapped, and any bytes at all are numbers.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+        Ok(Arc::new(Self { map: Some(map), modified_ns }))
+    }
+
+    /// The file's bytes; the view and its clones keep the file mapped.
+    pub fn bytes(self: &Arc<Self>) -> Bytes {
+        if self.map.is_none() { Bytes::new() } else { Bytes::from_owner(View(Arc::clone(self))) }
+    }
+
+    /// The file's length when it was mapped.
+    pub fn len_bytes(&self) -> u64 {
+        self.map.as_ref().map_or(0, |map| map.len() as u64)
+    }
+
+    /// When the file was last written, in nanoseconds since 1970; 0 where the file system does not say.
+    pub fn modified_ns(&self) -> u64 {
+        self.modified_ns
+    }
+}
+
+/// When a file was last written, in nanoseconds since 1970; 0 where the file system does not say.
+pub fn modified_ns(metadata: &std::fs::Metadata) -> u64 {
+    let since = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+}
+
+struct View(Arc<Map>);
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        self.0.map.as_deref().unwrap_or_default()
+    }
+}
+
+/// The bytes of the file at `path`, mapped.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) or [`Internal`](ErrorKind::Internal), naming the file.
-#[expect(unsafe_code, reason = "a mapping cannot be proven immutable by the compiler")]
+/// As [`Map::open`].
 pub fn map_file(path: &Path) -> Result<Bytes> {
-    let failed = |source: std::io::Error| {
-        let kind =
-            if source.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Internal };
-        Error::new(kind, format!("{}: cannot be mapped: {source}", path.display()))
-    };
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
-    // and never written again (store::atomic is the only writer), so no byte changes under the slice.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-    Ok(Bytes::from_owner(map))
+    Map::open(path).map(|map| map.bytes())
 }
 
 struct F32Owner(Vec<f32>);

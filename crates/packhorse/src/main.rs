@@ -28,6 +28,14 @@ enum Command {
     Pack(commands::pack::Args),
     /// List the models of a store
     Models(commands::models::Args),
+    /// Remove a model from a store, or one of its versions
+    Remove(commands::remove::Args),
+    /// Free what no model of a store needs any more
+    Gc(commands::gc::Args),
+    /// Check every byte that the models of a store need
+    Verify(commands::verify::Args),
+    /// Gather scattered weights and leave dead ones behind
+    Compact(commands::compact::Args),
     /// Serve the models of a store
     Serve(commands::serve::Args),
     /// Put videos into a queue
@@ -52,6 +60,10 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Pack(args) => commands::pack::run(&args),
         Command::Models(args) => commands::models::run(&args),
+        Command::Remove(args) => commands::remove::run(&args),
+        Command::Gc(args) => commands::gc::run(&args),
+        Command::Verify(args) => commands::verify::run(&args),
+        Command::Compact(args) => commands::compact::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Submit(args) => commands::submit::run(&args),
         Command::Work(args) => commands::work::run(&args),

@@ -12,4 +12,5 @@ mod full_disk;
 mod interrupted;
 mod packs;
 mod serving;
+mod upkeep;
 mod usage;

@@ -65,7 +65,7 @@ fn packers_at_once_make_one_model() {
     assert_eq!(listed(&place), [("detector".to_owned(), 1)]);
     let files = place.files("store");
     let folders: Vec<_> = files.iter().map(|file| file.split('/').next().unwrap()).collect();
-    assert_eq!(folders, ["models", "programs", "segments"], "{files:?}");
+    assert_eq!(folders, [".lock", "models", "programs", "segments", "weights"], "{files:?}");
     assert_eq!(place.ok(NANODET).lines()[0]["changed"], false);
 }
 

@@ -23,29 +23,70 @@ pub(crate) enum Written {
 pub(crate) fn create(
     folder: &Path,
     name: &str,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+    fill: impl Fn(&mut BufWriter<&File>) -> std::io::Result<()>,
 ) -> Result<Written> {
     let target = folder.join(name);
     let write = || -> std::io::Result<Written> {
         if target.exists() {
             return Ok(Written::Existed);
         }
-        let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
-        let mut writer = BufWriter::with_capacity(1 << 20, part.as_file());
-        fill(&mut writer)?;
-        writer.flush()?;
-        drop(writer);
-        part.as_file().sync_all()?;
-        // Packers may race for one name: the first to link it wins, the other's bytes go.
-        let written = match part.persist_noclobber(&target) {
-            Ok(_) => Written::New,
-            Err(lost) if lost.error.kind() == std::io::ErrorKind::AlreadyExists => Written::Existed,
-            Err(failed) => return Err(failed.error),
+        let written = loop {
+            // Packers may race for one name: the first to link it wins, the other's bytes go.
+            match part(folder, &fill)?.persist_noclobber(&target) {
+                Ok(_) => break Written::New,
+                Err(lost) if lost.error.kind() == std::io::ErrorKind::AlreadyExists => break Written::Existed,
+                Err(taken) if taken.error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(failed) => return Err(failed.error),
+            }
         };
         File::open(folder)?.sync_all()?;
         Ok(written)
     };
     write().map_err(|source| io_error(&target, "cannot be written", &source))
+}
+
+/// Writes `folder/name` with what `fill` gives, in place of what may be there: whoever has that open or mapped keeps it.
+/// Durable on return.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) fn replace(
+    folder: &Path,
+    name: &str,
+    fill: impl Fn(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let target = folder.join(name);
+    let write = || -> std::io::Result<()> {
+        loop {
+            match part(folder, &fill)?.persist(&target) {
+                Ok(_) => return File::open(folder)?.sync_all(),
+                Err(taken) if taken.error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(failed) => return Err(failed.error),
+            }
+        }
+    };
+    write().map_err(|source| io_error(&target, "cannot be written", &source))
+}
+
+/// What the name of a file starts with while it is written.
+pub(crate) const PART: &str = ".part-";
+
+/// A file in `folder` under a name of its own, whole and durable. It is locked while this process has it, so that the
+/// part of a packer that was killed can be told from one that is being written. In the moment before it is locked, a gc
+/// without a grace period may take it for the former: then it is gone when it is to get its name, and is written again.
+fn part(
+    folder: &Path,
+    fill: &impl Fn(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> std::io::Result<tempfile::NamedTempFile> {
+    let part = tempfile::Builder::new().prefix(PART).tempfile_in(folder)?;
+    // A file system without locks has gc's grace period alone.
+    let _ = rustix::fs::flock(part.as_file(), rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    let mut writer = BufWriter::with_capacity(1 << 20, part.as_file());
+    fill(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    part.as_file().sync_all()?;
+    Ok(part)
 }
 
 /// `source` as an error of ours about `path`.
@@ -77,6 +118,9 @@ mod tests {
         assert_eq!(create(folder.path(), "a", |file| file.write_all(b"one")).unwrap(), Written::New);
         assert_eq!(create(folder.path(), "a", |file| file.write_all(b"two")).unwrap(), Written::Existed);
         assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"one");
+        replace(folder.path(), "a", |file| file.write_all(b"three")).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"three");
+        replace(folder.path(), "a", |_| Err(full())).unwrap_err();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

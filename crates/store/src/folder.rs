@@ -1,19 +1,40 @@
-//! A store in a folder: `programs/HASH.onnx`, `segments/HASH.seg`, `models/NAME/VERSION.json`.
+//! A store in a folder: `models/NAME/VERSION.json`, and what those name by content in `programs`, `segments`, `weights`
+//! and `files`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::{Error, Result, Tensor};
+use engine::map::Map;
+use engine::{Error, ErrorKind, Result, Tensor};
 
 use crate::atomic::{self, Written, io_error};
-use crate::manifest::{FORMAT, Manifest, ProgramRef};
+use crate::content::Content;
+use crate::lock::{self, Hold, Lock};
+use crate::manifest::{Manifest, ProgramRef, SegmentRef};
+use crate::maps::Maps;
 use crate::name;
 use crate::segment::{self, Layout};
+use crate::table::{self, WeightRef};
 
-/// A store of packs. Cheap to clone; holds no state but its place.
+/// A store of packs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Shared by all clones, so that a process maps each file once.
+    maps: Arc<Maps>,
+}
+
+/// One version of one model, as a listing finds it.
+#[derive(Debug)]
+pub struct Listed {
+    /// The model's name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// What the store holds, or why it cannot be read.
+    pub manifest: Result<Manifest>,
 }
 
 impl Store {
@@ -29,7 +50,7 @@ impl Store {
                 "{place}: there is no store here; 'packhorse pack MODEL.onnx --store {place}' makes one"
             )));
         }
-        Ok(Self { root })
+        Ok(Self { root, maps: Arc::default() })
     }
 
     /// The store at `place`, made when it is not there.
@@ -37,12 +58,18 @@ impl Store {
     /// # Errors
     /// As the file system's, naming the place.
     pub fn create(place: &str) -> Result<Self> {
-        let root = local(place)?;
-        for folder in ["programs", "segments", "models"] {
-            let folder = root.join(folder);
+        let store = Self { root: local(place)?, maps: Arc::default() };
+        store.make_folders()?;
+        Ok(store)
+    }
+
+    /// Makes the folders that are not there, as in a store of an earlier build.
+    pub(crate) fn make_folders(&self) -> Result<()> {
+        for folder in Content::ALL.map(Content::folder).into_iter().chain(["models"]) {
+            let folder = self.root.join(folder);
             std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "cannot be made", &source))?;
         }
-        Ok(Self { root })
+        Ok(())
     }
 
     /// Where the store is.
@@ -68,13 +95,45 @@ impl Store {
     pub fn versions(&self, model: &str) -> Result<Vec<u64>> {
         name::check(model)?;
         let folder = self.root.join("models").join(model);
-        if !folder.is_dir() {
-            return Ok(Vec::new());
-        }
-        let mut versions: Vec<u64> =
-            read_dir(&folder)?.iter().filter_map(|file| file.strip_suffix(".json")?.parse().ok()).collect();
+        let files = match read_dir(&folder) {
+            // It may have been removed since it was listed.
+            Err(_) if !folder.is_dir() => return Ok(Vec::new()),
+            files => files?,
+        };
+        let mut versions: Vec<u64> = files.iter().filter_map(|file| file.strip_suffix(".json")?.parse().ok()).collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// Every version of every model, by name and version, read by as many threads as there are cores.
+    ///
+    /// # Errors
+    /// When a folder cannot be read. A manifest that cannot be is among what is listed.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        const THREADS_MAX: usize = 8;
+        let names = self.names()?;
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
+        let part = names.len().div_ceil(threads).max(1);
+        let parts: Vec<Result<Vec<Listed>>> = std::thread::scope(|scope| {
+            let running: Vec<_> = names.chunks(part).map(|names| scope.spawn(|| self.list_each(names))).collect();
+            let gone = || Error::internal("the store's listing panicked");
+            running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(gone()))).collect()
+        });
+        Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn list_each(&self, names: &[String]) -> Result<Vec<Listed>> {
+        let mut listed = Vec::with_capacity(names.len());
+        for name in names {
+            for version in self.versions(name)? {
+                let manifest = self.manifest(name, version);
+                // What was removed since the folder was read is not there.
+                if !matches!(&manifest, Err(error) if error.kind == ErrorKind::NotFound) {
+                    listed.push(Listed { name: name.clone(), version, manifest });
+                }
+            }
+        }
+        Ok(listed)
     }
 
     /// The manifest of `version` of `model`.
@@ -89,9 +148,7 @@ impl Store {
 
     /// Whether the files that `manifest` names are there; what is in them is checked when they are used.
     pub(crate) fn holds(&self, manifest: &Manifest) -> bool {
-        let program = self.content_path("programs", &manifest.program.hash, "onnx");
-        let segments = manifest.segments.iter().map(|hash| self.content_path("segments", hash, "seg"));
-        std::iter::once(program).chain(segments).all(|path| path.is_ok_and(|path| path.is_file()))
+        manifest.content().is_ok_and(|files| files.iter().all(|file| self.root.join(file).is_file()))
     }
 
     /// The program that `manifest` names, mapped, and checked against its hash.
@@ -99,8 +156,8 @@ impl Store {
     /// # Errors
     /// [`NotFound`](engine::ErrorKind::NotFound) or [`Corrupt`](engine::ErrorKind::Corrupt), naming the file.
     pub fn program(&self, program: &ProgramRef) -> Result<Bytes> {
-        let path = self.content_path("programs", &program.hash, "onnx")?;
-        let bytes = engine::map::map_file(&path)?;
+        let path = self.content(Content::Program, &program.hash)?;
+        let bytes = self.maps.open(&path)?;
         if program_hash(&bytes, &program.target) != program.hash {
             return Err(Error::corrupt(format!(
                 "{}: the program's bytes are not those of its hash; pack the model again",
@@ -113,88 +170,195 @@ impl Store {
     /// The weights of `manifest`, in program order: mapped, not read.
     ///
     /// # Errors
-    /// [`NotFound`](engine::ErrorKind::NotFound) for a missing segment, [`Corrupt`](engine::ErrorKind::Corrupt) for a
-    /// weight that does not lie in its segment.
+    /// [`NotFound`](engine::ErrorKind::NotFound) for a missing file, [`Corrupt`](engine::ErrorKind::Corrupt) for one
+    /// that is not what the manifest says, and for a weight that does not lie in its file.
     pub fn weights(&self, manifest: &Manifest) -> Result<Vec<Tensor>> {
-        let segments = manifest
-            .segments
-            .iter()
-            .map(|hash| engine::map::map_file(&self.content_path("segments", hash, "seg")?))
-            .collect::<Result<Vec<_>>>()?;
-        manifest
-            .weights
-            .iter()
-            .map(|weight| {
-                let segment = usize::try_from(weight.segment).ok().and_then(|index| segments.get(index));
+        let read = || {
+            let table = self.table(manifest)?;
+            let segments =
+                manifest.weights.segments.iter().map(|segment| self.segment(segment)).collect::<Result<Vec<_>>>()?;
+            let find = |weight: &WeightRef| {
+                let segment = segments.get(weight.segment as usize);
                 let segment =
                     segment.ok_or_else(|| Error::corrupt(format!("the manifest has no segment {}", weight.segment)))?;
                 segment::tensor(segment, weight)
-            })
-            .collect::<Result<_>>()
-            .map_err(|error| error.context(format!("model '{}' version {}", manifest.name, manifest.version)))
+            };
+            table.iter().map(find).collect::<Result<Vec<_>>>()
+        };
+        read().map_err(|error| error.context(format!("model '{}' version {}", manifest.name, manifest.version)))
+    }
+
+    /// How many files this process has mapped through this store and its clones.
+    pub fn mapped_files(&self) -> usize {
+        self.maps.len()
+    }
+
+    /// Where each weight of `manifest` lies.
+    pub(crate) fn table(&self, manifest: &Manifest) -> Result<Vec<WeightRef>> {
+        let weights = &manifest.weights;
+        if let Some(inline) = &weights.inline {
+            return Ok(inline.clone());
+        }
+        if weights.is_empty() {
+            return Ok(Vec::new());
+        }
+        let path = self.content(Content::Table, &weights.table)?;
+        let bytes = std::fs::read(&path).map_err(|source| io_error(&path, "cannot be read", &source))?;
+        let corrupt = |reason: String| Error::corrupt(format!("{}: {reason}; pack the model again", path.display()));
+        if blake3::hash(&bytes).to_hex().as_str() != weights.table {
+            return Err(corrupt("its bytes are not those of its hash".to_owned()));
+        }
+        let table = table::decode(&bytes).map_err(|error| corrupt(error.message))?;
+        if table.len() != weights.count {
+            return Err(corrupt(format!("it has {} weights, the manifest {}", table.len(), weights.count)));
+        }
+        Ok(table)
+    }
+
+    /// The file that `segment` names, mapped, and checked to be as long, and where it is not ours as old, as it was.
+    pub(crate) fn segment(&self, segment: &SegmentRef) -> Result<Bytes> {
+        let long = |map: &Map| segment.bytes == 0 || map.len_bytes() == segment.bytes;
+        match &segment.external {
+            None => self.maps.open_if(&self.content(Content::Segment, &segment.hash)?, |map| {
+                let (is, was) = (map.len_bytes(), segment.bytes);
+                let cut = || Error::corrupt(format!("it has {is} bytes and had {was}; pack the model again"));
+                long(map).then_some(()).ok_or_else(cut)
+            }),
+            Some(external) => self.maps.open_if(&external.path, |map| {
+                let same = long(map) && map.modified_ns() == external.modified_ns;
+                let changed = "it is another file than the one the model was packed from; pack the model again, or put the \
+                               old file back with its time";
+                same.then_some(()).ok_or_else(|| Error::corrupt(changed))
+            }),
+        }
+    }
+
+    /// The file at `path`, which may be anywhere, mapped.
+    pub(crate) fn map(&self, path: &Path) -> Result<Bytes> {
+        self.maps.open(path)
     }
 
     pub(crate) fn put_program(&self, program: &[u8], target: &str) -> Result<String> {
         let hash = program_hash(program, target);
-        atomic::create(&self.root.join("programs"), &format!("{hash}.onnx"), |file| {
-            std::io::Write::write_all(file, program)
-        })?;
+        self.put(Content::Program, &hash, |file| file == program, |out| out.write_all(program))?;
         Ok(hash)
     }
 
     pub(crate) fn put_segment(&self, layout: &Layout<'_>) -> Result<String> {
         let hash = layout.hash();
-        layout.write(&self.root.join("segments"), &hash)?;
+        self.put(Content::Segment, &hash, |file| layout.is(file), |mut out| layout.write_to(&mut out))?;
         Ok(hash)
     }
 
-    /// Writes `manifest`, which must be the last thing written of a pack.
-    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<Written> {
-        let folder = self.root.join("models").join(&manifest.name);
-        std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "cannot be made", &source))?;
-        atomic::create(&folder, &format!("{}.json", manifest.version), |file| {
-            serde_json::to_writer(file, manifest).map_err(std::io::Error::from)
-        })
+    pub(crate) fn put_table(&self, table: &[WeightRef]) -> Result<String> {
+        let bytes = table::encode(table)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        self.put(Content::Table, &hash, |file| file == bytes, |out| out.write_all(&bytes))?;
+        Ok(hash)
     }
 
-    fn manifest_path(&self, model: &str, version: u64) -> PathBuf {
+    /// Writes a file under its hash, unless it is there already. One that is there and is not what its name says, as
+    /// after a disk lost some of it, is replaced: packing again mends a store.
+    fn put(
+        &self,
+        content: Content,
+        hash: &str,
+        is_whole: impl FnOnce(&[u8]) -> bool,
+        fill: impl Fn(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let (folder, name) = (self.root.join(content.folder()), content.file_name(hash));
+        match atomic::create(&folder, &name, |file| fill(file))? {
+            Written::New => Ok(()),
+            // Not by way of the maps: those keep what was there when it was first looked at.
+            Written::Existed => match Map::open(&folder.join(&name)) {
+                Ok(map) if is_whole(&map.bytes()) => Ok(()),
+                Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+                Ok(_) | Err(_) => {
+                    tracing::warn!(file = %folder.join(&name).display(), "damaged, and written again");
+                    atomic::replace(&folder, &name, |file| fill(file))
+                }
+            },
+        }
+    }
+
+    /// Writes `manifest`, which is the last thing written of a pack. `None` when gc was faster with something that it
+    /// names: then the pack has to be made again.
+    pub(crate) fn commit(&self, manifest: &Manifest) -> Result<Option<Written>> {
+        let _held = self.lock(Hold::Shared)?;
+        if !self.touch(manifest)? {
+            return Ok(None);
+        }
+        let folder = self.root.join("models").join(&manifest.name);
+        std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "cannot be made", &source))?;
+        let name = format!("{}.json", manifest.version);
+        atomic::create(&folder, &name, |file| serde_json::to_writer(file, manifest).map_err(std::io::Error::from))
+            .map(Some)
+    }
+
+    /// Writes `new` in place of `old`, of the same name and version; `false`, and nothing done, when `old` is no longer
+    /// what is there or gc was faster with something that `new` names.
+    pub(crate) fn supersede(&self, old: &Manifest, new: &Manifest) -> Result<bool> {
+        let _held = self.lock(Hold::Alone)?;
+        let current = self.manifest(&old.name, old.version);
+        if !current.is_ok_and(|current| current == *old) || !self.touch(new)? {
+            return Ok(false);
+        }
+        // Servers that have read the old manifest find its files for another grace period.
+        self.touch(old)?;
+        let folder = self.root.join("models").join(&new.name);
+        let name = format!("{}.json", new.version);
+        atomic::replace(&folder, &name, |file| serde_json::to_writer(file, new).map_err(std::io::Error::from))?;
+        Ok(true)
+    }
+
+    /// Marks every file that `manifest` names as used just now, which is what gc goes by; `false` when one is missing.
+    pub(crate) fn touch(&self, manifest: &Manifest) -> Result<bool> {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        for file in manifest.content()? {
+            let path = self.root.join(file);
+            match utimensat(CWD, &path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty()) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::NOENT) => return Ok(false),
+                Err(source) => return Err(io_error(&path, "cannot be marked as used", &source.into())),
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn lock(&self, hold: Hold) -> Result<Lock> {
+        lock::take(&self.root, hold)
+    }
+
+    pub(crate) fn manifest_path(&self, model: &str, version: u64) -> PathBuf {
         self.root.join("models").join(model).join(format!("{version}.json"))
     }
 
-    /// The file of a hash that a manifest gave, which is checked to be one: it becomes part of a path.
-    fn content_path(&self, folder: &str, hash: &str, ending: &str) -> Result<PathBuf> {
-        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Error::corrupt(format!("the manifest names '{hash}', which is no content hash")));
-        }
-        Ok(self.root.join(folder).join(format!("{hash}.{ending}")))
+    /// The file that `hash` names in one of the store's folders.
+    ///
+    /// # Errors
+    /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is no hash.
+    pub(crate) fn content(&self, content: Content, hash: &str) -> Result<PathBuf> {
+        Ok(self.root.join(content.path(hash)?))
     }
 }
 
 /// The manifest in the file at `path`, which must be of `version` of `model`.
 pub(crate) fn read_manifest(path: &Path, model: &str, version: u64) -> Result<Manifest> {
     let text = std::fs::read(path).map_err(|source| io_error(path, "cannot be read", &source))?;
-    let corrupt = |reason: String| Error::corrupt(format!("{}: {reason}; pack the model again", path.display()));
-    let format = serde_json::from_slice::<FormatOnly>(&text).map_err(|error| corrupt(error.to_string()))?.format;
-    if format > FORMAT {
-        return Err(Error::unsupported(format!(
-            "{}: manifest format {format} is newer than this build, which reads up to {FORMAT}",
+    let manifest = Manifest::parse(&text).map_err(|error| error.context(path.display()))?;
+    if manifest.name != model || manifest.version != version {
+        let (name, version) = (&manifest.name, manifest.version);
+        return Err(Error::corrupt(format!(
+            "{}: it describes '{name}' version {version}; pack the model again",
             path.display()
         )));
-    }
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
-    if manifest.name != model || manifest.version != version {
-        return Err(corrupt(format!("it describes '{}' version {}", manifest.name, manifest.version)));
     }
     Ok(manifest)
 }
 
-#[derive(serde::Deserialize)]
-struct FormatOnly {
-    format: u32,
-}
-
 /// A program's name: its bytes and what they were laid out for.
-fn program_hash(program: &[u8], target: &str) -> String {
+pub(crate) fn program_hash(program: &[u8], target: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(target.as_bytes()).update(&[0]).update(program);
     hasher.finalize().to_hex().to_string()
@@ -214,7 +378,7 @@ pub(crate) fn local(place: &str) -> Result<PathBuf> {
     }
 }
 
-fn read_dir(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn read_dir(folder: &Path) -> Result<Vec<String>> {
     let unreadable = |source: std::io::Error| io_error(folder, "cannot be read", &source);
     std::fs::read_dir(folder)
         .map_err(unreadable)?

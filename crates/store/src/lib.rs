@@ -7,18 +7,25 @@ pub mod name;
 pub mod task;
 
 mod atomic;
+mod content;
 mod folder;
+mod index;
+mod lock;
+mod maps;
 mod segment;
+mod table;
 
 pub mod labels;
 mod onnx;
 pub mod pack;
+mod place;
+pub mod upkeep;
 
 mod serving;
 
 pub mod repository;
 
-pub use folder::Store;
+pub use folder::{Listed, Store};
 pub use manifest::Manifest;
 pub use repository::Repository;
 pub use serving::{LatencyClass, Serving};

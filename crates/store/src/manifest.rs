@@ -1,20 +1,28 @@
 //! The manifest: everything about one version of one model but its numbers, written last.
+//!
+//! Format 2 is small whatever the model: where each weight lies is in a table of its own, which is read when the model is
+//! made ready. Format 1 held that table itself; it is read and no longer written.
+
+mod v1;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use engine::{DataType, Error, Result, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::content::Content;
+use crate::table::WeightRef;
 use crate::task::Task;
 
 /// The manifest format this build writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One version of one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`] at the time of writing.
+    /// [`FORMAT`] at the time of writing, or 1 for one of that format that was read.
     pub format: u32,
     /// One path segment; see [`crate::name::check`].
     pub name: String,
@@ -38,12 +46,54 @@ pub struct Manifest {
     /// Class id to name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<u32, String>,
-    /// The segments that `weights` point into, by content hash.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub segments: Vec<String>,
-    /// One entry for each weight input of the program, in its order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub weights: Vec<WeightRef>,
+    /// Files that come with the model, a tokenizer for one: name to BLAKE3 of the bytes in `files/`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// The program's weight inputs; empty for a program that holds its weights.
+    #[serde(default, skip_serializing_if = "Weights::is_empty")]
+    pub weights: Weights,
+}
+
+/// The weights of one version of one model: how many, and which files hold them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// BLAKE3 of the table in `weights/` that says where each of them lies.
+    pub table: String,
+    /// How many weight inputs the program has.
+    pub count: usize,
+    /// The bytes of all of them, equal ones counted each time.
+    pub bytes: u64,
+    /// The files they lie in.
+    pub segments: Vec<SegmentRef>,
+    /// The table itself, where the manifest is of format 1.
+    #[serde(skip)]
+    pub(crate) inline: Option<Vec<WeightRef>>,
+}
+
+/// A file that holds weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentRef {
+    /// The segment's name in the store; for a file outside it, BLAKE3 of its bytes.
+    pub hash: String,
+    /// The file's size; 0 when the manifest is of format 1, which does not say.
+    pub bytes: u64,
+    /// What of it are weights of this model, equal ones counted once.
+    pub used_bytes: u64,
+    /// Set when the file is not the store's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+}
+
+/// A file outside the store that is mapped where it lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// Absolute.
+    pub path: PathBuf,
+    /// When it was last written, in nanoseconds since 1970. A file that was written since is refused.
+    pub modified_ns: u64,
 }
 
 /// Where a pack came from.
@@ -98,20 +148,16 @@ pub struct Io {
     pub any_rank: bool,
 }
 
-/// One weight: where its bytes are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WeightRef {
-    /// Index into [`Manifest::segments`].
-    pub segment: u32,
-    /// From the start of the segment.
-    pub offset_bytes: u64,
-    /// The Open Inference Protocol's name of the datatype.
-    pub datatype: String,
-    /// Dimensions, all known.
-    pub shape: Vec<usize>,
-    /// BLAKE3 of the tensor's bytes.
-    pub hash: String,
+impl Weights {
+    /// How many weight inputs the program has.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether the program takes no weights.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 impl Io {
@@ -132,6 +178,39 @@ impl Io {
 }
 
 impl Manifest {
+    /// The manifest in `text`.
+    ///
+    /// # Errors
+    /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is none, [`Unsupported`](engine::ErrorKind::Unsupported) when a
+    /// newer build wrote it.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct FormatOnly {
+            format: u32,
+        }
+        let corrupt = |error: serde_json::Error| Error::corrupt(format!("{error}; pack the model again"));
+        match serde_json::from_slice::<FormatOnly>(text).map_err(corrupt)?.format {
+            1 => serde_json::from_slice::<v1::Manifest>(text).map_err(corrupt)?.into_current(),
+            FORMAT => serde_json::from_slice(text).map_err(corrupt),
+            newer => Err(Error::unsupported(format!(
+                "manifest format {newer} is not known to this build, which reads up to {FORMAT}"
+            ))),
+        }
+    }
+
+    /// Every file of the store that the model is made of, relative to the store's root.
+    ///
+    /// # Errors
+    /// [`Corrupt`](engine::ErrorKind::Corrupt) when a name is no content hash: it becomes part of a path.
+    pub(crate) fn content(&self) -> Result<Vec<PathBuf>> {
+        let segments = self.weights.segments.iter().filter(|segment| segment.external.is_none());
+        std::iter::once(Content::Program.path(&self.program.hash))
+            .chain(segments.map(|segment| Content::Segment.path(&segment.hash)))
+            .chain((!self.weights.table.is_empty()).then(|| Content::Table.path(&self.weights.table)))
+            .chain(self.files.values().map(|hash| Content::File.path(hash)))
+            .collect()
+    }
+
     /// The model's inputs and outputs.
     ///
     /// # Errors

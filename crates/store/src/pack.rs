@@ -1,15 +1,16 @@
 //! Packing: from a file of an exporter to a model in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use engine::onnx::Onnx;
-use engine::{Error, ErrorKind, Result};
+use engine::{Error, ErrorKind, Result, Tensor};
 
 use crate::atomic::Written;
-use crate::manifest::{FORMAT, Io, Manifest, ProgramRef, Source};
+use crate::manifest::{FORMAT, Io, Manifest, ProgramRef, Source, Weights};
 use crate::onnx::import;
-use crate::segment::Layout;
+use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::task::{self, TaskChoice};
 use crate::{Store, name};
 
@@ -37,6 +38,8 @@ pub struct Packed {
     pub changed: bool,
     /// The weights' bytes, equal tensors counted once each time they are named.
     pub weight_bytes: u64,
+    /// What of them the store did not have: the bytes of the tensors that were written.
+    pub stored_bytes: u64,
 }
 
 /// Packs `request` into `store`. The manifest is written last and at once, so a model is either whole or not there.
@@ -55,7 +58,12 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
     let source = import::identify(&request.path)?;
     let existing = existing(store, &name)?;
     if let Some(manifest) = same(&existing, request, &source) {
-        return Ok(Packed { weight_bytes: weight_bytes(manifest), manifest: manifest.clone(), changed: false });
+        return Ok(Packed {
+            weight_bytes: weight_bytes(manifest),
+            stored_bytes: 0,
+            manifest: manifest.clone(),
+            changed: false,
+        });
     }
     let newest = existing.iter().map(|manifest| manifest.version).max().unwrap_or(0);
     let version = match request.version {
@@ -67,12 +75,20 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         None => newest + 1,
     };
 
-    let manifest = build(store, engine, request, Identity { name, version, source })?;
-    match store.put_manifest(&manifest)? {
-        Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true }),
-        // Another packer was faster with this version: either it holds the very same, or there is a next one.
-        Written::Existed => pack(store, engine, request),
+    let mut draft = Draft::import(engine, request, Identity { name, version, source })?;
+    for _ in 0..COMMITS_MAX {
+        let stored_bytes = draft.put(store)?;
+        match store.commit(&draft.manifest)? {
+            Some(Written::New) => {
+                let manifest = draft.manifest;
+                return Ok(Packed { weight_bytes: weight_bytes(&manifest), stored_bytes, manifest, changed: true });
+            }
+            // Another packer was faster with this version: either it holds the very same, or there is a next one.
+            Some(Written::Existed) => return pack_file(store, engine, request),
+            None => tracing::info!("gc removed what this pack was about to share; it is stored again"),
+        }
     }
+    Err(Error::unavailable("gc removes what is packed before it is used; give gc a longer --grace and try again"))
 }
 
 /// What a manifest is of.
@@ -82,39 +98,63 @@ pub(crate) struct Identity {
     pub(crate) source: Source,
 }
 
-/// Writes the program and the weights of `request`'s file into `store` and returns the manifest, which is written nowhere.
-pub(crate) fn build(store: &Store, engine: &Onnx, request: &Request, identity: Identity) -> Result<Manifest> {
-    let imported = import::import(engine, &request.path)?;
-    let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
-    let layout = Layout::of(&imported.weights)?;
-    let segments = if imported.weights.is_empty() { Vec::new() } else { vec![store.put_segment(&layout)?] };
-    let hash = store.put_program(&imported.program, &imported.target)?;
-    Ok(Manifest {
-        format: FORMAT,
-        name: identity.name,
-        version: identity.version,
-        source: identity.source,
-        program: ProgramRef { hash, kind: imported.kind, target: imported.target, why_whole: imported.why_whole },
-        inputs: imported.signature.inputs.iter().map(Io::from_spec).collect(),
-        outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
-        max_batch_size: imported.max_batch_size,
-        task,
-        labels: request.labels.clone(),
-        segments,
-        weights: layout.weights,
-    })
+/// A pack whose manifest is written nowhere yet.
+pub(crate) struct Draft {
+    /// Whole once [`put`](Self::put) has said where the program and the weights are.
+    pub(crate) manifest: Manifest,
+    program: Bytes,
+    weights: Vec<Tensor>,
 }
+
+impl Draft {
+    /// Imports the file of `request`. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`pack`].
+    pub(crate) fn import(engine: &Onnx, request: &Request, identity: Identity) -> Result<Self> {
+        let imported = import::import(engine, &request.path)?;
+        let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
+        let manifest = Manifest {
+            format: FORMAT,
+            name: identity.name,
+            version: identity.version,
+            source: identity.source,
+            program: ProgramRef {
+                hash: String::new(),
+                kind: imported.kind,
+                target: imported.target,
+                why_whole: imported.why_whole,
+            },
+            inputs: imported.signature.inputs.iter().map(Io::from_spec).collect(),
+            outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
+            max_batch_size: imported.max_batch_size,
+            task,
+            labels: request.labels.clone(),
+            files: BTreeMap::new(),
+            weights: Weights::default(),
+        };
+        Ok(Self { manifest, program: imported.program, weights: imported.weights })
+    }
+
+    /// Writes the program and what `store` does not have of the weights, and returns how many bytes of weights that took.
+    ///
+    /// # Errors
+    /// As [`pack`].
+    pub(crate) fn put(&mut self, store: &Store) -> Result<u64> {
+        self.manifest.program.hash = store.put_program(&self.program, &self.manifest.program.target)?;
+        let rules = Rules { segments_max: SEGMENTS_MAX, avoid: &HashSet::new() };
+        let placed = place(store, &self.weights, &[], &rules)?;
+        self.manifest.weights = placed.weights;
+        Ok(placed.stored_bytes)
+    }
+}
+
+/// How often a pack is stored before it is given up, when gc is faster each time.
+const COMMITS_MAX: usize = 5;
 
 /// The bytes that `manifest`'s weights take.
 pub fn weight_bytes(manifest: &Manifest) -> u64 {
-    manifest
-        .weights
-        .iter()
-        .map(|weight| {
-            let size = crate::manifest::datatype(&weight.datatype).ok().and_then(engine::DataType::size_bytes);
-            weight.shape.iter().product::<usize>() as u64 * size.unwrap_or(0) as u64
-        })
-        .sum()
+    manifest.weights.bytes
 }
 
 fn taken(name: &str, version: u64) -> Error {

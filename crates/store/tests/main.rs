@@ -147,7 +147,12 @@ fn packing_twice_changes_nothing_and_a_fine_tune_adds_only_its_weights() {
     let tuned = pack(&place.store, &onnx, &request(tuned_file.clone(), "tuned")).unwrap();
     assert_eq!(tuned.manifest.program, first.manifest.program);
     let added: Vec<_> = listing(&place.store).into_keys().filter(|path| !before.contains_key(path)).collect();
-    assert_eq!(added.len(), 2, "a segment and a manifest: {added:?}");
+    assert_eq!(added.len(), 3, "a segment, a table and a manifest: {added:?}");
+    // Only the word vectors differ, so the other tensors are those of the base.
+    assert!(tuned.stored_bytes < tuned.weight_bytes * 9 / 10, "{} of {}", tuned.stored_bytes, tuned.weight_bytes);
+    assert_eq!(tuned.manifest.weights.segments.len(), 2);
+    let verified = store::upkeep::verify(&place.store, 2, &|_, _| ()).unwrap();
+    assert_eq!((verified.models, verified.damage.len()), (2, 0), "{verified:?}");
     let inputs = ids(2, 16, 1);
     let (base, own) = (plain(&onnx, &file, &inputs), plain(&onnx, &tuned_file, &inputs));
     assert_ne!(base, own, "the fine-tune must differ for this test to mean anything");
@@ -291,7 +296,8 @@ fn a_store_that_was_tampered_with_is_refused() {
     std::fs::remove_file(&program).unwrap();
     assert_eq!(place.store.program(&packed.manifest.program).unwrap_err().kind, ErrorKind::NotFound);
 
-    let segment = root.join("segments").join(format!("{}.seg", packed.manifest.segments[0]));
+    let name = &packed.manifest.weights.segments[0].hash;
+    let segment = root.join("segments").join(format!("{name}.seg"));
     let whole = std::fs::metadata(&segment).unwrap().len();
     std::fs::File::options().write(true).open(&segment).unwrap().set_len(whole / 2).unwrap();
     assert_eq!(place.store.weights(&packed.manifest).unwrap_err().kind, ErrorKind::Corrupt);
@@ -303,13 +309,13 @@ fn a_store_that_was_tampered_with_is_refused() {
     for (what, lie, kind) in [
         ("no JSON", "{".to_owned(), ErrorKind::Corrupt),
         ("another name", text.replace("\"name\":\"m\"", "\"name\":\"n\""), ErrorKind::Corrupt),
-        ("a newer format", text.replace("\"format\":1", "\"format\":2"), ErrorKind::Unsupported),
-        ("an unknown field", text.replace("\"format\":1", "\"format\":1,\"x\":1"), ErrorKind::Corrupt),
+        ("a newer format", text.replace("\"format\":2", "\"format\":3"), ErrorKind::Unsupported),
+        ("an unknown field", text.replace("\"format\":2", "\"format\":2,\"x\":1"), ErrorKind::Corrupt),
     ] {
         std::fs::write(&file, lie).unwrap();
         assert_eq!(place.store.manifest("m", 1).unwrap_err().kind, kind, "{what}");
     }
-    std::fs::write(&file, text.replace(&packed.manifest.segments[0], "../../../etc/passwd")).unwrap();
+    std::fs::write(&file, text.replace(name, "../../../etc/passwd")).unwrap();
     let manifest = place.store.manifest("m", 1).unwrap();
     assert_eq!(place.store.weights(&manifest).unwrap_err().kind, ErrorKind::Corrupt, "a hash that is a path");
 }

@@ -1,11 +1,15 @@
 //! A file per subcommand: what can be typed, and what happens then.
 
 pub(crate) mod bench;
+pub(crate) mod compact;
 pub(crate) mod demo;
+pub(crate) mod gc;
 pub(crate) mod models;
 pub(crate) mod pack;
+pub(crate) mod remove;
 pub(crate) mod serve;
 pub(crate) mod submit;
+pub(crate) mod verify;
 pub(crate) mod work;
 
 use std::io::Write;

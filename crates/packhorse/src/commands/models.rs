@@ -1,6 +1,6 @@
 //! `packhorse models`
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -37,6 +37,9 @@ struct Line<'a> {
     target: &'a str,
     weights: usize,
     weight_bytes: u64,
+    own_bytes: u64,
+    shared_bytes: u64,
+    segments: usize,
     inputs: &'a [store::manifest::Io],
     outputs: &'a [store::manifest::Io],
     source: &'a store::manifest::Source,
@@ -64,12 +67,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
             }
         }
     }
+    let users = users(&manifests);
     if args.json {
         for manifest in &manifests {
-            print_json(&line(manifest))?;
+            print_json(&line(manifest, &users))?;
         }
     } else {
-        print(&manifests);
+        print(&manifests, &users);
     }
     if !unpacked.is_empty() {
         say(format_args!("not packed yet, which is done when it is served: {}", unpacked.join(", ")));
@@ -77,7 +81,31 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if broken.is_empty() { Ok(()) } else { Err(Exit::Failed(broken.join("\npackhorse: "))) }
 }
 
-fn line(manifest: &Manifest) -> Line<'_> {
+/// How many of the listed models lie in each segment.
+type Users<'a> = HashMap<&'a str, usize>;
+
+fn users(manifests: &[Manifest]) -> Users<'_> {
+    let mut users = HashMap::new();
+    for segment in manifests.iter().flat_map(|manifest| &manifest.weights.segments) {
+        *users.entry(segment.hash.as_str()).or_insert(0) += 1;
+    }
+    users
+}
+
+/// The bytes of `manifest`'s weights that lie in segments of its own, and in those that other models use as well.
+fn own_and_shared(manifest: &Manifest, users: &Users<'_>) -> (u64, u64) {
+    if manifest.program.kind == ProgramKind::Whole {
+        return (manifest.source.bytes, 0);
+    }
+    let segments = manifest.weights.segments.iter();
+    segments.fold((0, 0), |(own, shared), segment| match users.get(segment.hash.as_str()) {
+        None | Some(0 | 1) => (own + segment.used_bytes, shared),
+        Some(_) => (own, shared + segment.used_bytes),
+    })
+}
+
+fn line<'a>(manifest: &'a Manifest, users: &Users<'_>) -> Line<'a> {
+    let (own_bytes, shared_bytes) = own_and_shared(manifest, users);
     Line {
         name: &manifest.name,
         version: manifest.version,
@@ -87,25 +115,35 @@ fn line(manifest: &Manifest) -> Line<'_> {
         target: &manifest.program.target,
         weights: manifest.weights.len(),
         weight_bytes: weight_bytes(manifest),
+        own_bytes,
+        shared_bytes,
+        segments: manifest.weights.segments.len(),
         inputs: &manifest.inputs,
         outputs: &manifest.outputs,
         source: &manifest.source,
     }
 }
 
-fn print(manifests: &[Manifest]) {
+fn print(manifests: &[Manifest], users: &Users<'_>) {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["MODEL", "VERSION", "TASK", "PROGRAM", "TARGET", "WEIGHTS", "SIZE"]);
-    for column in [1, 5, 6] {
+    let header = ["MODEL", "VERSION", "TASK", "PROGRAM", "TARGET", "WEIGHTS", "OWN", "SHARED"];
+    table.load_style(presets::NOTHING).set_header(header);
+    for column in [1, 5, 6, 7] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let mut total = 0;
+    // What several models use is there once.
+    let mut seen = HashSet::new();
     for manifest in manifests {
-        let bytes =
-            if manifest.program.kind == ProgramKind::Whole { manifest.source.bytes } else { weight_bytes(manifest) };
-        total += bytes;
+        let (own, shared) = own_and_shared(manifest, users);
+        let segments = manifest.weights.segments.iter();
+        let files = segments.filter(|segment| seen.insert(&segment.hash));
+        total += match manifest.program.kind {
+            ProgramKind::Whole => manifest.source.bytes,
+            ProgramKind::Lifted => files.map(|segment| segment.bytes.max(segment.used_bytes)).sum(),
+        };
         table.add_row([
             manifest.name.clone(),
             manifest.version.to_string(),
@@ -117,7 +155,8 @@ fn print(manifests: &[Manifest]) {
             } else {
                 manifest.weights.len().to_string()
             },
-            human_bytes(bytes),
+            human_bytes(own),
+            human_bytes(shared),
         ]);
     }
     let programs: HashSet<_> = manifests.iter().map(|manifest| &manifest.program.hash).collect();

@@ -49,6 +49,8 @@ struct Report<'a> {
     why_whole: Option<&'a str>,
     weights: usize,
     weight_bytes: u64,
+    /// What of them was written; the rest the store had.
+    stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<&'a Task>,
 }
@@ -148,6 +150,7 @@ fn report(packed: &Packed) -> Report<'_> {
         why_whole: manifest.program.why_whole.as_deref(),
         weights: manifest.weights.len(),
         weight_bytes: packed.weight_bytes,
+        stored_bytes: packed.stored_bytes,
         task: manifest.task.as_ref(),
     }
 }
@@ -163,10 +166,11 @@ fn describe(packed: &Packed, seconds: f64) {
     let program = &manifest.program.hash[..12];
     match &manifest.program.why_whole {
         None => say(format_args!(
-            "  program {program} ({}), {} weights of {} lifted out",
+            "  program {program} ({}), {} weights of {} lifted out, {} of them new to the store",
             manifest.program.target,
             manifest.weights.len(),
-            human_bytes(packed.weight_bytes)
+            human_bytes(packed.weight_bytes),
+            human_bytes(packed.stored_bytes)
         )),
         Some(why) => say(format_args!("  kept whole, in memory of its own when it is loaded: {why}")),
     }

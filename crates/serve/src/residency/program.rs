@@ -26,7 +26,16 @@ impl Program {
 impl Residency {
     /// The weights of `model`, mapped and bound; done at the first call.
     pub(crate) fn weights(&self, model: &Model) -> Result<Arc<dyn Weights>> {
-        model.weights_or(|| self.engine.bind(self.repository.store()?.weights(model.manifest())?))
+        model.weights_or(|| {
+            let (store, manifest) = (self.repository.store()?, model.manifest());
+            let tensors = store.weights(manifest).or_else(|error| {
+                // Compacting the store moves the weights of a model that stays what it is, and gc takes the old place.
+                let moved = store.manifest(&manifest.name, manifest.version).ok();
+                let moved = moved.filter(|moved| moved.source == manifest.source && moved.weights != manifest.weights);
+                moved.map_or(Err(error), |moved| store.weights(&moved))
+            })?;
+            self.engine.bind(tensors)
+        })
     }
 
     /// Builds the sessions of `model`'s program, unless they are there. Takes milliseconds to seconds: the loader's.

@@ -11,7 +11,7 @@ use super::listing::digest;
 use crate::folder::read_manifest;
 use crate::manifest::FORMAT;
 use crate::onnx::import;
-use crate::pack::{Identity, Request, build};
+use crate::pack::{Draft, Identity, Request};
 use crate::task::{self, TaskChoice};
 use crate::{Manifest, Store, atomic};
 
@@ -81,7 +81,9 @@ impl PackCache {
         let source = import::identify(&path).map_err(of)?;
         let request = Request { path, name: None, version: None, task: None, labels: BTreeMap::new() };
         let identity = Identity { name: key.name.to_owned(), version: key.version, source };
-        let mut manifest = build(&self.store, onnx, &request, identity).map_err(of)?;
+        let mut draft = Draft::import(onnx, &request, identity).map_err(of)?;
+        draft.put(&self.store).map_err(of)?;
+        let mut manifest = draft.manifest;
         // Nobody said what the tensors mean; a detector is known by its signature.
         manifest.task = task::recognise(TaskChoice::ObjectDetection, &manifest.signature()?).ok();
         self.keep(key, &manifest)?;

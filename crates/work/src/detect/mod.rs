@@ -148,8 +148,8 @@ mod tests {
             max_batch_size: 0,
             task: task.map(Task::ObjectDetection),
             labels: Default::default(),
-            segments: vec![],
-            weights: vec![],
+            files: Default::default(),
+            weights: Default::default(),
         }
     }
 

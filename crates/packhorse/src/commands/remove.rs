@@ -1,0 +1,36 @@
+//! `packhorse remove`
+
+use serde::Serialize;
+use store::{Store, upkeep};
+
+use super::{print_json, say};
+use crate::Outcome;
+use crate::exit::Exit;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model's name
+    name: String,
+    /// The version that goes [default: all of them]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    version: Option<u64>,
+    /// The folder of packs
+    #[arg(long, env = "PACKHORSE_STORE")]
+    store: String,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    version: u64,
+    removed: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let store = Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
+    for version in upkeep::remove(&store, &args.name, args.version)? {
+        say(format_args!("removed {} version {version}; 'packhorse gc' frees what only it needed", args.name));
+        print_json(&Line { name: &args.name, version, removed: true })?;
+    }
+    Ok(())
+}
