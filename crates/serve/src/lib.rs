@@ -19,8 +19,12 @@ mod residency;
 pub use residency::Residency;
 
 mod batch;
+mod costs;
 mod fair;
+mod hold;
+mod job;
 mod queue;
+mod waiting;
 pub use queue::QueueLimits;
 mod lane;
 mod scheduler;

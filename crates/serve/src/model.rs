@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use engine::{Result, Signature, Weights};
-use store::Manifest;
+use store::{LatencyClass, Manifest, Serving};
 
-use crate::batch::Costs;
+use crate::costs::Costs;
+use crate::hold::Arrivals;
 use crate::residency::Program;
 use crate::stats::{Recorder, Statistics};
 
@@ -14,6 +15,7 @@ pub struct Model {
     /// Unique within the process; the scheduler's key.
     id: u64,
     manifest: Arc<Manifest>,
+    serving: Serving,
     signature: Signature,
     /// Set once by the loader; read by every request.
     program: OnceLock<Arc<Program>>,
@@ -23,26 +25,40 @@ pub struct Model {
     statistics: Recorder,
     /// What lanes have learnt of its runs; read by the scheduler.
     costs: Costs,
+    /// How its requests come; the scheduler's.
+    arrivals: Arrivals,
 }
 
 impl Model {
-    /// The model of `manifest`, cold.
-    pub(crate) fn unloaded(id: u64, manifest: Manifest) -> Result<Self> {
+    /// The model of `manifest`, cold, to be served as `serving` says.
+    pub(crate) fn unloaded(id: u64, manifest: Manifest, serving: Serving) -> Result<Self> {
         let signature = manifest.signature()?;
         Ok(Self {
             id,
             manifest: Arc::new(manifest),
+            serving,
             signature,
             program: OnceLock::new(),
             weights: OnceLock::new(),
             statistics: Recorder::default(),
             costs: Costs::default(),
+            arrivals: Arrivals::default(),
         })
     }
 
     /// The manifest it was made from.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
+    }
+
+    /// How it wants to be served.
+    pub fn serving(&self) -> &Serving {
+        &self.serving
+    }
+
+    /// Which models it goes before.
+    pub(crate) fn class(&self) -> LatencyClass {
+        self.serving.latency_class.unwrap_or_default()
     }
 
     /// What it takes and gives, under the names that clients use.
@@ -58,7 +74,8 @@ impl Model {
     /// The most items that one run takes, the first dimension of every tensor being the batch; 0 when the model is not
     /// known to treat the items of a batch apart from each other.
     pub fn max_batch_size(&self) -> u64 {
-        self.manifest.max_batch_size
+        let seen = self.manifest.max_batch_size;
+        self.serving.max_batch_size.map_or(seen, |wanted| wanted.min(seen))
     }
 
     /// What it has done since it was loaded.
@@ -76,6 +93,10 @@ impl Model {
 
     pub(crate) fn costs(&self) -> &Costs {
         &self.costs
+    }
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// The program's sessions, when they are built.

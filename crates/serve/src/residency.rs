@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use engine::{Engine, Error, Load, Result, Session, Weights};
 use store::manifest::{ProgramKind, ProgramRef};
-use store::{Manifest, Store};
+use store::{Manifest, Serving, Store};
 
 use crate::catalog::{Catalog, Control, Entry, IndexEntry, ModelState, newest, unloaded};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
@@ -23,6 +23,12 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// A program for decisions about it, and not for runs.
+    #[cfg(test)]
+    pub(crate) fn of_no_lanes() -> Self {
+        Self { sessions: Vec::new() }
+    }
+
     pub(crate) fn session(&self, lane: usize) -> MutexGuard<'_, Box<dyn Session>> {
         // A run that panicked leaves the runtime's session as it was: it is only ever called through a shared handle.
         self.sessions[lane].lock().unwrap_or_else(PoisonError::into_inner)
@@ -35,6 +41,8 @@ pub struct Residency {
     engine: Arc<dyn Engine>,
     lanes: usize,
     control: Control,
+    /// What the server's operator says of how models are served, by name.
+    overrides: BTreeMap<String, Serving>,
     /// Replaced as a whole, so that a reader holds the lock only to clone the handle.
     catalog: RwLock<Arc<Catalog>>,
     /// Held by whoever changes the catalogue, so that changes follow one another.
@@ -62,11 +70,26 @@ impl Residency {
     /// # Errors
     /// When the store itself cannot be read.
     pub fn open(store: Store, engine: Arc<dyn Engine>, lanes: usize, control: Control) -> Result<Self> {
+        Self::open_with(store, engine, lanes, control, BTreeMap::new())
+    }
+
+    /// As [`open`](Self::open); of the models named in `overrides`, what is said there wins field by field.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        store: Store,
+        engine: Arc<dyn Engine>,
+        lanes: usize,
+        control: Control,
+        overrides: BTreeMap<String, Serving>,
+    ) -> Result<Self> {
         let residency = Self {
             store,
             engine,
             lanes,
             control,
+            overrides,
             catalog: RwLock::default(),
             changing: Mutex::default(),
             ids: AtomicU64::new(0),
@@ -295,12 +318,17 @@ impl Residency {
         Ok(Program { sessions })
     }
 
+    /// How the model called `name` is served.
+    fn serving(&self, name: &str) -> Serving {
+        self.overrides.get(name).cloned().unwrap_or_default()
+    }
+
     /// The entry of `version` of `name`, cold.
     fn entry(&self, name: &str, version: u64) -> Entry {
         let model = || {
             let manifest = self.store.manifest(name, version)?;
             runnable_here(&manifest.program)?;
-            Model::unloaded(self.ids.fetch_add(1, Ordering::Relaxed) + 1, manifest)
+            Model::unloaded(self.ids.fetch_add(1, Ordering::Relaxed) + 1, manifest, self.serving(name))
         };
         model().map_or_else(
             |error| {

@@ -9,6 +9,7 @@ pub mod task;
 mod atomic;
 mod folder;
 mod segment;
+mod serving;
 
 pub mod labels;
 mod onnx;
@@ -16,3 +17,4 @@ pub mod pack;
 
 pub use folder::Store;
 pub use manifest::Manifest;
+pub use serving::{LatencyClass, Serving};
