@@ -13,7 +13,11 @@ pub(crate) const HOLD_MAX: Duration = Duration::from_millis(5);
 /// Bursts to have seen before anything is expected of the next.
 const BURSTS_MIN: u32 = 8;
 /// Weight of the newest burst in the running means.
-const NEWEST: f64 = 0.1;
+const NEWEST: f64 = 0.05;
+/// What is expected is uncertain, so waiting has to spare this share of the latency.
+const WORTHWHILE: f64 = 0.15;
+/// Fewer items are not waited for: they may as well not come.
+const MORE_MIN: f64 = 0.5;
 /// The last of a burst is waited for at most so many times as long as it usually takes.
 const PATIENCE: f64 = 2.0;
 
@@ -129,21 +133,21 @@ pub(crate) fn until(
     let wait_s = end.checked_duration_since(now).filter(|wait| !wait.is_zero())?.as_secs_f64();
     let room = size_max.saturating_sub(waiting) as f64;
     let more = expected.more.min(expected.rate * wait_s).min(room);
-    (more > 0.5 && gain_s(waiting as f64, more, wait_s, idle.max(1) as f64, curve)? > 0.0).then_some(end)
+    (more > MORE_MIN && pays(waiting as f64, more, wait_s, idle.max(1) as f64, curve)?).then_some(end)
 }
 
-/// The latency that waiting `wait_s` for `more` items spares `waiting` items and them together, in seconds.
+/// Whether `waiting` items and `more` that come are answered sooner, all together, when they wait `wait_s` for each other.
 ///
 /// Running now, what waits is done after its own run; of those that come, each finds another lane that is idle, or waits
 /// for this run to end and is run with the others. Waiting, all are run together, spread over the lanes that are idle.
-fn gain_s(waiting: f64, more: f64, wait_s: f64, idle: f64, curve: &Curve) -> Option<f64> {
+fn pays(waiting: f64, more: f64, wait_s: f64, idle: f64, curve: &Curve) -> Option<bool> {
     let run_s = |items: f64| curve.run_s((items / idle).ceil().max(1.0) as u64);
     let elsewhere = more.min(idle - 1.0);
     let late = more - elsewhere;
     let first_s = run_s(waiting)?;
     let now_s = waiting * first_s + elsewhere * curve.run_s(1)? + late * (first_s + run_s(late)?);
     let held_s = (waiting + more) * (wait_s + run_s(waiting + more)?);
-    Some(now_s - held_s)
+    Some(held_s < now_s * (1.0 - WORTHWHILE))
 }
 
 #[cfg(test)]

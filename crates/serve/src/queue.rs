@@ -171,6 +171,7 @@ impl Queues {
             None => {
                 queue.state = State::Ready;
                 self.holds.remove(&(until, key));
+                self.unannounced = true;
                 self.announced(key)
             }
         }
@@ -227,6 +228,18 @@ impl Queues {
     /// given something else to do.
     pub(crate) fn wants_a_look(&self) -> bool {
         self.idle() > 0 && (!self.holds.is_empty() || self.unannounced && !self.fair.is_empty())
+    }
+
+    /// Whether something waits for a lane and for nothing else.
+    #[cfg(test)]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.fair.is_empty()
+    }
+
+    /// When the next hold ends.
+    #[cfg(test)]
+    pub(crate) fn next_hold(&self) -> Option<Instant> {
+        self.holds.first().map(|&(until, _)| until)
     }
 
     /// The queue `key` is not held back any more.

@@ -326,7 +326,7 @@ fn what_cannot_go_together_or_has_no_time_is_not_held() {
 fn a_lane_wakes_for_what_is_held_and_others_are_not_kept_from_it() {
     let serving = Serving { preferred_batch_sizes: vec![3], max_queue_delay_us: Some(1000), ..Serving::default() };
     let (model, other) = (served(1, 16, serving), model(2));
-    [&model, &other].map(|model| model.set_program(Arc::new(Program::of_no_lanes())));
+    [&model, &other].iter().for_each(|model| model.set_program(Arc::new(Program::of_no_lanes())));
     let (mut queues, now) = (Queues::new(limits(8), 2), Instant::now());
     let later = |us: u64| now + Duration::from_micros(us);
     let waits = |us: u64| Job { submitted: later(us), ..with(&model, &[1, 4], &[0], 0) };
@@ -416,7 +416,7 @@ fn what_would_wait_too_long_is_refused_at_once() {
     }
     let unknown = model(Some(1));
     let mut queues = Queues::new(limits(2), 1);
-    (0..2).for_each(|_| drop(queues.push(job(&unknown)).unwrap()));
+    (0..2).for_each(|_| assert!(queues.push(job(&unknown)).is_ok()));
     assert_eq!(queues.push(job(&unknown)).unwrap_err().retry_after, None, "nothing is known of its runs");
 }
 

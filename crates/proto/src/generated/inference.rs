@@ -129,6 +129,12 @@ pub struct ModelDynamicBatching {
     /// The longest wait for more requests.
     #[prost(uint64, tag = "2")]
     pub max_queue_delay_microseconds: u64,
+    /// How many priorities there are, 1 the highest; 0 when their number is not set.
+    #[prost(uint64, tag = "4")]
+    pub priority_levels: u64,
+    /// The priority of requests that bring none; 0 when it is not set.
+    #[prost(uint64, tag = "5")]
+    pub default_priority_level: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelTransactionPolicy {

@@ -25,7 +25,7 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         |tensor: TensorConfig| ModelInput { data_type: data_type(&tensor), name: tensor.name, dims: tensor.dims };
     let output =
         |tensor: TensorConfig| ModelOutput { data_type: data_type(&tensor), name: tensor.name, dims: tensor.dims };
-    let batching = config.batches().then(|| SchedulingChoice::DynamicBatching(ModelDynamicBatching::default()));
+    let batching = config.batching.map(dynamic_batching).transpose()?.map(SchedulingChoice::DynamicBatching);
     let versions = config.versions.iter().filter_map(|&version| i64::try_from(version).ok()).collect();
     let lanes =
         ModelInstanceGroup { name: config.name.clone(), count: small(config.lanes as u64)?, kind: Kind::Cpu.into() };
@@ -41,6 +41,15 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         response_cache: Some(ModelResponseCache { enable: false }),
         name: config.name,
+    })
+}
+
+fn dynamic_batching(batching: triton::Batching) -> Result<ModelDynamicBatching> {
+    Ok(ModelDynamicBatching {
+        preferred_batch_size: batching.preferred_sizes.into_iter().map(small).collect::<Result<_>>()?,
+        max_queue_delay_microseconds: batching.delay_us,
+        priority_levels: batching.priority_levels.unwrap_or_default().into(),
+        default_priority_level: batching.default_priority.unwrap_or_default().into(),
     })
 }
 
@@ -134,6 +143,12 @@ mod tests {
             platform: "onnxruntime_onnx",
             backend: "onnxruntime",
             max_batch_size: 8,
+            batching: Some(triton::Batching {
+                preferred_sizes: vec![4],
+                delay_us: 900,
+                priority_levels: Some(2),
+                default_priority: Some(1),
+            }),
             inputs: vec![tensor("x", DataType::F16, &[-1])],
             outputs: vec![tensor("y", DataType::Bytes, &[])],
             versions: vec![3],
@@ -143,9 +158,15 @@ mod tests {
         assert_eq!(message.input[0].data_type(), wire::DataType::TypeFp16);
         assert_eq!(message.output[0].data_type(), wire::DataType::TypeString);
         assert_eq!((message.max_batch_size, message.instance_group[0].count), (8, 2));
-        assert!(matches!(message.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
+        let batching = ModelDynamicBatching {
+            preferred_batch_size: vec![4],
+            max_queue_delay_microseconds: 900,
+            priority_levels: 2,
+            default_priority_level: 1,
+        };
+        assert_eq!(message.scheduling_choice, Some(SchedulingChoice::DynamicBatching(batching)));
 
-        let unbatched = ModelConfig { max_batch_size: 0, ..config.clone() };
+        let unbatched = ModelConfig { batching: None, ..config.clone() };
         assert_eq!(model_config(unbatched).unwrap().scheduling_choice, None);
         assert!(model_config(ModelConfig { max_batch_size: 1 << 40, ..config }).is_err());
     }

@@ -48,8 +48,17 @@ fn config_json(config: &ModelConfig) -> Value {
         "response_cache": { "enable": false },
     });
     // Clients read the mere presence of the key as "requests are put together".
-    if config.batches() {
-        told["dynamic_batching"] = json!({ "preferred_batch_size": [], "max_queue_delay_microseconds": 0 });
+    if let Some(batching) = &config.batching {
+        let mut batches = json!({
+            "preferred_batch_size": batching.preferred_sizes,
+            "max_queue_delay_microseconds": batching.delay_us,
+        });
+        let priorities =
+            [("priority_levels", batching.priority_levels), ("default_priority_level", batching.default_priority)];
+        for (name, number) in priorities.into_iter().filter_map(|(name, number)| Some((name, number?))) {
+            batches[name] = json!(number);
+        }
+        told["dynamic_batching"] = batches;
     }
     told
 }
@@ -287,6 +296,12 @@ mod tests {
             platform: "onnxruntime_onnx",
             backend: "onnxruntime",
             max_batch_size: 8,
+            batching: Some(triton::Batching {
+                preferred_sizes: vec![2, 8],
+                delay_us: 700,
+                priority_levels: Some(3),
+                default_priority: None,
+            }),
             inputs: vec![tensor("x", DataType::F32, &[3, -1])],
             outputs: vec![tensor("y", DataType::Bytes, &[])],
             versions: vec![1, 12],
@@ -302,13 +317,15 @@ mod tests {
             ("/output/0/dims", json!([])),
             ("/instance_group/0/kind", json!("KIND_CPU")),
             ("/instance_group/0/count", json!(2)),
-            ("/dynamic_batching/preferred_batch_size", json!([])),
-            ("/dynamic_batching/max_queue_delay_microseconds", json!(0)),
+            ("/dynamic_batching/preferred_batch_size", json!([2, 8])),
+            ("/dynamic_batching/max_queue_delay_microseconds", json!(700)),
+            ("/dynamic_batching/priority_levels", json!(3)),
             ("/model_transaction_policy/decoupled", json!(false)),
         ] {
             assert_eq!(told.pointer(pointer), Some(&want), "{pointer}");
         }
-        config.max_batch_size = 0;
+        assert_eq!(told.pointer("/dynamic_batching/default_priority_level"), None);
+        config.batching = None;
         assert_eq!(config_json(&config).get("dynamic_batching"), None);
     }
 

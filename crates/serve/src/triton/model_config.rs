@@ -2,6 +2,7 @@
 
 use engine::{DataType, TensorSpec};
 
+use crate::hold::HOLD_MAX;
 use crate::{Model, Scheduler};
 
 /// The runtime's name among Triton's backends.
@@ -17,10 +18,25 @@ pub(crate) struct ModelConfig {
     pub(crate) max_batch_size: u64,
     pub(crate) inputs: Vec<TensorConfig>,
     pub(crate) outputs: Vec<TensorConfig>,
+    /// How requests are put together; `None` when they are not.
+    pub(crate) batching: Option<Batching>,
     /// The versions that are served, ascending.
     pub(crate) versions: Vec<u64>,
     /// Runs at once: one on each lane.
     pub(crate) lanes: usize,
+}
+
+/// How requests are put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batching {
+    /// Sizes at which a batch leaves at once, ascending; empty when they are learnt.
+    pub(crate) preferred_sizes: Vec<u64>,
+    /// The longest that a request is held back; the bound of what is learnt, unless it is set.
+    pub(crate) delay_us: u64,
+    /// How many priorities there are, when their number is set.
+    pub(crate) priority_levels: Option<u32>,
+    /// The priority of requests that bring none, when it is set.
+    pub(crate) default_priority: Option<u32>,
 }
 
 /// One input or output.
@@ -33,11 +49,6 @@ pub(crate) struct TensorConfig {
 }
 
 impl ModelConfig {
-    /// Whether requests are put together. Nothing about it is set: sizes are learnt, and none is waited for.
-    pub(crate) fn batches(&self) -> bool {
-        self.max_batch_size > 1
-    }
-
     /// The configuration of `model` on `scheduler`.
     pub(crate) fn of(scheduler: &Scheduler, model: &Model) -> Self {
         let manifest = model.manifest();
@@ -48,10 +59,27 @@ impl ModelConfig {
             platform: model.platform(),
             backend: BACKEND,
             max_batch_size,
+            batching: (max_batch_size > 1).then(|| Batching::of(model)),
             inputs: tensors(&model.signature().inputs),
             outputs: tensors(&model.signature().outputs),
             versions: scheduler.residency().versions(&manifest.name),
             lanes: scheduler.lanes(),
+        }
+    }
+}
+
+impl Batching {
+    fn of(model: &Model) -> Self {
+        let serving = model.serving();
+        let mut preferred_sizes = serving.preferred_batch_sizes.clone();
+        // A size that no batch reaches is not waited for.
+        preferred_sizes.retain(|size| (1..=model.max_batch_size()).contains(size));
+        let automatic_us = u64::try_from(HOLD_MAX.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            preferred_sizes,
+            delay_us: serving.max_queue_delay_us.unwrap_or(automatic_us),
+            priority_levels: serving.priority_levels,
+            default_priority: serving.default_priority,
         }
     }
 }
