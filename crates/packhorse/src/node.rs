@@ -1,11 +1,12 @@
 //! What serving and working both stand on: a store, a runtime, residency, the scheduler and its lanes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::onnx::{LIBRARY_VARIABLE, Onnx};
 use serve::{Control, Metrics, QueueLimits, Residency, Scheduler};
-use store::Store;
+use store::{Serving, Store};
 
 use crate::exit::Exit;
 
@@ -15,10 +16,17 @@ pub(crate) fn onnx() -> Result<Onnx, Exit> {
     Onnx::load(library.as_deref()).map_err(|error| Exit::Configuration(error.message))
 }
 
-/// Starts a scheduler over the store at `place`, a lane on every core that this process may use.
-pub(crate) fn start(place: &str, limits: QueueLimits, control: Control) -> Result<Arc<Scheduler>, Exit> {
+/// Starts a scheduler over the store at `place`, a lane on every core that this process may use; `overrides` say how
+/// single models are served.
+pub(crate) fn start(
+    place: &str,
+    limits: QueueLimits,
+    control: Control,
+    overrides: BTreeMap<String, Serving>,
+) -> Result<Arc<Scheduler>, Exit> {
     let store = Store::open(place).map_err(|error| Exit::configuration(&error))?;
-    start_with(store, Arc::new(onnx()?), limits, control)
+    let onnx = Arc::new(onnx()?);
+    on_lanes(limits, |lanes| Residency::open_with(store, onnx, lanes, control, overrides))
 }
 
 /// As [`start`], on a runtime that is loaded already.
@@ -28,7 +36,14 @@ pub(crate) fn start_with(
     limits: QueueLimits,
     control: Control,
 ) -> Result<Arc<Scheduler>, Exit> {
+    on_lanes(limits, |lanes| Residency::open(store, onnx, lanes, control))
+}
+
+fn on_lanes(
+    limits: QueueLimits,
+    open: impl FnOnce(usize) -> engine::Result<Residency>,
+) -> Result<Arc<Scheduler>, Exit> {
     let cores = engine::cpu::lane_cores();
-    let residency = Arc::new(Residency::open(store, onnx, cores.len(), control)?);
+    let residency = Arc::new(open(cores.len())?);
     Ok(Scheduler::start(residency, &cores, limits, Arc::new(Metrics::default()))?)
 }

@@ -180,7 +180,8 @@ mod tests {
             assert_eq!(costs.curve().never_less(), None);
             costs.learn(1, Duration::from_millis(10));
         }
-        let near = |time: Option<Duration>, ms: f64| time.is_some_and(|time| (time.as_secs_f64() * 1e3 - ms).abs() < 1e-6);
+        let near =
+            |time: Option<Duration>, ms: f64| time.is_some_and(|time| (time.as_secs_f64() * 1e3 - ms).abs() < 1e-6);
         assert!(near(costs.curve().item(), 10.0));
         costs.learn(1, Duration::from_millis(12));
         assert!(near(costs.curve().never_less(), 5.0));

@@ -176,8 +176,24 @@ mod tests {
             ("runs shorter than the wait", burst, 1, 1, 16, curve(100, 10), None),
             ("all have come", Expected { more: 0.0, ..burst }, 8, 1, 16, curve(2000, 100), None),
             ("no room", burst, 16, 1, 16, curve(2000, 100), None),
-            ("one a run, as in light traffic", Expected { more: 1.0, rate: 500.0, window: us(2000), ..burst }, 1, 1, 16, curve(2000, 100), None),
-            ("too late", Expected { first: now.checked_sub(us(400)).unwrap(), ..burst }, 1, 1, 16, curve(2000, 100), None),
+            (
+                "one a run, as in light traffic",
+                Expected { more: 1.0, rate: 500.0, window: us(2000), ..burst },
+                1,
+                1,
+                16,
+                curve(2000, 100),
+                None,
+            ),
+            (
+                "too late",
+                Expected { first: now.checked_sub(us(400)).unwrap(), ..burst },
+                1,
+                1,
+                16,
+                curve(2000, 100),
+                None,
+            ),
             ("nothing known of runs", burst, 1, 1, 16, Curve::default(), None),
         ] {
             let until = until(&expected, (waiting, now), now, idle, (&curve, size_max));

@@ -8,8 +8,8 @@ use engine::{Error, Result, Tensor, cpu};
 use rustix::process::{Pid, setpriority_process};
 
 use crate::batch::{join, split};
-use crate::model::Model;
 use crate::job::Job;
+use crate::model::Model;
 use crate::scheduler::Scheduler;
 use crate::stats::RunTimes;
 use crate::{InferResponse, Timing};
@@ -183,3 +183,7 @@ fn step_back() {
     let thread: Pid = rustix::thread::gettid();
     let _ = setpriority_process(Some(thread), NICE);
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

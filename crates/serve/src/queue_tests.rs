@@ -1,7 +1,7 @@
 //! The decisions, one by one, and at random against what must always hold.
 
-use proptest::prelude::*;
 use engine::{ErrorKind, Tensor};
+use proptest::prelude::*;
 use store::{Manifest, Serving};
 
 use super::*;
@@ -289,13 +289,11 @@ fn a_batch_leaves_at_a_preferred_size_or_when_its_oldest_has_waited_long_enough(
         ("out of reach", &[32], Some(0), &[0; 3], (None, vec![3])),
         ("by itself: nothing known, nothing held", &[], None, &[0; 3], (None, vec![3])),
     ] {
-        let serving = Serving {
-            preferred_batch_sizes: preferred.to_vec(),
-            max_queue_delay_us: delay_us,
-            ..Serving::default()
-        };
+        let serving =
+            Serving { preferred_batch_sizes: preferred.to_vec(), max_queue_delay_us: delay_us, ..Serving::default() };
         let model = served(1, 16, serving);
-        let job = |age_us: &u64| Job { submitted: now.checked_sub(us(*age_us)).unwrap(), ..with(&model, &[1, 4], &[0], 0) };
+        let job =
+            |age_us: &u64| Job { submitted: now.checked_sub(us(*age_us)).unwrap(), ..with(&model, &[1, 4], &[0], 0) };
         assert_eq!(held(&model, ages_us.iter().map(job).collect(), now), want, "{what}");
     }
 }

@@ -108,6 +108,9 @@ impl Residency {
             }
             catalog.insert(name, versions);
         }
+        for name in residency.overrides.keys().filter(|name| !catalog.contains_key(*name)) {
+            tracing::warn!(model = %name, "there are settings of this model, and it is not in the store");
+        }
         residency.publish(catalog);
         Ok(residency)
     }

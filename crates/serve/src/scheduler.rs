@@ -10,8 +10,8 @@ use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use crate::infer::{inputs_in_order, output_indices};
-use crate::model::Model;
 use crate::job::Job;
+use crate::model::Model;
 use crate::queue::{Loaded, Next, Queues, Wake};
 use crate::residency::Residency;
 use crate::{InferRequest, InferResponse, Metrics, ModelSource, QueueLimits, lane};

@@ -79,7 +79,8 @@ struct World {
 
 impl World {
     fn new(lanes: usize, limits: QueueLimits, loads: Vec<Load>) -> Self {
-        let models: Vec<_> = loads.into_iter().zip(1..).map(|(load, id)| (model(id, load.serving.clone()), load)).collect();
+        let models: Vec<_> =
+            loads.into_iter().zip(1..).map(|(load, id)| (model(id, load.serving.clone()), load)).collect();
         let mut world = Self {
             begin: Instant::now(),
             now_us: 0,
@@ -131,7 +132,8 @@ impl World {
                     match self.happenings[index].take().unwrap() {
                         Event::Arrives(place) => self.arrives(place),
                         Event::Ends(place, batch, lane_us) => {
-                            for at_us in self.ends(place, &batch, lane_us).into_iter().filter_map(|us| again(place, us)) {
+                            for at_us in self.ends(place, &batch, lane_us).into_iter().filter_map(|us| again(place, us))
+                            {
                                 self.plan(at_us, Event::Arrives(place));
                             }
                         }
@@ -152,7 +154,10 @@ impl World {
         assert!(!self.queues.has_work(), "a lane sleeps beside work");
         if let Some(hold) = self.queues.next_hold() {
             let until = self.sleeping.iter().filter_map(|&until| until).min();
-            assert!(until.is_some_and(|until| self.at(until) <= hold + Duration::from_micros(1)), "a lane sleeps past a hold");
+            assert!(
+                until.is_some_and(|until| self.at(until) <= hold + Duration::from_micros(1)),
+                "a lane sleeps past a hold"
+            );
         }
     }
 
@@ -191,7 +196,8 @@ impl World {
             Next::Do(batch) => {
                 let place = usize::try_from(batch[0].model.id()).unwrap() - 1;
                 let (now, limits) = (self.now(), self.limits);
-                let (late, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.overdue(&limits, now).is_some());
+                let (late, batch): (Vec<_>, Vec<_>) =
+                    batch.into_iter().partition(|job| job.overdue(&limits, now).is_some());
                 self.outcomes[place].expired += late.len();
                 let (load, items) = (&self.models[place].1, batch.len() as u64);
                 let cost_us = if batch.is_empty() { 0 } else { load.run_us + items * load.item_us };
@@ -340,8 +346,12 @@ fn clients_that_ask_again_when_answered_get_as_much() {
         for lanes in [1, 2] {
             for runs in RUNS {
                 let answered = |max_queue_delay_us| {
-                    let load =
-                        Load { serving: delay(max_queue_delay_us), run_us: runs.0, item_us: runs.1, arrivals_us: vec![0; clients] };
+                    let load = Load {
+                        serving: delay(max_queue_delay_us),
+                        run_us: runs.0,
+                        item_us: runs.1,
+                        arrivals_us: vec![0; clients],
+                    };
                     let end_us = 1000 * (runs.0 + runs.1);
                     // Each client takes its time between answer and question.
                     let mut chance = Chance(1);
@@ -349,7 +359,10 @@ fn clients_that_ask_again_when_answered_get_as_much() {
                     World::new(lanes, QueueLimits::default(), vec![load]).run(again)[0].latencies_us.len()
                 };
                 let (auto, never) = (answered(None), answered(Some(0)));
-                assert!(auto as f64 >= never as f64 * 0.995, "{clients} clients, {lanes} lanes, {runs:?} us: {auto} and {never}");
+                assert!(
+                    auto as f64 >= never as f64 * 0.995,
+                    "{clients} clients, {lanes} lanes, {runs:?} us: {auto} and {never}"
+                );
             }
         }
     }
@@ -358,7 +371,8 @@ fn clients_that_ask_again_when_answered_get_as_much() {
 #[test]
 fn past_capacity_no_lane_works_for_nothing_and_nobody_waits_in_vain() {
     for factor in [1.5, 5.0, 50.0] {
-        let load = Load { serving: delay(None), run_us: 0, item_us: 1000, arrivals_us: by_chance(20_000, 1000.0 / factor, 9) };
+        let load =
+            Load { serving: delay(None), run_us: 0, item_us: 1000, arrivals_us: by_chance(20_000, 1000.0 / factor, 9) };
         let limits = QueueLimits { capacity: 1 << 20, time_limit: Duration::from_millis(100) };
         let outcome = World::new(1, limits, vec![load]).run(|_, _| None).remove(0);
         let lasted_us = 20_000.0 * 1000.0 / factor;

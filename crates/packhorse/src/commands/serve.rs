@@ -13,7 +13,7 @@ use serve::{Control, Scheduler};
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
-use crate::config::{Flags, Limits, LogFormat, Raw, Resolved, Settings, logging};
+use crate::config::{Flags, Limits, LogFormat, Raw, Resolved, logging};
 use crate::exit::Exit;
 use crate::{Outcome, node, signal};
 
@@ -75,14 +75,16 @@ pub(crate) fn run(args: &Args) -> Outcome {
         }
         (false, _) => {
             logging::start(&resolved.settings);
-            serve_until_stopped(&resolved.settings)
+            serve_until_stopped(&resolved)
         }
     }
 }
 
-fn serve_until_stopped(settings: &Settings) -> Outcome {
+fn serve_until_stopped(resolved: &Resolved) -> Outcome {
+    let settings = &resolved.settings;
     let wanted = Addresses { http: settings.http, grpc: settings.grpc, admin: settings.admin };
-    let scheduler = node::start(&settings.store, settings.queue_limits(), settings.control)?;
+    let scheduler =
+        node::start(&settings.store, settings.queue_limits(), settings.control, resolved.servings().clone())?;
     for model in &settings.load {
         scheduler.residency().load_named(model).map_err(|error| Exit::configuration(&error))?;
     }

@@ -1,5 +1,6 @@
 //! `packhorse work`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
-    let scheduler = node::start(&args.store, QueueLimits::default(), Control::None)?;
+    let scheduler = node::start(&args.store, QueueLimits::default(), Control::None, BTreeMap::new())?;
     let stop = Stop::new();
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;

@@ -245,6 +245,8 @@ fn place(span: Span) -> Parameters {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine::ErrorKind;
     use proptest::prelude::*;
     use proto::inference::InferTensorContents;

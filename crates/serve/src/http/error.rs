@@ -56,7 +56,10 @@ impl Refusal {
 
     pub(crate) fn wrong_method(method: &Method, path: &str, allow: &'static str) -> Self {
         let message = format!("{path} does not take {method}; use {allow}");
-        Self { header: Some((ALLOW, HeaderValue::from_static(allow))), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message) }
+        Self {
+            header: Some((ALLOW, HeaderValue::from_static(allow))),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        }
     }
 
     /// The answer that a client sees. This is where an error is consumed, so faults of the server are logged here and
