@@ -185,5 +185,4 @@ fn step_back() {
 }
 
 #[cfg(test)]
-#[path = "lane_tests.rs"]
 mod tests;

@@ -15,6 +15,7 @@ mod model;
 pub use model::Model;
 
 mod catalog;
+mod program;
 pub use catalog::{Control, IndexEntry, ModelState};
 mod residency;
 pub use residency::Residency;

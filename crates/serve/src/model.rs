@@ -7,7 +7,7 @@ use store::{LatencyClass, Manifest, Serving};
 
 use crate::costs::Costs;
 use crate::hold::Arrivals;
-use crate::residency::Program;
+use crate::program::Program;
 use crate::stats::{Recorder, Statistics};
 
 /// One version of one model, as it is served.

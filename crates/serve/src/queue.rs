@@ -338,5 +338,4 @@ impl Queues {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

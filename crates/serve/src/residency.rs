@@ -8,32 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
-use engine::{Engine, Error, Load, Result, Session, Weights};
-use store::manifest::{ProgramKind, ProgramRef};
+use engine::{Engine, Error, Load, Result, Weights};
+use store::manifest::ProgramKind;
 use store::{Manifest, Serving, Store};
 
 use crate::catalog::{Catalog, Control, Entry, IndexEntry, ModelState, newest, unloaded};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
 use crate::model::Model;
-
-/// A program's sessions, one per lane.
-pub(crate) struct Program {
-    /// Indexed by lane. Only that lane locks its slot, so the lock is never waited for.
-    sessions: Vec<Mutex<Box<dyn Session>>>,
-}
-
-impl Program {
-    /// A program for decisions about it, and not for runs.
-    #[cfg(test)]
-    pub(crate) fn of_no_lanes() -> Self {
-        Self { sessions: Vec::new() }
-    }
-
-    pub(crate) fn session(&self, lane: usize) -> MutexGuard<'_, Box<dyn Session>> {
-        // A run that panicked leaves the runtime's session as it was: it is only ever called through a shared handle.
-        self.sessions[lane].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::program::{Program, runnable_here};
 
 /// The models of one store and what of them is in memory.
 pub struct Residency {
@@ -318,7 +300,7 @@ impl Residency {
             .map(|_| self.engine.session(&bytes, manifest.weights.len(), load).map(Mutex::new))
             .collect::<Result<_>>()
             .map_err(of)?;
-        Ok(Program { sessions })
+        Ok(Program::new(sessions))
     }
 
     /// How the model called `name` is served.
@@ -393,16 +375,4 @@ impl Residency {
     fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A program laid out for another CPU computes nonsense here, so it is refused before it runs.
-fn runnable_here(program: &ProgramRef) -> Result<()> {
-    let here = engine::cpu::target();
-    if program.target == "portable" || program.target == here {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "it was packed for {}, and this node is {here}; pack it again on such a node",
-        program.target
-    )))
 }

@@ -11,8 +11,8 @@ use store::{LatencyClass, Manifest, Serving};
 
 use crate::job::Job;
 use crate::model::Model;
+use crate::program::Program;
 use crate::queue::{Next, Queues, Wake};
-use crate::residency::Program;
 use crate::scheduler::Reply;
 use crate::{InferResponse, QueueLimits};
 
@@ -236,7 +236,7 @@ fn model(id: u64, serving: Serving) -> Arc<Model> {
     }))
     .unwrap();
     let model = Model::unloaded(id, manifest, serving).unwrap();
-    model.set_program(Arc::new(Program::of_no_lanes()));
+    model.set_program(Arc::new(Program::new(Vec::new())));
     Arc::new(model)
 }
 

@@ -113,7 +113,7 @@ impl Queue {
         if serving.max_queue_delay_us == Some(0) || waiting >= max || self.preferred(waiting).is_some() {
             return None;
         }
-        let Some((oldest, deadline)) = self.alike() else { return None };
+        let (oldest, deadline) = self.alike()?;
         let curve = self.model.costs().curve();
         let (until, size) = match serving.max_queue_delay_us {
             Some(delay_us) => {

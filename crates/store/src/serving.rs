@@ -41,8 +41,8 @@ pub enum LatencyClass {
 impl Serving {
     /// These settings, and where one is absent that of `other`.
     #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        let preferred = if self.preferred_batch_sizes.is_empty() { &other } else { &self };
+    pub fn or(self, other: &Self) -> Self {
+        let preferred = if self.preferred_batch_sizes.is_empty() { other } else { &self };
         Self {
             preferred_batch_sizes: preferred.preferred_batch_sizes.clone(),
             max_batch_size: self.max_batch_size.or(other.max_batch_size),
@@ -78,7 +78,7 @@ mod tests {
                 r#"{"max-queue-delay-us": 0, "default-priority": 2, "queue-time-limit-ms": 5, "priority-levels": 3}"#,
             ),
         ] {
-            assert_eq!(serving(one).or(serving(other)), serving(want), "{one} or {other}");
+            assert_eq!(serving(one).or(&serving(other)), serving(want), "{one} or {other}");
         }
         assert!(serde_json::from_str::<Serving>(r#"{"max_batch_size": 1}"#).is_err(), "names are kebab-case");
     }

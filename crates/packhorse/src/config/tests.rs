@@ -172,15 +172,17 @@ fn the_defaults_are_those_of_the_library() {
 /// The rows between the marks of docs/configuration.md. `UPDATE=1 cargo test -p packhorse page` writes them.
 #[test]
 fn the_page_of_settings_is_that_of_the_table() {
-    const MARKS: [(&str, fn() -> String); 2] = [("settings", rows_of_settings), ("model settings", rows_of_models)];
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
     let page = std::fs::read_to_string(&path).unwrap();
-    let want = MARKS.iter().fold(page.clone(), |page, (what, rows)| {
-        let (begin, end) = (format!("<!-- {what}: generated -->\n"), format!("<!-- end of {what} -->\n"));
-        let (before, rest) = page.split_once(&begin).unwrap();
-        let (_, after) = rest.split_once(&end).unwrap();
-        format!("{before}{begin}{}{end}{after}", rows())
-    });
+    let want = [("settings", rows_of_settings()), ("model settings", rows_of_models())].iter().fold(
+        page.clone(),
+        |page, (what, rows)| {
+            let (begin, end) = (format!("<!-- {what}: generated -->\n"), format!("<!-- end of {what} -->\n"));
+            let (before, rest) = page.split_once(&begin).unwrap();
+            let (_, after) = rest.split_once(&end).unwrap();
+            format!("{before}{begin}{rows}{end}{after}")
+        },
+    );
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, want).unwrap();
         return;

@@ -180,7 +180,7 @@ fn a_real_model_answers_together_as_alone() {
     let tensor = |seed: usize| {
         // Ids of words for the first input, ones for a mask and whatever else there is.
         let values = |place: usize| (0..12).map(move |at| if place == 0 { (seed * 37 + at * 11) % 900 + 5 } else { 1 });
-        let bytes = |place| values(place).flat_map(|value| (value as i64).to_le_bytes()).collect::<Vec<u8>>();
+        let bytes = |place| values(place).flat_map(|value| (value as u64).to_le_bytes()).collect::<Vec<u8>>();
         let of = |place| Tensor::new(DataType::I64, vec![1, 12], bytes(place).into()).unwrap();
         inputs.iter().enumerate().map(|(place, input)| (input.name.clone(), of(place))).collect::<Vec<_>>()
     };

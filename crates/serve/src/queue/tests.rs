@@ -6,7 +6,7 @@ use store::{Manifest, Serving};
 
 use super::*;
 use crate::InferResponse;
-use crate::residency::Program;
+use crate::program::Program;
 use crate::scheduler::Reply;
 
 struct Nobody;
@@ -206,6 +206,7 @@ enum Event {
     Load(bool),
     Start,
     Finish,
+    Pass(u64),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -214,22 +215,29 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<bool>().prop_map(Event::Load),
         3 => Just(Event::Start),
         3 => Just(Event::Finish),
+        2 => (0..800u64).prop_map(Event::Pass),
     ];
     proptest::collection::vec(event, 0..200)
 }
 
 proptest! {
-    /// Whatever happens in whatever order: each job accepted is run once or given back once, and nothing is kept of
-    /// models that have nothing to do.
+    /// Whatever happens in whatever order: each job accepted is run once or given back once, one that is held back is
+    /// waited for by a lane, and nothing is kept of models that have nothing to do.
     #[test]
     fn no_job_is_lost_or_run_twice(events in events()) {
-        let models: Vec<_> = (0..5).map(model).collect();
+        let held = Serving { preferred_batch_sizes: vec![3], max_queue_delay_us: Some(1000), ..Serving::default() };
+        let models: Vec<_> =
+            (0..5).map(|id| if id % 2 == 0 { model(id) } else { served(id, 8, held.clone()) }).collect();
         let mut queues = Queues::new(limits(3), 2);
+        let mut now = Instant::now();
         let (mut accepted, mut started, mut refused) = (0, 0, 0);
         let (mut on_lanes, mut loading) = (Vec::new(), Vec::new());
         for event in events {
             match event {
-                Event::Push(key) => accepted += usize::from(queues.push(job(&models[key as usize])).is_ok()),
+                Event::Push(key) => {
+                    let job = Job { submitted: now, ..with(&models[key as usize], &[1, 4], &[0], 0) };
+                    accepted += usize::from(queues.push(job).is_ok());
+                }
                 Event::Load(succeeded) => {
                     if let Next::Do(model) = queues.next_load() {
                         loading.push(model.id());
@@ -238,13 +246,21 @@ proptest! {
                         refused += queues.loaded(key, succeeded).refused.len();
                     }
                 }
-                Event::Start => if let Next::Do(batch) = queues.next_batch(Instant::now()) {
-                    started += batch.len();
-                    on_lanes.push(batch[0].model.id());
+                Event::Start => match queues.next_batch(now) {
+                    Next::Do(batch) => {
+                        started += batch.len();
+                        on_lanes.push(batch[0].model.id());
+                    }
+                    Next::WaitUntil(until) => {
+                        prop_assert!(until > now);
+                        prop_assert_eq!(Some(until), queues.next_hold());
+                    }
+                    Next::Wait | Next::Leave => prop_assert!(queues.next_hold().is_none() && !queues.has_work()),
                 },
                 Event::Finish => if let Some(key) = on_lanes.pop() {
                     queues.finished(&models[key as usize], Duration::from_millis(key));
                 },
+                Event::Pass(us) => now += Duration::from_micros(us),
             }
         }
         for key in on_lanes {
@@ -252,7 +268,7 @@ proptest! {
         }
         let left = queues.stop().len();
         prop_assert_eq!(accepted, started + refused + left);
-        prop_assert!(queues.is_idle());
+        prop_assert!(queues.is_idle() && queues.next_hold().is_none());
     }
 }
 
@@ -324,7 +340,7 @@ fn what_cannot_go_together_or_has_no_time_is_not_held() {
 fn a_lane_wakes_for_what_is_held_and_others_are_not_kept_from_it() {
     let serving = Serving { preferred_batch_sizes: vec![3], max_queue_delay_us: Some(1000), ..Serving::default() };
     let (model, other) = (served(1, 16, serving), model(2));
-    [&model, &other].iter().for_each(|model| model.set_program(Arc::new(Program::of_no_lanes())));
+    [&model, &other].iter().for_each(|model| model.set_program(Arc::new(Program::new(Vec::new()))));
     let (mut queues, now) = (Queues::new(limits(8), 2), Instant::now());
     let later = |us: u64| now + Duration::from_micros(us);
     let waits = |us: u64| Job { submitted: later(us), ..with(&model, &[1, 4], &[0], 0) };
