@@ -2,6 +2,7 @@
 //! until both have an answer for it.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What the caller can do about a failure; the list is closed on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +38,8 @@ pub struct Error {
     pub kind: ErrorKind,
     /// A sentence without a capital or a full stop, ready to follow a colon.
     pub message: String,
+    /// When it is worth trying again, where that can be told.
+    pub retry_after: Option<Duration>,
 }
 
 /// The result of anything in the engine, the store and the server.
@@ -45,7 +48,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind` with `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), retry_after: None }
     }
 
     /// [`ErrorKind::InvalidInput`]
@@ -81,7 +84,7 @@ impl Error {
     /// The same kind, with `what` said first.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
-        Self { kind: self.kind, message: format!("{what}: {}", self.message) }
+        Self { message: format!("{what}: {}", self.message), ..self }
     }
 }
 

@@ -1,12 +1,13 @@
 //! What serving and working both stand on: a repository, a runtime, residency, the scheduler and its lanes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::onnx::{LIBRARY_VARIABLE, Onnx};
 use serve::{Control, Metrics, QueueLimits, Residency, Scheduler};
-use store::Repository;
 use store::repository::{Layout, PackCache};
+use store::{Repository, Serving};
 
 use crate::exit::Exit;
 
@@ -57,12 +58,19 @@ impl Place<'_> {
     }
 }
 
-/// Starts a scheduler over the repository at `place`, a lane on every core that this process may use.
-pub(crate) fn start(place: Place<'_>, limits: QueueLimits, control: Control) -> Result<Arc<Scheduler>, Exit> {
+/// Starts a scheduler over the repository at `place`, a lane on every core that this process may use; `overrides` say how
+/// single models are served.
+pub(crate) fn start(
+    place: Place<'_>,
+    limits: QueueLimits,
+    control: Control,
+    overrides: BTreeMap<String, Serving>,
+) -> Result<Arc<Scheduler>, Exit> {
     // What is typed wrong is told before a runtime is loaded.
     Layout::of(place.store).map_err(|error| Exit::configuration(&error))?;
     let onnx = Arc::new(onnx()?);
-    start_with(place.open(Some(Arc::clone(&onnx)))?, onnx, limits, control)
+    let repository = place.open(Some(Arc::clone(&onnx)))?;
+    on_lanes(limits, |lanes| Residency::open_with(repository, onnx, lanes, control, overrides))
 }
 
 /// As [`start`], on a runtime that is loaded already.
@@ -72,7 +80,14 @@ pub(crate) fn start_with(
     limits: QueueLimits,
     control: Control,
 ) -> Result<Arc<Scheduler>, Exit> {
+    on_lanes(limits, |lanes| Residency::open(repository, onnx, lanes, control))
+}
+
+fn on_lanes(
+    limits: QueueLimits,
+    open: impl FnOnce(usize) -> engine::Result<Residency>,
+) -> Result<Arc<Scheduler>, Exit> {
     let cores = engine::cpu::lane_cores();
-    let residency = Arc::new(Residency::open(repository, onnx, cores.len(), control)?);
+    let residency = Arc::new(open(cores.len())?);
     Ok(Scheduler::start(residency, &cores, limits, Arc::new(Metrics::default()))?)
 }

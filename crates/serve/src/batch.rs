@@ -1,70 +1,9 @@
-//! Batches: how many requests go together, learnt from what runs cost, and how their tensors are joined and split.
-
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+//! Batches: how many requests go together, and how their tensors are joined and split.
 
 use bytes::Bytes;
 use engine::{Error, Result, Tensor, strings_from_wire};
 
-/// Sizes are learnt by powers of two: 1, 2, 4, ... up to 128.
-const BUCKETS: usize = 8;
-/// A larger batch has to save this share of an item's cost, or it only delays whoever is in it.
-const WORTHWHILE: f64 = 0.95;
-/// After so many decisions against a size it is tried again: traffic and neighbours change.
-const RETRY_AFTER: u32 = 512;
-/// Weight of the newest run in the running mean.
-const NEWEST: f64 = 0.2;
-
-/// What runs of a model cost, by batch size. Lanes write, the scheduler reads; the lock is held for nanoseconds.
-#[derive(Debug, Default)]
-pub(crate) struct Costs(Mutex<[Bucket; BUCKETS]>);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
-    /// Running mean of the time of one item, in seconds; 0 is not known.
-    item_s: f64,
-    /// Decisions against this size since it was last run.
-    declined: u32,
-}
-
-impl Costs {
-    /// A run of `items` took `time`.
-    pub(crate) fn learn(&self, items: u64, time: Duration) {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = &mut buckets[bucket_of(items)];
-        let item_s = time.as_secs_f64() / items.max(1) as f64;
-        bucket.item_s = if bucket.item_s == 0.0 { item_s } else { bucket.item_s + NEWEST * (item_s - bucket.item_s) };
-        bucket.declined = 0;
-    }
-
-    /// The size, at most `max`, past which a batch saves nothing. A size that is not known yet is tried.
-    pub(crate) fn worthwhile_size(&self, max: u64) -> u64 {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut size = 1u64;
-        while size * 2 <= max && bucket_of(size * 2) < BUCKETS {
-            let known = buckets[bucket_of(size)].item_s;
-            let next = &mut buckets[bucket_of(size * 2)];
-            if next.item_s > 0.0 && next.item_s > known * WORTHWHILE {
-                next.declined += 1;
-                if next.declined < RETRY_AFTER {
-                    break;
-                }
-                next.item_s = 0.0;
-            }
-            let unknown = next.item_s == 0.0;
-            size *= 2;
-            if unknown {
-                break;
-            }
-        }
-        size
-    }
-}
-
-/// The bucket of the largest power of two that is not above `items`.
-fn bucket_of(items: u64) -> usize {
-    (items.max(1).ilog2() as usize).min(BUCKETS - 1)
-}
+use crate::costs::Costs;
 
 /// How many of `waiting` items one lane takes when `idle` lanes, itself among them, could: work is shared before it is
 /// batched, for a lane that does nothing helps nobody.
@@ -137,45 +76,12 @@ fn ends(whole: &Tensor, items: &[usize], total: usize) -> Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine::{DataType, strings_to_wire};
     use proptest::prelude::*;
 
     use super::*;
-
-    /// What the scheduler settles on for a model whose run of `n` items takes `cost(n)` microseconds.
-    fn settled(max: u64, cost: impl Fn(u64) -> u64) -> u64 {
-        let costs = Costs::default();
-        costs.learn(1, Duration::from_micros(cost(1)));
-        for _ in 0..20 {
-            let size = costs.worthwhile_size(max);
-            costs.learn(size, Duration::from_micros(cost(size)));
-        }
-        costs.worthwhile_size(max)
-    }
-
-    #[test]
-    fn batches_grow_as_long_as_an_item_gets_cheaper() {
-        for (what, max, got, want) in [
-            ("overhead only: the larger the better", 32, settled(32, |items| 100 + items), 32),
-            ("no gain at all", 32, settled(32, |items| 100 * items), 1),
-            ("dearer together", 32, settled(32, |items| 100 * items + items * items), 1),
-            ("gains up to eight", 32, settled(32, |items| if items <= 8 { 100 } else { 20 * items }), 8),
-            ("never above the model's own limit", 6, settled(6, |items| 100 + items), 4),
-        ] {
-            assert_eq!(got, want, "{what} (at most {max})");
-        }
-    }
-
-    #[test]
-    fn a_size_that_was_dear_once_is_tried_again() {
-        let costs = Costs::default();
-        costs.learn(1, Duration::from_micros(100));
-        costs.learn(2, Duration::from_micros(1000));
-        assert_eq!(costs.worthwhile_size(8), 1);
-        assert!((0..RETRY_AFTER).any(|_| costs.worthwhile_size(8) == 2), "never tried again");
-        costs.learn(2, Duration::from_micros(1000));
-        assert_eq!(costs.worthwhile_size(8), 1);
-    }
 
     #[test]
     fn work_is_shared_among_idle_lanes_before_it_is_batched() {

@@ -8,8 +8,8 @@ use engine::{Error, Result, Tensor, cpu};
 use rustix::process::{Pid, setpriority_process};
 
 use crate::batch::{join, split};
+use crate::job::Job;
 use crate::model::Model;
-use crate::queue::Job;
 use crate::scheduler::Scheduler;
 use crate::stats::RunTimes;
 use crate::{InferResponse, Timing};
@@ -28,9 +28,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
             .partition(|(overdue, _)| overdue.is_none());
         for (error, job) in overdue {
             let error = error.unwrap_or_else(|| Error::internal("overdue for no reason"));
-            scheduler.metrics().refused(error.kind);
-            model.recorder().answered(false, queued(&job, started), job.submitted.elapsed());
-            job.reply.send(Err(error));
+            scheduler.refuse(job, error, started);
         }
         let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
         let lane = Lane { scheduler, model: &model, lane, started };
@@ -196,3 +194,6 @@ pub(crate) fn step_back() {
     let thread: Pid = rustix::thread::gettid();
     let _ = setpriority_process(Some(thread), NICE);
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! into bytes; the [`Scheduler`] only decides which request runs next; a lane only runs it; [`Residency`] only knows
 //! which models there are and keeps their programs and weights at hand.
 
+mod deadline;
 mod infer;
 pub use infer::{InferRequest, InferResponse, Timing};
 
@@ -19,8 +20,12 @@ mod residency;
 pub use residency::{LoadOptions, Residency};
 
 mod batch;
+mod costs;
 mod fair;
+mod hold;
+mod job;
 mod queue;
+mod waiting;
 pub use queue::QueueLimits;
 mod lane;
 mod scheduler;
@@ -40,3 +45,5 @@ pub mod http;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod simulation;

@@ -4,9 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use engine::{Result, Signature, Weights};
 use store::repository::{Declared, Settings};
-use store::{Manifest, Serving};
+use store::{LatencyClass, Manifest, Serving};
 
-use crate::batch::Costs;
+use crate::costs::Costs;
+use crate::hold::Arrivals;
 use crate::residency::Program;
 use crate::stats::{Recorder, Statistics};
 
@@ -26,6 +27,8 @@ pub struct Model {
     statistics: Recorder,
     /// What lanes have learnt of its runs; read by the scheduler.
     costs: Costs,
+    /// How its requests come; the scheduler's.
+    arrivals: Arrivals,
 }
 
 impl Model {
@@ -41,12 +44,18 @@ impl Model {
             weights: OnceLock::new(),
             statistics: Recorder::default(),
             costs: Costs::default(),
+            arrivals: Arrivals::default(),
         })
     }
 
     /// The manifest it was made from.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
+    }
+
+    /// Which models it goes before.
+    pub(crate) fn class(&self) -> LatencyClass {
+        self.settings.serving.latency_class.unwrap_or_default()
     }
 
     /// What it takes and gives, under the names that clients use.
@@ -72,7 +81,8 @@ impl Model {
     /// The most items that one run takes, the first dimension of every tensor being the batch; 0 when the model is not
     /// known to treat the items of a batch apart from each other.
     pub fn max_batch_size(&self) -> u64 {
-        self.manifest.max_batch_size
+        let seen = self.manifest.max_batch_size;
+        self.settings.serving.max_batch_size.map_or(seen, |wanted| wanted.min(seen))
     }
 
     /// What it has done since it was loaded.
@@ -90,6 +100,10 @@ impl Model {
 
     pub(crate) fn costs(&self) -> &Costs {
         &self.costs
+    }
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// The program's sessions, when they are built.

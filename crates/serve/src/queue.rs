@@ -1,23 +1,24 @@
 //! Who waits for what: the scheduler's decisions as a plain value. It starts no thread, takes no lock and asks no clock;
 //! [`Scheduler`](crate::Scheduler) keeps it under a lock and carries out what it says.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Error, ErrorKind, Result, Tensor};
+use engine::{Error, Result};
 
-use crate::batch;
 use crate::fair::Fair;
+use crate::job::Job;
 use crate::model::Model;
-use crate::scheduler::Reply;
+use crate::waiting::{Queue, State};
 
 /// A queue's three bounds, which never travel apart: how many wait, for how long, and what is said when that is over.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
-    /// Requests of one model that wait at the most; one more is refused as [`ErrorKind::Exhausted`].
+    /// Requests of one model that wait at the most; one more is refused as [`Exhausted`](engine::ErrorKind::Exhausted).
     pub capacity: usize,
-    /// The longest wait; after it a request is answered with [`ErrorKind::DeadlineExceeded`].
+    /// The longest wait; after it a request is answered with
+    /// [`DeadlineExceeded`](engine::ErrorKind::DeadlineExceeded).
     pub time_limit: Duration,
 }
 
@@ -27,46 +28,15 @@ impl Default for QueueLimits {
     }
 }
 
-/// A request on its way to a lane, checked and in signature order.
-pub(crate) struct Job {
-    pub(crate) model: Arc<Model>,
-    pub(crate) inputs: Vec<Tensor>,
-    /// Indices into the signature's outputs.
-    pub(crate) outputs: Vec<usize>,
-    /// As [`InferRequest::priority`](crate::InferRequest::priority).
-    pub(crate) priority: u32,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) submitted: Instant,
-    pub(crate) reply: Box<dyn Reply>,
-}
-
-impl Job {
-    /// Items of the batch that this request brings: the first dimension of its inputs, where the model has batches.
-    pub(crate) fn items(&self) -> usize {
-        let first = self.inputs.first().and_then(|input| input.shape().first());
-        if self.model.max_batch_size() > 0 { first.copied().unwrap_or(1) } else { 1 }
+impl QueueLimits {
+    /// What holds for `model`: its own bounds where it has any.
+    pub(crate) fn of(&self, model: &Model) -> Self {
+        let serving = model.serving();
+        Self {
+            capacity: serving.queue_capacity.unwrap_or(self.capacity),
+            time_limit: serving.queue_time_limit_ms.map_or(self.time_limit, Duration::from_millis),
+        }
     }
-
-    /// Whether `other` can run together with this one: all but the first dimension agree, and so do the outputs.
-    fn fits(&self, other: &Job) -> bool {
-        let batched = |job: &Job| {
-            let first = job.inputs.first().and_then(|input| input.shape().first().copied());
-            first.is_some_and(|items| items > 0 && job.inputs.iter().all(|input| input.shape().first() == Some(&items)))
-        };
-        let alike = |(a, b): (&Tensor, &Tensor)| a.shape()[1..] == b.shape()[1..];
-        batched(self)
-            && batched(other)
-            && self.outputs == other.outputs
-            && self.inputs.iter().zip(&other.inputs).all(alike)
-    }
-}
-
-struct Queue {
-    model: Arc<Model>,
-    /// By priority and then by age.
-    jobs: BTreeMap<(u32, u64), Job>,
-    /// Asked of the loader and not yet answered; until then the queue takes no part in the sharing of lanes.
-    loading: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +53,7 @@ enum Phase {
 pub(crate) enum Wake {
     Lane,
     Loader,
-    /// The loader has been asked already, or every lane is at work and comes by.
+    /// The loader has been asked already, or every lane is at work and comes by, or a lane sleeps until the job's turn.
     Nobody,
 }
 
@@ -91,6 +61,8 @@ pub(crate) enum Wake {
 pub(crate) enum Next<T> {
     Do(T),
     Wait,
+    /// Nothing before then, unless something new comes.
+    WaitUntil(Instant),
     Leave,
 }
 
@@ -108,6 +80,12 @@ pub(crate) struct Queues {
     /// By model id; a queue that is empty and idle is dropped, so that ten thousand models cost nothing here.
     queues: HashMap<u64, Queue>,
     fair: Fair,
+    /// Queues that are held back for company, by when that ends.
+    holds: BTreeSet<(Instant, u64)>,
+    /// Something may wait for a lane that no lane was woken for.
+    unannounced: bool,
+    /// Jobs that were swept out of full queues, to be answered with the reason.
+    swept: Vec<(Job, Error)>,
     /// Models whose program somebody waits for, in order.
     loads: VecDeque<u64>,
     /// Batches on a lane right now.
@@ -124,6 +102,9 @@ impl Queues {
         Self {
             queues: HashMap::new(),
             fair: Fair::default(),
+            holds: BTreeSet::new(),
+            unannounced: false,
+            swept: Vec::new(),
             loads: VecDeque::new(),
             running: 0,
             lanes,
@@ -133,83 +114,154 @@ impl Queues {
         }
     }
 
-    /// Takes `job` in.
+    /// Takes `job` in. What had to make room for it is [`swept`](Self::swept) afterwards.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) while draining, [`Exhausted`](ErrorKind::Exhausted) when full.
+    /// [`Unavailable`](engine::ErrorKind::Unavailable) while draining, [`Exhausted`](engine::ErrorKind::Exhausted) when
+    /// full, [`DeadlineExceeded`](engine::ErrorKind::DeadlineExceeded) for what can only be too late.
     pub(crate) fn push(&mut self, job: Job) -> Result<Wake> {
         if self.phase != Phase::Running {
             return Err(Error::unavailable("the server is draining; send the request to another one"));
         }
-        let model = &job.model;
-        let (key, loaded) = (model.id(), model.program().is_some());
-        let queue = self.queues.entry(key).or_insert_with(|| Queue {
-            model: Arc::clone(model),
-            jobs: BTreeMap::new(),
-            loading: false,
-        });
-        if queue.jobs.len() >= self.limits.capacity {
-            let (name, waiting) = (&model.manifest().name, queue.jobs.len());
-            let full = format!("the queue of model '{name}' is full ({waiting} waiting); try again soon");
-            return Err(Error::new(ErrorKind::Exhausted, full));
+        let (model, now) = (Arc::clone(&job.model), job.submitted);
+        if let Some(late) = job.hopeless(now) {
+            return Err(late);
+        }
+        let key = model.id();
+        let queue = self.queues.entry(key).or_insert_with(|| Queue::new(Arc::clone(&model)));
+        if queue.refusal(&self.limits, self.lanes).is_some() {
+            self.swept.extend(queue.sweep(&self.limits, now));
+            if let Some(refusal) = queue.refusal(&self.limits, self.lanes) {
+                self.retire(key);
+                return Err(refusal);
+            }
         }
         self.taken += 1;
-        queue.jobs.insert((rank(job.priority), self.taken), job);
-        if queue.loading {
-            return Ok(Wake::Nobody);
-        }
-        if loaded {
-            self.fair.add(key);
-            // A lane that is busy looks here before it sleeps, so only an idle one has to be woken, which costs a call
-            // into the kernel.
-            return Ok(if self.running < self.lanes { Wake::Lane } else { Wake::Nobody });
-        }
-        queue.loading = true;
-        self.loads.push_back(key);
-        Ok(Wake::Loader)
+        queue.push(job, self.taken);
+        Ok(match queue.state {
+            State::Loading => Wake::Nobody,
+            State::Held(until) => self.joined(key, until, now),
+            State::Ready if model.program().is_some() => self.announced(key),
+            State::Ready => {
+                queue.state = State::Loading;
+                self.loads.push_back(key);
+                Wake::Loader
+            }
+        })
     }
 
-    /// The next batch for a lane: one request, or several of one model that fit together.
-    pub(crate) fn next_batch(&mut self) -> Next<Vec<Job>> {
+    /// Jobs that left a full queue because nobody waits for them any more, each with the reason; once.
+    pub(crate) fn swept(&mut self) -> Vec<(Job, Error)> {
+        std::mem::take(&mut self.swept)
+    }
+
+    /// Somebody joined the queue `key`, which is held back until `until`: does that still hold?
+    fn joined(&mut self, key: u64, until: Instant, now: Instant) -> Wake {
+        let idle = self.idle();
+        let Some(queue) = self.queues.get_mut(&key) else { return Wake::Nobody };
+        match queue.hold(now, idle) {
+            // The lane that sleeps until then looks again, and finds out when it is later now.
+            Some(again) if again >= until => Wake::Nobody,
+            Some(sooner) => {
+                queue.state = State::Held(sooner);
+                self.holds.remove(&(until, key));
+                self.holds.insert((sooner, key));
+                if idle > 0 { Wake::Lane } else { Wake::Nobody }
+            }
+            None => {
+                queue.state = State::Ready;
+                self.holds.remove(&(until, key));
+                self.unannounced = true;
+                self.announced(key)
+            }
+        }
+    }
+
+    /// The queue `key` takes part in the sharing of lanes. A lane that is busy looks here before it sleeps, so only an
+    /// idle one has to be woken, which costs a call into the kernel.
+    fn announced(&mut self, key: u64) -> Wake {
+        self.take_part(key);
+        if self.idle() > 0 { Wake::Lane } else { Wake::Nobody }
+    }
+
+    fn take_part(&mut self, key: u64) {
+        if let Some(queue) = self.queues.get(&key) {
+            self.fair.add(key, queue.model.class());
+        }
+    }
+
+    /// The next batch for a lane at `now`: one request, or several of one model that fit together.
+    pub(crate) fn next_batch(&mut self, now: Instant) -> Next<Vec<Job>> {
         if self.phase == Phase::Stopped {
             return Next::Leave;
         }
+        while let Some(&(until, key)) = self.holds.first().filter(|(until, _)| *until <= now) {
+            self.holds.remove(&(until, key));
+            self.release(key);
+        }
         while let Some(key) = self.fair.next() {
+            let idle = self.idle();
             let Some(queue) = self.queues.get_mut(&key) else { continue };
-            let idle = self.lanes.saturating_sub(self.running);
-            let batch = queue.take(idle);
-            if batch.is_empty() {
+            if self.phase == Phase::Running
+                && let Some(until) = queue.hold(now, idle)
+            {
+                queue.state = State::Held(until);
+                self.holds.insert((until, key));
                 continue;
             }
-            if !queue.jobs.is_empty() {
-                self.fair.add(key);
+            let batch = queue.take(now, idle);
+            if !queue.is_empty() {
+                self.take_part(key);
+            }
+            if batch.is_empty() {
+                self.retire(key);
+                continue;
             }
             self.running += 1;
             return Next::Do(batch);
         }
-        Next::Wait
+        self.unannounced = false;
+        self.holds.first().map_or(Next::Wait, |&(until, _)| Next::WaitUntil(until))
     }
 
-    /// Why `job` should not run any more at `now`, if so.
-    pub(crate) fn overdue(limits: &QueueLimits, job: &Job, now: Instant) -> Option<Error> {
-        if job.reply.gone() {
-            return Some(Error::new(ErrorKind::Cancelled, "the client has gone"));
-        }
-        if job.deadline.is_some_and(|deadline| deadline <= now) {
-            return Some(Error::new(ErrorKind::DeadlineExceeded, "the request's deadline passed in the queue"));
-        }
-        let waited = now.saturating_duration_since(job.submitted);
-        (waited > limits.time_limit).then(|| {
-            let limit_s = limits.time_limit.as_secs_f64();
-            Error::new(ErrorKind::DeadlineExceeded, format!("the request waited longer than {limit_s} s for a lane"))
-        })
+    /// Whether one of the lanes that sleep should look here: the one that was to wake at the end of a hold may have been
+    /// given something else to do.
+    pub(crate) fn wants_a_look(&self) -> bool {
+        self.idle() > 0 && (!self.holds.is_empty() || self.unannounced && !self.fair.is_empty())
     }
 
-    /// A lane is done with a batch of model `key` that took `cost`. Whether everything is done with that.
-    pub(crate) fn finished(&mut self, key: u64, cost: Duration) -> bool {
+    /// Whether something waits for a lane and for nothing else.
+    #[cfg(test)]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.fair.is_empty()
+    }
+
+    /// When the next hold ends.
+    #[cfg(test)]
+    pub(crate) fn next_hold(&self) -> Option<Instant> {
+        self.holds.first().map(|&(until, _)| until)
+    }
+
+    /// The queue `key` is not held back any more.
+    fn release(&mut self, key: u64) {
+        if let Some(queue) = self.queues.get_mut(&key) {
+            queue.state = State::Ready;
+            self.unannounced = true;
+            self.take_part(key);
+        }
+    }
+
+    /// Lanes that do nothing.
+    fn idle(&self) -> usize {
+        self.lanes.saturating_sub(self.running)
+    }
+
+    /// A lane is done with a batch of `model` that took `cost`. Whether everything is done with that.
+    pub(crate) fn finished(&mut self, model: &Model, cost: Duration) -> bool {
         self.running -= 1;
-        self.fair.charge(key, cost);
-        self.retire(key);
+        self.fair.charge(model.id(), model.class(), cost);
+        self.retire(model.id());
+        self.fair.forget_if_idle(model.id(), model.class());
         let idle = self.is_idle();
         if idle {
             // Models come and go; the times of those that ran once must not outlive them.
@@ -234,27 +286,31 @@ impl Queues {
     /// The loader is done with model `key`.
     pub(crate) fn loaded(&mut self, key: u64, succeeded: bool) -> Loaded {
         let Some(queue) = self.queues.get_mut(&key) else { return Loaded::default() };
-        queue.loading = false;
-        let asked = queue.jobs.values().map(|job| job.submitted).min();
-        let refused = if succeeded { Vec::new() } else { std::mem::take(&mut queue.jobs).into_values().collect() };
-        if !queue.jobs.is_empty() {
-            self.fair.add(key);
+        queue.state = State::Ready;
+        let asked = queue.oldest();
+        let refused = if succeeded { Vec::new() } else { queue.drain() };
+        if !queue.is_empty() {
+            self.take_part(key);
         }
         self.retire(key);
         Loaded { refused, asked }
     }
 
-    /// From now on nothing new is taken.
+    /// From now on nothing new is taken, and nothing is held back.
     pub(crate) fn drain(&mut self) {
         if self.phase == Phase::Running {
             self.phase = Phase::Draining;
+        }
+        for (_, key) in std::mem::take(&mut self.holds) {
+            self.release(key);
         }
     }
 
     /// Sends lanes and loader home. Gives back the jobs that never had their turn.
     pub(crate) fn stop(&mut self) -> Vec<Job> {
         self.phase = Phase::Stopped;
-        self.queues.drain().flat_map(|(_, queue)| queue.jobs.into_values()).collect()
+        self.holds.clear();
+        self.queues.drain().flat_map(|(_, mut queue)| queue.drain()).collect()
     }
 
     /// Whether everybody was sent home.
@@ -269,41 +325,17 @@ impl Queues {
 
     /// Drops the queue of `key` when nothing is in it.
     fn retire(&mut self, key: u64) {
-        if self.queues.get(&key).is_none_or(|queue| queue.jobs.is_empty() && !queue.loading) {
-            self.queues.remove(&key);
-            self.fair.forget_if_idle(key);
+        let Some(queue) = self.queues.get(&key) else { return };
+        if !queue.is_empty() || queue.state == State::Loading {
+            return;
         }
-    }
-}
-
-impl Queue {
-    /// The requests that run next, together: the first, and those behind it that fit it, as many as pay.
-    fn take(&mut self, idle: usize) -> Vec<Job> {
-        let Some((_, first)) = self.jobs.pop_first() else { return Vec::new() };
-        let (max, costs) = (self.model.max_batch_size(), self.model.costs());
-        let waiting: usize = if max > 1 { self.jobs.values().map(Job::items).sum() } else { 0 };
-        let size = batch::take((waiting + first.items()) as u64, idle as u64, costs, max);
-        let mut room = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(first.items());
-        let mut fitting = Vec::new();
-        for (&place, job) in &self.jobs {
-            if room == 0 {
-                break;
-            }
-            if job.items() <= room && first.fits(job) {
-                room -= job.items();
-                fitting.push(place);
-            }
+        if let State::Held(until) = queue.state {
+            self.holds.remove(&(until, key));
         }
-        let others = fitting.iter().filter_map(|place| self.jobs.remove(place)).collect::<Vec<_>>();
-        std::iter::once(first).chain(others).collect()
+        self.fair.forget_if_idle(key, queue.model.class());
+        self.queues.remove(&key);
     }
-}
-
-/// Where a priority stands in line: 1 is first, and 0, which is no wish, is in the middle.
-fn rank(priority: u32) -> u32 {
-    if priority == 0 { u32::MAX / 2 } else { priority }
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use engine::{Engine, Error, ErrorKind, Result};
-use store::Repository;
+use store::{Repository, Serving};
 
 use crate::catalog::{self, Catalog, Control, IndexEntry};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
@@ -29,6 +29,8 @@ pub struct Residency {
     engine: Arc<dyn Engine>,
     lanes: usize,
     control: Control,
+    /// What the server's operator says of how models are served, by name.
+    overrides: BTreeMap<String, Serving>,
     /// Replaced as a whole, so that a reader holds the lock only to clone the handle.
     catalog: RwLock<Arc<Catalog>>,
     /// Held by whoever changes the catalogue, so that changes follow one another.
@@ -68,11 +70,26 @@ impl Residency {
         lanes: usize,
         control: Control,
     ) -> Result<Self> {
+        Self::open_with(repository, engine, lanes, control, BTreeMap::new())
+    }
+
+    /// As [`open`](Self::open); of the models named in `overrides`, what is said there wins field by field.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        repository: impl Into<Repository>,
+        engine: Arc<dyn Engine>,
+        lanes: usize,
+        control: Control,
+        overrides: BTreeMap<String, Serving>,
+    ) -> Result<Self> {
         let residency = Self {
             repository: repository.into(),
             engine,
             lanes,
             control,
+            overrides,
             catalog: RwLock::default(),
             changing: Mutex::default(),
             waiting: Mutex::default(),
@@ -83,6 +100,10 @@ impl Residency {
             metrics: OnceLock::new(),
         };
         residency.first_look()?;
+        let catalog = residency.catalog();
+        for name in residency.overrides.keys().filter(|name| !catalog.contains_key(*name)) {
+            tracing::warn!(model = %name, "there are settings of this model, and it is not in the store");
+        }
         Ok(residency)
     }
 

@@ -10,8 +10,9 @@ use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use crate::infer::{inputs_in_order, output_indices};
+use crate::job::Job;
 use crate::model::Model;
-use crate::queue::{Job, Loaded, Next, Queues, Wake};
+use crate::queue::{Loaded, Next, Queues, Wake};
 use crate::residency::Residency;
 use crate::{InferRequest, InferResponse, Metrics, ModelSource, QueueLimits, lane};
 
@@ -183,7 +184,15 @@ impl Scheduler {
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
         let job = Job { model, inputs, outputs, priority, deadline, submitted: Instant::now(), reply };
-        let wake = self.lock().push(job)?;
+        let (wake, swept) = {
+            let mut queues = self.lock();
+            (queues.push(job), queues.swept())
+        };
+        for (job, why) in swept {
+            self.metrics.queued.dec();
+            self.refuse(job, why, Instant::now());
+        }
+        let wake = wake?;
         self.metrics.queued.inc();
         match wake {
             Wake::Lane => self.work.notify_one(),
@@ -216,6 +225,7 @@ impl Scheduler {
         self.leave();
         let mut queues = self.lock();
         queues.drain();
+        self.work.notify_all();
         let (mut queues, _) = self
             .idle
             .wait_timeout_while(queues, limit, |queues| !queues.is_idle())
@@ -242,19 +252,27 @@ impl Scheduler {
 
     /// The next batch for a lane; waits for one. `None` when the lane should leave.
     pub(crate) fn next_batch(&self) -> Option<Vec<Job>> {
-        let batch = self.wait(&self.work, Queues::next_batch)?;
+        let batch = self.wait(&self.work, |queues| queues.next_batch(Instant::now()))?;
         self.metrics.queued.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
         Some(batch)
     }
 
     /// Why `job` should not run any more, if so.
     pub(crate) fn overdue(&self, job: &Job, now: Instant) -> Option<Error> {
-        Queues::overdue(&self.limits, job, now)
+        job.overdue(&self.limits, now)
+    }
+
+    /// Answers `job`, which waited until `now` and is not run, with `why`.
+    pub(crate) fn refuse(&self, job: Job, why: Error, now: Instant) {
+        self.metrics.refused(why.kind);
+        let waited = now.saturating_duration_since(job.submitted);
+        job.model.recorder().answered(false, waited, waited);
+        job.reply.send(Err(why));
     }
 
     /// A lane is done with a batch of `model` that took `cost`.
     pub(crate) fn finished(&self, model: &Model, cost: Duration) {
-        if self.lock().finished(model.id(), cost) {
+        if self.lock().finished(model, cost) {
             self.idle.notify_all();
         }
     }
@@ -291,9 +309,18 @@ impl Scheduler {
         let mut queues = self.lock();
         loop {
             match next(&mut queues) {
-                Next::Do(what) => return Some(what),
+                Next::Do(what) => {
+                    if queues.wants_a_look() {
+                        self.work.notify_one();
+                    }
+                    return Some(what);
+                }
                 Next::Leave => return None,
                 Next::Wait => queues = turn.wait(queues).unwrap_or_else(PoisonError::into_inner),
+                Next::WaitUntil(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    queues = turn.wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use serve::{Control, LoadOptions, Scheduler};
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
-use crate::config::{Flags, Label, Limits, LogFormat, Raw, Resolved, Settings, logging};
+use crate::config::{Flags, Label, Limits, LogFormat, Raw, Resolved, logging};
 use crate::exit::Exit;
 use crate::node::{self, Place};
 use crate::{Outcome, signal};
@@ -76,15 +76,16 @@ pub(crate) fn run(args: &Args) -> Outcome {
         }
         (false, _) => {
             logging::start(&resolved.settings);
-            serve_until_stopped(&resolved.settings)
+            serve_until_stopped(&resolved)
         }
     }
 }
 
-fn serve_until_stopped(settings: &Settings) -> Outcome {
+fn serve_until_stopped(resolved: &Resolved) -> Outcome {
+    let settings = &resolved.settings;
     let wanted = Addresses { http: settings.http, grpc: settings.grpc, admin: settings.admin };
     let place = Place { store: &settings.store, pack_cache: settings.pack_cache.as_deref() };
-    let scheduler = node::start(place, settings.queue_limits(), settings.control)?;
+    let scheduler = node::start(place, settings.queue_limits(), settings.control, resolved.servings().clone())?;
     for model in &settings.load {
         let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
         loaded.map_err(|error| Exit::configuration(&error))?;

@@ -1,5 +1,6 @@
 //! `packhorse work`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
     let place = Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
-    let scheduler = node::start(place, QueueLimits::default(), Control::None)?;
+    let scheduler = node::start(place, QueueLimits::default(), Control::None, BTreeMap::new())?;
     settle(&scheduler);
     let stop = Stop::new();
     let asked = stop.clone();

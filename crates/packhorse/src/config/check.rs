@@ -7,7 +7,7 @@ use super::Resolved;
 use super::settings::TABLE;
 
 impl Resolved {
-    /// A row a setting: name, value, where it came from.
+    /// A row a setting, and one for each that a model has of its own: name, value, where it came from.
     pub(crate) fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["SETTING", "VALUE", "FROM"]);
@@ -25,7 +25,10 @@ impl Resolved {
 
     fn rows(&self) -> impl Iterator<Item = (String, Value, String)> {
         let values = self.settings.json().into_iter().zip(&self.sources);
-        TABLE.iter().zip(values).map(|(setting, (value, source))| (setting.name(), value, source.to_string()))
+        let settings =
+            TABLE.iter().zip(values).map(|(setting, (value, source))| (setting.name(), value, source.to_string()));
+        let models = self.models.rows.iter();
+        settings.chain(models.map(|(name, value, source)| (name.clone(), value.clone(), source.to_string())))
     }
 }
 

@@ -2,7 +2,12 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::models::Models;
+use super::resolved::Source;
 use super::settings::{Setting, TABLE, named};
+
+/// The table with a table for each model.
+const MODELS: &str = "model";
 
 /// A setting that the file has.
 pub(super) struct Entry {
@@ -11,45 +16,81 @@ pub(super) struct Entry {
     pub(super) line: usize,
 }
 
-/// The entries of `text`, which came from the file called `path`.
+/// What a file says.
+#[derive(Default)]
+pub(super) struct Contents {
+    pub(super) entries: Vec<Entry>,
+    pub(super) models: Models,
+}
+
+/// A file, to say where in it something is.
+pub(super) struct Place<'a> {
+    path: &'a str,
+    text: &'a str,
+}
+
+impl Place<'_> {
+    /// The line, from 1, of the byte at `offset`.
+    pub(super) fn line_of(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
+    }
+
+    /// `line` of this file, for people.
+    pub(super) fn at(&self, line: usize) -> String {
+        format!("{}, line {line}", self.path)
+    }
+
+    /// `line` of this file, as where a value came from.
+    pub(super) fn source(&self, line: usize) -> Source {
+        Source::File { path: self.path.to_owned(), line }
+    }
+}
+
+/// What `text` says, which came from the file called `path`.
 ///
 /// # Errors
 /// What is wrong and in which line: no TOML, no setting of ours (and which one is nearest), no plain value.
-pub(super) fn entries(path: &str, text: &str) -> Result<Vec<Entry>, String> {
-    let line_of = |offset: usize| text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1;
+pub(super) fn contents(path: &str, text: &str) -> Result<Contents, String> {
+    let place = Place { path, text };
     let table = DeTable::parse(text).map_err(|error| {
-        let line = line_of(error.span().map_or(0, |span| span.start));
-        format!("{path}, line {line}: this is no TOML: {}", error.message())
+        let line = place.line_of(error.span().map_or(0, |span| span.start));
+        format!("{}: this is no TOML: {}", place.at(line), error.message())
     })?;
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut contents = Contents::default();
     for (key, value) in table.get_ref() {
-        let (key, line) = (key.get_ref().as_ref(), line_of(key.span().start));
+        let (key, line) = (key.get_ref().as_ref(), place.line_of(key.span().start));
+        if key == MODELS {
+            contents.models = Models::read(value.get_ref(), &place, line)?;
+            continue;
+        }
         let setting = named(key).ok_or_else(|| {
-            format!("{path}, line {line}: there is no setting '{key}'; the nearest is '{}'", nearest(key))
+            let at = place.at(line);
+            format!("{at}: there is no setting '{key}'; the nearest is '{}'", nearest(key, names()))
         })?;
         let name = setting.name();
-        if let Some(other) = entries.iter().find(|entry| entry.setting.field == setting.field) {
-            return Err(format!("{path}, line {line}: '{name}' is set in line {} already; remove one", other.line));
+        if let Some(other) = contents.entries.iter().find(|entry| entry.setting.field == setting.field) {
+            return Err(format!("{}: '{name}' is set in line {} already; remove one", place.at(line), other.line));
         }
-        let texts = texts(setting, value.get_ref()).ok_or_else(|| {
-            format!("{path}, line {line}: '{name}' is not a plain value; it has to be {}", (setting.allowed)())
+        let texts = texts(setting.list, value.get_ref()).ok_or_else(|| {
+            format!("{}: '{name}' is not a plain value; it has to be {}", place.at(line), (setting.allowed)())
         })?;
-        entries.push(Entry { setting, texts, line });
+        contents.entries.push(Entry { setting, texts, line });
     }
-    Ok(entries)
+    Ok(contents)
 }
 
 /// The texts of a value, as they would have been typed in a flag.
-fn texts(setting: &Setting, value: &DeValue<'_>) -> Option<Vec<String>> {
+pub(super) fn texts(list: bool, value: &DeValue<'_>) -> Option<Vec<String>> {
     match value {
         DeValue::String(text) => Some(vec![text.to_string()]),
         // The rules of the setting are for digits as people type them.
         DeValue::Integer(number) if number.radix() == 10 => Some(vec![number.as_str().to_owned()]),
         DeValue::Float(number) => Some(vec![number.as_str().to_owned()]),
         DeValue::Boolean(truth) => Some(vec![truth.to_string()]),
-        DeValue::Array(values) if setting.list => {
+        DeValue::Array(values) if list => {
             let each = values.iter().map(|value| match value.get_ref() {
                 DeValue::String(text) => Some(text.to_string()),
+                DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
                 _ => None,
             });
             each.collect()
@@ -58,14 +99,20 @@ fn texts(setting: &Setting, value: &DeValue<'_>) -> Option<Vec<String>> {
     }
 }
 
-/// The name in the table that takes the fewest changes to become `typed`.
-fn nearest(typed: &str) -> String {
-    let names = TABLE.iter().flat_map(|setting| {
+/// Every key that a file may have, as it is typed and as it is taught.
+fn names() -> impl Iterator<Item = (String, String)> {
+    let settings = TABLE.iter().flat_map(|setting| {
         // An alias is worth finding and not worth teaching.
         let found = std::iter::once(setting.name()).chain(setting.alias.map(str::to_owned));
-        found.map(move |name| (distance(&name, typed), setting))
+        found.map(move |name| (name, setting.name()))
     });
-    names.min_by_key(|&(distance, _)| distance).map_or_else(String::new, |(_, setting)| setting.name())
+    settings.chain(std::iter::once((MODELS.to_owned(), MODELS.to_owned())))
+}
+
+/// Of `names`, each as it is typed and as it is taught, the one that takes the fewest changes to become `typed`.
+pub(super) fn nearest(typed: &str, names: impl Iterator<Item = (String, String)>) -> String {
+    let far = names.map(|(name, taught)| (distance(&name, typed), taught));
+    far.min_by_key(|&(distance, _)| distance).map_or_else(String::new, |(_, taught)| taught)
 }
 
 /// How many characters have to be put in, left out or replaced to make one text of the other (Levenshtein's distance).
@@ -91,6 +138,7 @@ mod tests {
     fn the_nearest_name_is_found() {
         for (typed, want) in [
             ("htp", "http"),
+            ("models", "model"),
             ("queue_capacity", "queue-capacity"),
             ("queue-capcity", "queue-capacity"),
             ("body-max-bytes", "body-bytes-max"),
@@ -99,7 +147,7 @@ mod tests {
             ("log.level", "log-level"),
             ("shared-memory-prefix", "shared-memory"),
         ] {
-            assert_eq!(nearest(typed), want, "{typed}");
+            assert_eq!(nearest(typed, names()), want, "{typed}");
         }
     }
 

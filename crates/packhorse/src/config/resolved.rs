@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serve::Control;
+use store::Serving;
 
-use super::file::entries;
+use super::file::{Contents, contents};
+use super::models::Models;
 use super::settings::{Setting, TABLE};
 use super::value::Value;
 use super::{Raw, Settings};
@@ -42,6 +44,7 @@ pub(crate) struct Resolved {
     pub(crate) settings: Settings,
     /// In the order of the table.
     pub(super) sources: Vec<Source>,
+    pub(super) models: Models,
 }
 
 impl Resolved {
@@ -50,9 +53,11 @@ impl Resolved {
     /// # Errors
     /// The first setting that is unknown, wrong or missing: its name, value and source, and what is allowed.
     pub(crate) fn new(raw: &Raw) -> Result<Self, String> {
-        let mut file = BTreeMap::new();
+        let (mut file, mut models) = (BTreeMap::new(), Models::default());
         if let Some((path, text)) = &raw.file {
-            for entry in entries(path, text)? {
+            let Contents { entries, models: told } = contents(path, text)?;
+            models = told;
+            for entry in entries {
                 let source = Source::File { path: path.clone(), line: entry.line };
                 file.insert(entry.setting.field, Given { texts: entry.texts, source });
             }
@@ -66,9 +71,14 @@ impl Resolved {
             })
             .collect();
         let settings = Settings::read(&given)?;
-        let resolved = Self { settings, sources: given.into_iter().map(|(_, given)| given.source).collect() };
+        let resolved = Self { settings, sources: given.into_iter().map(|(_, given)| given.source).collect(), models };
         resolved.agree()?;
         Ok(resolved)
+    }
+
+    /// How the models named in the file are served.
+    pub(crate) fn servings(&self) -> &BTreeMap<String, Serving> {
+        &self.models.servings
     }
 
     /// What no setting can tell for itself.

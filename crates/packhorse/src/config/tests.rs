@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::{Args as _, FromArgMatches as _};
 
+use super::models::KEYS;
 use super::settings::TABLE;
 use super::{Flags, Raw, Resolved};
 
@@ -82,6 +83,18 @@ fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
     check("--store s --load a", "", "", &["load is set", "flag --load", "control", "'explicit'"]);
     check("--store s --http 127.0.0.1:9 --admin 127.0.0.1:9", "", "", &["http and admin", "127.0.0.1:9"]);
     check("--stroe s", "", "", &["--stroe", "--store"]);
+    let wrong = |lines: &str, says: &[&str]| check(store, "", &format!("\n[model.ranker]\n{lines}"), says);
+    wrong("queue-capcity = 3", &["serve.toml, line 3", "no setting 'queue-capcity' of a model", "'queue-capacity'"]);
+    wrong("max-queue-delay = 3", &["line 3", "the nearest is 'max-queue-delay-us'"]);
+    wrong("queue-capacity = 0", &["line 3", "model.ranker.queue-capacity is '0'", "from 1 to"]);
+    wrong("queue-capacity = [1]", &["line 3", "'model.ranker.queue-capacity' is not a plain value"]);
+    wrong("preferred-batch-sizes = [8, 4]", &["line 3", "'8, 4'", "ascending"]);
+    wrong("latency-class = 'fast'", &["line 3", "'fast'", "one of interactive, standard, background"]);
+    wrong("priority-levels = 2\ndefault-priority = 3", &["line 2", "default-priority is 3", "2 priority-levels"]);
+    check(store, "", "[model.'a/b']", &["line 1", "a/b"]);
+    check(store, "", "model = 1", &["line 1", "'model' is not a table", "[model.NAME]"]);
+    check(store, "", "model.ranker = 1", &["line 1", "'model.ranker' is not a table"]);
+    check(store, "", "[models.ranker]", &["line 1", "'models'", "'model'"]);
 }
 
 #[test]
@@ -102,6 +115,51 @@ fn the_table_for_people_has_a_row_for_each_setting() {
 }
 
 #[test]
+fn a_model_has_settings_of_its_own() {
+    let file = "queue-capacity = 9\n[model.ranker]\nmax-batch-size = 16\npreferred-batch-sizes = [4, 8]\n\
+                max-queue-delay-us = 0\nqueue-capacity = 7\nqueue-time-limit-ms = 1500\ndefault-priority = 2\n\
+                priority-levels = 3\nlatency-class = 'interactive'\n[model.\"a.b\"]\nlatency-class = 'background'";
+    let resolved = resolve("--store s", "", file).unwrap();
+    let ranker = store::Serving {
+        max_batch_size: Some(16),
+        preferred_batch_sizes: vec![4, 8],
+        max_queue_delay_us: Some(0),
+        queue_capacity: Some(7),
+        queue_time_limit_ms: Some(1500),
+        default_priority: Some(2),
+        priority_levels: Some(3),
+        latency_class: Some(store::LatencyClass::Interactive),
+    };
+    let background = Some(store::LatencyClass::Background);
+    let other = store::Serving { latency_class: background, ..store::Serving::default() };
+    let servings = BTreeMap::from([("ranker".to_owned(), ranker), ("a.b".to_owned(), other)]);
+    assert_eq!(*resolved.servings(), servings);
+    let told = resolved.json();
+    for (name, value, line) in [
+        ("queue-capacity", serde_json::json!(9), 1),
+        ("model.ranker.preferred-batch-sizes", serde_json::json!([4, 8]), 4),
+        ("model.ranker.queue-capacity", serde_json::json!(7), 6),
+        ("model.ranker.latency-class", serde_json::json!("interactive"), 10),
+        ("model.a.b.latency-class", serde_json::json!("background"), 12),
+    ] {
+        let source = format!("file serve.toml, line {line}");
+        assert_eq!(told[name], serde_json::json!({ "value": value, "source": source }), "{name}");
+    }
+    let table = resolved.table().to_string();
+    assert_eq!(table.lines().count(), TABLE.len() + 1 + KEYS.len() + 1, "{table}");
+}
+
+#[test]
+fn the_keys_of_a_model_are_the_fields_of_its_settings() {
+    let fields = serde_json::to_value(store::Serving::default()).unwrap();
+    let (mut fields, mut keys): (Vec<_>, Vec<_>) =
+        (fields.as_object().unwrap().keys().cloned().collect(), KEYS.iter().map(|key| key.name()).collect());
+    fields.sort();
+    keys.sort();
+    assert_eq!(keys, fields);
+}
+
+#[test]
 fn the_defaults_are_those_of_the_library() {
     let settings = resolve("--store s", "", "").unwrap().settings;
     let (limits, queue) = (settings.limits().unwrap(), serve::QueueLimits::default());
@@ -114,20 +172,25 @@ fn the_defaults_are_those_of_the_library() {
 /// The rows between the marks of docs/configuration.md. `UPDATE=1 cargo test -p packhorse page` writes them.
 #[test]
 fn the_page_of_settings_is_that_of_the_table() {
-    const MARKS: [&str; 2] = ["<!-- settings: generated -->\n", "<!-- end of settings -->\n"];
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
     let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(MARKS[0]).unwrap();
-    let (rows, after) = rest.split_once(MARKS[1]).unwrap();
-    let want = rows_of_the_page();
+    let want = [("settings", rows_of_settings()), ("model settings", rows_of_models())].iter().fold(
+        page.clone(),
+        |page, (what, rows)| {
+            let (begin, end) = (format!("<!-- {what}: generated -->\n"), format!("<!-- end of {what} -->\n"));
+            let (before, rest) = page.split_once(&begin).unwrap();
+            let (_, after) = rest.split_once(&end).unwrap();
+            format!("{before}{begin}{rows}{end}{after}")
+        },
+    );
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, format!("{before}{}{want}{}{after}", MARKS[0], MARKS[1])).unwrap();
+        std::fs::write(&path, want).unwrap();
         return;
     }
-    assert_eq!(rows, want, "docs/configuration.md is stale: run UPDATE=1 cargo test -p packhorse page");
+    assert_eq!(page, want, "docs/configuration.md is stale: run UPDATE=1 cargo test -p packhorse page");
 }
 
-fn rows_of_the_page() -> String {
+fn rows_of_settings() -> String {
     let mut rows = "| setting | default | may be | what it does |\n|---|---|---|---|\n".to_owned();
     for setting in TABLE {
         let alias = setting.alias.map_or_else(String::new, |alias| format!(" (also `{alias}`)"));
@@ -139,6 +202,14 @@ fn rows_of_the_page() -> String {
         };
         let (name, allowed, doc) = (setting.name(), (setting.allowed)(), setting.doc());
         writeln!(rows, "| `{name}`{alias} | {default} | {allowed} | {doc} |").unwrap();
+    }
+    rows
+}
+
+fn rows_of_models() -> String {
+    let mut rows = "| key | may be | what it does |\n|---|---|---|\n".to_owned();
+    for key in KEYS {
+        writeln!(rows, "| `{}` | {} | {} |", key.name(), (key.allowed)(), key.doc.trim()).unwrap();
     }
     rows
 }

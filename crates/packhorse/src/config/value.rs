@@ -180,6 +180,38 @@ impl<const MIN: u32, const MAX: u32> Value for Count<MIN, MAX> {
     }
 }
 
+/// Sizes of batches, ascending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sizes(Vec<Count<1, 65_536>>);
+
+impl Sizes {
+    /// The sizes.
+    pub(super) fn get(self) -> Vec<u64> {
+        self.0.into_iter().map(|size| u64::from(size.get())).collect()
+    }
+}
+
+impl Value for Sizes {
+    const LIST: bool = true;
+
+    fn allowed() -> String {
+        "a list of whole numbers from 1 to 65536, ascending, such as [4, 8]".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Count::read(text).map(|size| Self(vec![size]))
+    }
+
+    fn read_all(texts: &[String]) -> Option<Self> {
+        let sizes = Self(texts.iter().map(|text| Count::read(text)).collect::<Option<_>>()?);
+        sizes.0.is_sorted_by(|one, next| one.get() < next.get()).then_some(sizes)
+    }
+
+    fn json(&self) -> Json {
+        self.clone().get().into()
+    }
+}
+
 /// Seconds from `MIN` to `MAX`, fractions allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seconds<const MIN: u32, const MAX: u32>(Duration);

@@ -1,6 +1,6 @@
 //! Wire messages to [`InferRequest`] and back. The clock is an argument, nothing here waits.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use engine::{DataType, Error, Result, Tensor, element_count};
@@ -115,28 +115,6 @@ pub(super) fn version(text: &str) -> Result<Option<u64>> {
     text.parse().ok().filter(|_| digits).map(Some).ok_or_else(|| {
         Error::invalid(format!("model version '{text}' is not a decimal number; leave it empty for the newest"))
     })
-}
-
-/// The time a `grpc-timeout` header gives a call: one to eight digits and a unit, by the gRPC specification.
-///
-/// # Errors
-/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for any other form.
-pub(super) fn grpc_timeout(header: &str) -> Result<Duration> {
-    let malformed =
-        || Error::invalid(format!("grpc-timeout '{header}' is not 1 to 8 digits and one of H, M, S, m, u, n"));
-    let (digits, unit) = header.split_at_checked(header.len().saturating_sub(1)).ok_or_else(malformed)?;
-    let well_formed = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let count: u32 = digits.parse().ok().filter(|_| well_formed).ok_or_else(malformed)?;
-    let unit = match unit {
-        "H" => Duration::from_secs(3600),
-        "M" => Duration::from_secs(60),
-        "S" => Duration::from_secs(1),
-        "m" => Duration::from_millis(1),
-        "u" => Duration::from_micros(1),
-        "n" => Duration::from_nanos(1),
-        _ => return Err(malformed()),
-    };
-    Ok(unit.saturating_mul(count))
 }
 
 /// The tensors of `inputs`: from shared memory where their parameters say so, and otherwise all from `raw`, in the
@@ -267,6 +245,8 @@ fn place(span: Span) -> Parameters {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine::ErrorKind;
     use proptest::prelude::*;
     use proto::inference::InferTensorContents;
@@ -539,27 +519,6 @@ mod tests {
             ("18446744073709551616", None),
         ] {
             assert_eq!(version(text).ok(), want, "'{text}'");
-        }
-    }
-
-    #[test]
-    fn grpc_timeouts() {
-        for (header, want) in [
-            ("1H", Some(Duration::from_secs(3600))),
-            ("2M", Some(Duration::from_secs(120))),
-            ("3S", Some(Duration::from_secs(3))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("5u", Some(Duration::from_micros(5))),
-            ("99999999n", Some(Duration::from_nanos(99_999_999))),
-            ("100000000n", None),
-            ("", None),
-            ("S", None),
-            ("1", None),
-            ("1x", None),
-            ("+1S", None),
-            ("1\u{b5}", None),
-        ] {
-            assert_eq!(grpc_timeout(header).ok(), want, "'{header}'");
         }
     }
 

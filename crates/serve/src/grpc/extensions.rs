@@ -37,12 +37,7 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         label_filename: tensor.label_file,
         ..ModelOutput::default()
     };
-    let batches = config.batches();
-    let batching = ModelDynamicBatching {
-        preferred_batch_size: config.preferred_batch_sizes.iter().map(|&size| small(size)).collect::<Result<_>>()?,
-        max_queue_delay_microseconds: config.max_queue_delay_us,
-        ..ModelDynamicBatching::default()
-    };
+    let batching = config.batching.map(dynamic_batching).transpose()?.map(SchedulingChoice::DynamicBatching);
     let parameter = |(key, string_value): (String, String)| (key, ModelParameter { string_value });
     let lanes = ModelInstanceGroup {
         name: config.name.clone(),
@@ -59,7 +54,7 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         output: config.outputs.into_iter().map(output).collect(),
         instance_group: vec![lanes],
         default_model_filename: config.model_file,
-        scheduling_choice: batches.then_some(SchedulingChoice::DynamicBatching(batching)),
+        scheduling_choice: batching,
         parameters: config.parameters.into_iter().map(parameter).collect(),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         response_cache: Some(ModelResponseCache { enable: false }),
@@ -78,6 +73,16 @@ fn policy(policy: &VersionPolicy) -> ModelVersionPolicy {
         }
     };
     ModelVersionPolicy { policy_choice: Some(choice) }
+}
+
+fn dynamic_batching(batching: triton::Batching) -> Result<ModelDynamicBatching> {
+    Ok(ModelDynamicBatching {
+        preferred_batch_size: batching.preferred_sizes.into_iter().map(small).collect::<Result<_>>()?,
+        max_queue_delay_microseconds: batching.delay_us,
+        priority_levels: batching.priority_levels.unwrap_or_default().into(),
+        default_priority_level: batching.default_priority.unwrap_or_default().into(),
+        ..ModelDynamicBatching::default()
+    })
 }
 
 fn data_type(tensor: &TensorConfig) -> i32 {
@@ -184,12 +189,16 @@ mod tests {
             platform: "onnxruntime_onnx",
             backend: "onnxruntime",
             max_batch_size: 8,
+            batching: Some(triton::Batching {
+                preferred_sizes: vec![4],
+                delay_us: 900,
+                priority_levels: Some(2),
+                default_priority: Some(1),
+            }),
             inputs: vec![tensor("x", DataType::F16, &[-1])],
             outputs: vec![tensor("y", DataType::Bytes, &[])],
             policy: VersionPolicy::Latest(3),
             lanes: 2,
-            preferred_batch_sizes: vec![4],
-            max_queue_delay_us: 50,
             model_file: String::new(),
             parameters: [("k".to_owned(), "v".to_owned())].into(),
         };
@@ -197,13 +206,17 @@ mod tests {
         assert_eq!(message.input[0].data_type(), wire::DataType::TypeFp16);
         assert_eq!(message.output[0].data_type(), wire::DataType::TypeString);
         assert_eq!((message.max_batch_size, message.instance_group[0].count), (8, 2));
-        let Some(SchedulingChoice::DynamicBatching(batching)) = message.scheduling_choice else {
-            panic!("no batching")
+        let batching = ModelDynamicBatching {
+            preferred_batch_size: vec![4],
+            max_queue_delay_microseconds: 900,
+            priority_levels: 2,
+            default_priority_level: 1,
+            ..ModelDynamicBatching::default()
         };
-        assert_eq!((&batching.preferred_batch_size[..], batching.max_queue_delay_microseconds), (&[4][..], 50));
+        assert_eq!(message.scheduling_choice, Some(SchedulingChoice::DynamicBatching(batching)));
         assert_eq!(message.parameters["k"].string_value, "v");
 
-        let unbatched = ModelConfig { max_batch_size: 0, ..config.clone() };
+        let unbatched = ModelConfig { batching: None, ..config.clone() };
         assert_eq!(model_config(unbatched).unwrap().scheduling_choice, None);
         assert!(model_config(ModelConfig { max_batch_size: 1 << 40, ..config }).is_err());
     }

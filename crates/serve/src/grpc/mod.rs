@@ -155,14 +155,10 @@ async fn set_health(reporter: &HealthReporter, ready: bool) {
 /// What a call gives back.
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
-/// When the call's own `grpc-timeout` runs out. The transport ends the call then; the scheduler must know it before,
+/// When the time that the call was given runs out. The transport ends the call then; the scheduler must know it before,
 /// so that nothing is computed for nobody.
 fn deadline(metadata: &MetadataMap, now: Instant) -> Result<Option<Instant>> {
-    let Some(header) = metadata.get("grpc-timeout") else {
-        return Ok(None);
-    };
-    let header = header.to_str().map_err(|_| Error::invalid("grpc-timeout is not text"))?;
-    Ok(now.checked_add(convert::grpc_timeout(header)?))
+    crate::deadline::of_headers(metadata.as_ref(), now)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ fn client_closed_request() -> StatusCode {
 pub(crate) struct Refusal {
     status: StatusCode,
     message: String,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
@@ -56,7 +56,10 @@ impl Refusal {
 
     pub(crate) fn wrong_method(method: &Method, path: &str, allow: &'static str) -> Self {
         let message = format!("{path} does not take {method}; use {allow}");
-        Self { header: Some((ALLOW, allow)), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message) }
+        Self {
+            header: Some((ALLOW, HeaderValue::from_static(allow))),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        }
     }
 
     /// The answer that a client sees. This is where an error is consumed, so faults of the server are logged here and
@@ -75,7 +78,7 @@ impl Refusal {
         }
         let mut response = json(status, &serde_json::json!({ "error": self.message }));
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }
@@ -84,7 +87,10 @@ impl Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let soon = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::Unavailable);
-        Self { header: soon.then_some((RETRY_AFTER, "1")), ..Self::new(status(error.kind), error.message) }
+        // The header counts whole seconds, and too late is better than again too early.
+        let after_s = error.retry_after.map_or(1, |after| after.as_secs_f64().ceil().max(1.0) as u64);
+        let header = soon.then(|| (RETRY_AFTER, HeaderValue::from(after_s)));
+        Self { header, ..Self::new(status(error.kind), error.message) }
     }
 }
 
@@ -117,6 +123,11 @@ mod tests {
             (ErrorKind::Corrupt, 500, None),
         ] {
             check(Refusal::from(Error::new(kind, "a reason")), status, header);
+        }
+        for (after_ms, want) in [(0, "1"), (1000, "1"), (1001, "2"), (30_000, "30")] {
+            let retry_after = Some(std::time::Duration::from_millis(after_ms));
+            let full = Error { retry_after, ..Error::new(ErrorKind::Exhausted, "full") };
+            check(Refusal::from(full), 429, Some(("retry-after", want)));
         }
         check(Refusal::wrong_method(&Method::PUT, "/v2", "GET, HEAD"), 405, Some(("allow", "GET, HEAD")));
         check(Refusal::from(Error::invalid("é".repeat(1 << 20))), 400, None);

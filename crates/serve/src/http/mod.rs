@@ -27,7 +27,7 @@ use store::manifest::Io;
 use tokio::net::TcpListener;
 
 use crate::triton::{SharedMemory, extensions, give};
-use crate::{Model, Scheduler};
+use crate::{Model, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
 pub(crate) use listen::serve as listen;
@@ -149,9 +149,10 @@ where
     if !tfs::claims(request.uri().path()) {
         return Err(refusal);
     }
+    let now = Instant::now();
     let (head, body) = request.into_parts();
     let body = incoming::read(&head.headers, body, limits).await?;
-    let answered = tfs::try_answer(scheduler, limits, &head.method, head.uri.path(), &head.headers, body).await;
+    let answered = tfs::try_answer(scheduler, limits, &head, now, body).await;
     answered.ok_or(refusal)
 }
 
@@ -226,7 +227,7 @@ where
 {
     let now = Instant::now();
     let (head, body) = request.into_parts();
-    let json_bytes = json_bytes(&head.headers)?;
+    let (json_bytes, deadline) = (json_bytes(&head.headers)?, deadline::of_headers(&head.headers, now)?);
     let coding = compress::accepted(&head.headers);
     let body = incoming::read(&head.headers, body, limits).await?;
     let memory = limits.shared_memory.as_deref();
@@ -239,7 +240,8 @@ where
         Ok((model, decoded))
     };
     let decoded = found.and_then(decode);
-    let (model, (request, reply)) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+    let (model, (mut request, reply)) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+    request.deadline = deadline::earlier(deadline, request.deadline);
     let answer = give(scheduler.infer(request).await?, &reply.wishes, &model, memory)?;
     Ok(compress::deflate(response::encode(&reply, &answer)?, coding).await)
 }

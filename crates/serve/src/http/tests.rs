@@ -133,7 +133,7 @@ const ONE: &str = r#"{"id":"i","inputs":[{"name":"x","datatype":"FP32","shape":[
 const WAITING: &str = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[0],"data":[]}]}"#;
 
 #[test]
-fn every_route_over_a_socket() {
+fn every_path_over_a_socket() {
     let served = served(HttpLimits { body_bytes: 1000, ..HttpLimits::default() });
     for (path, status, says) in [
         ("/v2/health/live", 200, r#"{"live":true}"#),
@@ -158,6 +158,13 @@ fn every_route_over_a_socket() {
     ] {
         check(&get(served.address, path), status, says);
     }
+    let head = rest(send(served.address, b"HEAD /v2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[test]
+fn every_body_over_a_socket() {
+    let served = served(HttpLimits { body_bytes: 1000, ..HttpLimits::default() });
     let head = format!(
         r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1],{}}}]}}"#,
         r#""parameters":{"binary_data_size":4}"#
@@ -190,6 +197,10 @@ fn every_route_over_a_socket() {
             r#""parameters":{"binary_data_size":8}}]}abcdefgh"#,
         ),
         (post(INFER, "inference-header-content-length: -1\r\n", ONE), 400, "not a number of bytes"),
+        (post(INFER, "Grpc-Timeout: 60S\r\n", ONE), 200, r#""model_version":"12""#),
+        (post(INFER, "Grpc-Timeout: 0m\r\n", ONE), 504, "deadline passed"),
+        (post(INFER, "grpc-timeout: soon\r\n", ONE), 400, "grpc-timeout 'soon'"),
+        (post(INFER, "X-Envoy-Expected-Rq-Timeout-Ms: soon\r\n", ONE), 400, "not a number of milliseconds"),
         (post(INFER, "", "{"), 400, "the request's JSON"),
         (post(INFER, "", r#"{"inputs":[]}"#), 400, "'x'"),
         (post("/v2/models/none/infer", "", "{"), 404, "model 'none'"),
@@ -200,8 +211,6 @@ fn every_route_over_a_socket() {
     ] {
         check(&rest(send(served.address, request.as_bytes())), status, says);
     }
-    let head = rest(send(served.address, b"HEAD /v2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
 }
 
 #[test]

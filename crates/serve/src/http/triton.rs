@@ -52,11 +52,17 @@ fn config_json(config: &ModelConfig) -> Value {
         "response_cache": { "enable": false },
     });
     // Clients read the mere presence of the key as "requests are put together".
-    if config.batches() {
-        told["dynamic_batching"] = json!({
-            "preferred_batch_size": config.preferred_batch_sizes,
-            "max_queue_delay_microseconds": config.max_queue_delay_us,
+    if let Some(batching) = &config.batching {
+        let mut batches = json!({
+            "preferred_batch_size": batching.preferred_sizes,
+            "max_queue_delay_microseconds": batching.delay_us,
         });
+        let priorities =
+            [("priority_levels", batching.priority_levels), ("default_priority_level", batching.default_priority)];
+        for (name, number) in priorities.into_iter().filter_map(|(name, number)| Some((name, number?))) {
+            batches[name] = json!(number);
+        }
+        told["dynamic_batching"] = batches;
     }
     told
 }
@@ -310,12 +316,16 @@ mod tests {
             platform: "onnxruntime_onnx",
             backend: "onnxruntime",
             max_batch_size: 8,
+            batching: Some(triton::Batching {
+                preferred_sizes: vec![2, 8],
+                delay_us: 700,
+                priority_levels: Some(3),
+                default_priority: None,
+            }),
             inputs: vec![tensor("x", DataType::F32, &[3, -1])],
             outputs: vec![tensor("y", DataType::Bytes, &[])],
             policy: VersionPolicy::Specific(vec![1, 12]),
             lanes: 2,
-            preferred_batch_sizes: vec![4],
-            max_queue_delay_us: 50,
             model_file: String::new(),
             parameters: [("k".to_owned(), "v".to_owned())].into(),
         };
@@ -329,14 +339,16 @@ mod tests {
             ("/output/0/dims", json!([])),
             ("/instance_group/0/kind", json!("KIND_CPU")),
             ("/instance_group/0/count", json!(2)),
-            ("/dynamic_batching/preferred_batch_size", json!([4])),
-            ("/dynamic_batching/max_queue_delay_microseconds", json!(50)),
+            ("/dynamic_batching/preferred_batch_size", json!([2, 8])),
+            ("/dynamic_batching/max_queue_delay_microseconds", json!(700)),
+            ("/dynamic_batching/priority_levels", json!(3)),
             ("/parameters/k/string_value", json!("v")),
             ("/model_transaction_policy/decoupled", json!(false)),
         ] {
             assert_eq!(told.pointer(pointer), Some(&want), "{pointer}");
         }
-        config.max_batch_size = 0;
+        assert_eq!(told.pointer("/dynamic_batching/default_priority_level"), None);
+        config.batching = None;
         assert_eq!(config_json(&config).get("dynamic_batching"), None);
     }
 

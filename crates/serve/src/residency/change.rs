@@ -252,7 +252,7 @@ impl Residency {
             settings.apply(&mut manifest)?;
             runnable_here(&manifest.program)?;
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-            Model::unloaded(id, manifest, Arc::clone(settings))
+            Model::unloaded(id, manifest, self.overridden(name, settings))
         };
         match model() {
             Ok(model) => State::Served(Arc::new(model)),
@@ -261,6 +261,14 @@ impl Residency {
                 State::Unserved(refused(error))
             }
         }
+    }
+
+    /// `settings`, where the server's operator says nothing else of the model called `name`.
+    fn overridden(&self, name: &str, settings: &Arc<Settings>) -> Arc<Settings> {
+        self.overrides.get(name).map_or_else(
+            || Arc::clone(settings),
+            |wanted| Arc::new(Settings { serving: wanted.clone().or(&settings.serving), ..(**settings).clone() }),
+        )
     }
 
     /// `state` with its program and weights in place, so that its first request waits for nothing.

@@ -17,6 +17,10 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    pub(crate) fn new(sessions: Vec<Mutex<Box<dyn Session>>>) -> Self {
+        Self { sessions }
+    }
+
     pub(crate) fn session(&self, lane: usize) -> MutexGuard<'_, Box<dyn Session>> {
         // A run that panicked leaves the runtime's session as it was: it is only ever called through a shared handle.
         self.sessions[lane].lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +74,7 @@ impl Residency {
             .map(|_| self.engine.session(&bytes, manifest.weights.len(), load).map(Mutex::new))
             .collect::<Result<_>>()
             .map_err(of)?;
-        Ok(Program { sessions })
+        Ok(Program::new(sessions))
     }
 
     fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {

@@ -8,7 +8,7 @@ mod outputs;
 mod parameters;
 mod shared_memory;
 
-pub(crate) use model_config::{ModelConfig, TensorConfig};
+pub(crate) use model_config::{Batching, ModelConfig, TensorConfig};
 pub(crate) use outputs::{Answer, Given, Wish, give};
 pub(crate) use parameters::{load_config, priority, refuse_sequence, timeout};
 pub use shared_memory::SharedMemory;

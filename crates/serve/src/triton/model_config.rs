@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use engine::{DataType, TensorSpec};
 use store::repository::VersionPolicy;
 
+use crate::hold::HOLD_MAX;
 use crate::{Model, Scheduler};
 
 /// The runtime's name among Triton's backends.
@@ -22,16 +23,27 @@ pub(crate) struct ModelConfig {
     pub(crate) outputs: Vec<TensorConfig>,
     /// Which versions are served.
     pub(crate) policy: VersionPolicy,
+    /// How requests are put together; `None` when they are not.
+    pub(crate) batching: Option<Batching>,
     /// Runs at once: one on each lane.
     pub(crate) lanes: usize,
-    /// Sizes that are run without waiting for more.
-    pub(crate) preferred_batch_sizes: Vec<u64>,
-    /// The longest wait for more requests, in microseconds.
-    pub(crate) max_queue_delay_us: u64,
     /// The name of the file in a version's folder; empty for the usual.
     pub(crate) model_file: String,
     /// What the model's configuration says to a backend.
     pub(crate) parameters: BTreeMap<String, String>,
+}
+
+/// How requests are put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batching {
+    /// Sizes at which a batch leaves at once, ascending; empty when they are learnt.
+    pub(crate) preferred_sizes: Vec<u64>,
+    /// The longest that a request is held back; the bound of what is learnt, unless it is set.
+    pub(crate) delay_us: u64,
+    /// How many priorities there are, when their number is set.
+    pub(crate) priority_levels: Option<u32>,
+    /// The priority of requests that bring none, when it is set.
+    pub(crate) default_priority: Option<u32>,
 }
 
 /// One input or output.
@@ -46,11 +58,6 @@ pub(crate) struct TensorConfig {
 }
 
 impl ModelConfig {
-    /// Whether requests are put together.
-    pub(crate) fn batches(&self) -> bool {
-        self.max_batch_size > 1
-    }
-
     /// The configuration of `model` on `scheduler`.
     pub(crate) fn of(scheduler: &Scheduler, model: &Model) -> Self {
         let manifest = model.manifest();
@@ -64,20 +71,34 @@ impl ModelConfig {
                 .collect()
         };
         let served = || VersionPolicy::Specific(scheduler.residency().versions(&manifest.name));
-        let serving = model.serving();
         Self {
             name: manifest.name.clone(),
             platform: model.platform(),
             backend: BACKEND,
             max_batch_size,
+            batching: (max_batch_size > 1).then(|| Batching::of(model)),
             inputs: tensors(&model.signature().inputs),
             outputs: tensors(&model.signature().outputs),
             policy: declared.policy.clone().unwrap_or_else(served),
             lanes: scheduler.lanes(),
-            preferred_batch_sizes: serving.preferred_batch_sizes.clone(),
-            max_queue_delay_us: serving.max_queue_delay_us.unwrap_or_default(),
             model_file: declared.model_file,
             parameters: declared.parameters,
+        }
+    }
+}
+
+impl Batching {
+    fn of(model: &Model) -> Self {
+        let serving = model.serving();
+        let mut preferred_sizes = serving.preferred_batch_sizes.clone();
+        // A size that no batch reaches is not waited for.
+        preferred_sizes.retain(|size| (1..=model.max_batch_size()).contains(size));
+        let automatic_us = u64::try_from(HOLD_MAX.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            preferred_sizes,
+            delay_us: serving.max_queue_delay_us.unwrap_or(automatic_us),
+            priority_levels: serving.priority_levels,
+            default_priority: serving.default_priority,
         }
     }
 }

@@ -11,30 +11,33 @@ mod tensor;
 mod told;
 mod write;
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use engine::{Error, Result, Tensor};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::request::Parts as Head;
+use http::{Method, Response, StatusCode};
 use serde_json::json;
 
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::tfs::{alias, classify, regress, tensors};
-use crate::{InferRequest, InferResponse, Model, Scheduler};
+use crate::{InferRequest, InferResponse, Model, Scheduler, deadline};
 
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
     path::path(path).is_some()
 }
 
-/// The answer to `method` on `path`; `None` for a path that is not [claimed](claims).
+/// The answer to a call that came at `now`; `None` for a path that is not [claimed](claims).
 pub(crate) async fn try_answer(
     scheduler: &Scheduler,
     limits: &HttpLimits,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
+    head: &Head,
+    now: Instant,
     body: Bytes,
 ) -> Option<Response<Parts>> {
+    let (method, path) = (&head.method, head.uri.path());
     let asked = path::path(path)?;
     if let Err(refusal) = check_method(method, path, &asked) {
         return Some(refusal.into_response());
@@ -46,11 +49,14 @@ pub(crate) async fn try_answer(
         Path::Models => told::models(scheduler),
         Path::Malformed(why) => Refusal::from(Error::not_found(why)).into_response(),
         Path::Model(target, call) => {
-            let answered = answer(scheduler, limits, &target, call, &body).await;
+            let answered = match deadline::of_headers(&head.headers, now) {
+                Ok(deadline) => answer(scheduler, limits, &target, call, (&body, deadline)).await,
+                Err(error) => Err(error),
+            };
             answered.unwrap_or_else(|error| Refusal::from(error).into_response())
         }
     };
-    Some(compress::deflate(response, compress::accepted(headers)).await)
+    Some(compress::deflate(response, compress::accepted(&head.headers)).await)
 }
 
 fn check_method(method: &Method, path: &str, asked: &Path) -> std::result::Result<(), Refusal> {
@@ -70,7 +76,7 @@ async fn answer(
     limits: &HttpLimits,
     target: &Target,
     call: Call,
-    body: &[u8],
+    (body, deadline): (&[u8], Option<Instant>),
 ) -> Result<Response<Parts>> {
     let mut target = target.clone();
     if let Some(label) = &target.label {
@@ -90,14 +96,14 @@ async fn answer(
         Call::Predict => {
             let decoded = predict::decode(model.signature(), body, limits.json_depth);
             let (form, inputs) = counted(scheduler, decoded)?;
-            predict::encode(form, &infer(scheduler, target, &model, inputs).await?)
+            predict::encode(form, &infer(scheduler, target, &model, inputs, deadline).await?)
         }
         Call::Classify => {
-            let (count, outputs) = examine(scheduler, limits, target, &model, body).await?;
+            let (count, outputs) = examine(scheduler, limits, target, &model, (body, deadline)).await?;
             classify(&outputs, &model.manifest().labels, count).and_then(|results| examples::encode_classes(&results))
         }
         Call::Regress => {
-            let (count, outputs) = examine(scheduler, limits, target, &model, body).await?;
+            let (count, outputs) = examine(scheduler, limits, target, &model, (body, deadline)).await?;
             regress(&outputs, count).and_then(|results| examples::encode_numbers(&results))
         }
     };
@@ -110,12 +116,12 @@ async fn examine(
     limits: &HttpLimits,
     target: &Target,
     model: &Model,
-    body: &[u8],
+    (body, deadline): (&[u8], Option<Instant>),
 ) -> Result<(usize, Vec<(String, Tensor)>)> {
     let decoded = examples::decode(body, limits.json_depth)
         .and_then(|examples| Ok((examples.len(), tensors(model.signature(), &examples)?)));
     let (count, inputs) = counted(scheduler, decoded)?;
-    Ok((count, infer(scheduler, target, model, inputs).await?))
+    Ok((count, infer(scheduler, target, model, inputs, deadline).await?))
 }
 
 /// What `model` makes of `inputs`, under the aliases of its outputs.
@@ -124,6 +130,7 @@ async fn infer(
     target: &Target,
     model: &Model,
     inputs: Vec<(String, Tensor)>,
+    deadline: Option<Instant>,
 ) -> Result<Vec<(String, Tensor)>> {
     let request = InferRequest {
         model: target.name.clone(),
@@ -131,7 +138,7 @@ async fn infer(
         inputs,
         outputs: Vec::new(),
         priority: 0,
-        deadline: None,
+        deadline,
     };
     let InferResponse { outputs, .. } = scheduler.infer(request).await?;
     let specs = &model.signature().outputs;

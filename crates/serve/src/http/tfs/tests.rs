@@ -8,10 +8,22 @@ use crate::fixture::served;
 
 /// One exchange; the body is empty for a GET.
 async fn exchange(scheduler: &Scheduler, method: &str, path: &str, body: &str) -> (u16, String) {
-    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    exchange_with(scheduler, method, path, &[], body).await
+}
+
+async fn exchange_with(
+    scheduler: &Scheduler,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String) {
+    let request = http::Request::builder().method(method).uri(path);
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let (head, ()) = request.body(()).unwrap().into_parts();
     let body = Bytes::copy_from_slice(body.as_bytes());
     assert!(claims(path), "{path}");
-    let response = try_answer(scheduler, &HttpLimits::default(), &method, path, &HeaderMap::new(), body).await.unwrap();
+    let response = try_answer(scheduler, &HttpLimits::default(), &head, Instant::now(), body).await.unwrap();
     let status = response.status().as_u16();
     (status, String::from_utf8(response.into_body().concat()).unwrap())
 }
@@ -64,6 +76,25 @@ async fn inference() {
             let text: Value = serde_json::from_str(&text).unwrap();
             let error = text["error"].as_str().unwrap();
             assert!(error.contains(want), "{path} {body}: '{error}' does not say '{want}'");
+        }
+    }
+}
+
+#[tokio::test]
+async fn deadlines_in_the_head() {
+    let served = served(Control::None);
+    let call = (r#"{"instances":[[1]]}"#, r#"{"examples":[{"a":[0,1],"b":8}]}"#);
+    for (path, body) in [("pixels:predict", call.0), ("two:classify", call.1), ("two:regress", call.1)] {
+        for (header, status) in [
+            (("grpc-timeout", "60S"), 200),
+            (("grpc-timeout", "0m"), 504),
+            (("grpc-timeout", "soon"), 400),
+            (("x-envoy-expected-rq-timeout-ms", "60000"), 200),
+            (("x-envoy-expected-rq-timeout-ms", "-1"), 400),
+        ] {
+            let path = format!("/v1/models/{path}");
+            let (got, text) = exchange_with(&served.scheduler, "POST", &path, &[header], body).await;
+            assert_eq!(got, status, "{path} {header:?}: {text}");
         }
     }
 }

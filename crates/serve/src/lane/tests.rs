@@ -1,0 +1,204 @@
+//! Whole requests through scheduler and lane: what runs together answers as what runs alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Condvar, Mutex};
+
+use engine::onnx::Onnx;
+use engine::{DataType, Engine, ErrorKind, Load, Session, Signature, Weights};
+use serde_json::json;
+use store::pack::{Request, pack};
+use store::{Serving, Store};
+
+use super::*;
+use crate::fixture::{self, Unused};
+use crate::{Control, InferRequest, Metrics, QueueLimits, Residency};
+
+/// Shut until it is opened, and then open for ever.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |open| !*open).unwrap());
+    }
+}
+
+/// A runtime that builds sessions only when its gate is open, so that whatever was asked for before waits together.
+struct Gated<E>(E, Arc<Gate>);
+
+impl<E: Engine> Engine for Gated<E> {
+    fn description(&self) -> String {
+        self.0.description()
+    }
+
+    fn session(&self, program: &[u8], weights: usize, load: Load) -> Result<Box<dyn Session>> {
+        self.1.pass();
+        self.0.session(program, weights, load)
+    }
+
+    fn bind(&self, weights: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
+        self.0.bind(weights)
+    }
+}
+
+/// A scheduler with one lane over `store`, where each of `requests` is submitted before the first of them can run; their
+/// answers, and the runs by their number of items.
+fn answers(
+    store: Store,
+    engine: impl Engine + 'static,
+    serving: Serving,
+    requests: Vec<Vec<(String, Tensor)>>,
+) -> (Vec<Result<InferResponse>>, BTreeMap<u64, u64>) {
+    let gate = Arc::new(Gate::default());
+    let engine = Arc::new(Gated(engine, Arc::clone(&gate)));
+    let overrides = BTreeMap::from([("m".to_owned(), serving)]);
+    let residency = Residency::open_with(store, engine, 1, Control::None, overrides).unwrap();
+    let limits = QueueLimits::default();
+    let scheduler = Scheduler::start(Arc::new(residency), &[0], limits, Arc::new(Metrics::default())).unwrap();
+    let submit = |inputs| -> Receiver<Result<InferResponse>> {
+        let (sender, receiver) = sync_channel(1);
+        let model = "m".to_owned();
+        let request = InferRequest { model, version: None, inputs, outputs: Vec::new(), priority: 0, deadline: None };
+        scheduler.submit(request, Box::new(sender)).unwrap();
+        receiver
+    };
+    let receivers: Vec<_> = requests.into_iter().map(submit).collect();
+    gate.open();
+    let answers = receivers.into_iter().map(|receiver| receiver.recv().unwrap()).collect();
+    let batches = scheduler.residency().model("m", None).unwrap().statistics().batches;
+    assert!(scheduler.drain(Duration::from_secs(60)));
+    (answers, batches.into_iter().map(|batch| (batch.batch_size, batch.compute_infer.count)).collect())
+}
+
+fn alone() -> Serving {
+    Serving { max_batch_size: Some(0), ..Serving::default() }
+}
+
+/// Doubles every number, and fails on a batch that has a negative one.
+struct Doubling(Signature);
+
+impl Engine for Doubling {
+    fn description(&self) -> String {
+        "doubling".to_owned()
+    }
+
+    fn session(&self, _: &[u8], _: usize, _: Load) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Doubling(Signature::default())))
+    }
+
+    fn bind(&self, _: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
+        Ok(Arc::new(Unused))
+    }
+}
+
+impl Session for Doubling {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], _: &[usize]) -> Result<Vec<Tensor>> {
+        let values = floats(&inputs[0]);
+        if values.iter().any(|value| *value < 0.0) {
+            return Err(Error::invalid("a number is negative"));
+        }
+        Ok(vec![Tensor::from_f32(inputs[0].shape().to_vec(), values.iter().map(|value| 2.0 * value).collect())?])
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    assert_eq!(tensor.dtype(), DataType::F32);
+    let (numbers, rest) = tensor.data().as_chunks::<4>();
+    assert!(rest.is_empty());
+    numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// A store with the model `m`, `x` FP32 `[n, 3]` to `y` likewise, that takes up to 8 items.
+fn doubling() -> (tempfile::TempDir, Store) {
+    let (folder, store) = fixture::store();
+    let io = |name: &str| json!([{"name": name, "datatype": "FP32", "shape": [-1, 3]}]);
+    fixture::add(&store, "m", 1, io("x"), io("y"));
+    let path = store.root().join("models/m/1.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["max_batch_size"] = json!(8);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    (folder, store)
+}
+
+#[test]
+fn a_request_that_fails_in_a_batch_fails_alone() {
+    for (what, serving, batched) in [("together", Serving::default(), true), ("one by one", alone(), false)] {
+        let (_folder, store) = doubling();
+        let value = |index: usize| if index % 7 == 3 { -1.0 } else { index as f32 };
+        let items = |index: usize| 1 + index % 2;
+        let tensor =
+            |index: usize| Tensor::from_f32(vec![items(index), 3], vec![value(index); 3 * items(index)]).unwrap();
+        let requests = (0..40).map(|index| vec![("x".to_owned(), tensor(index))]).collect();
+        let (answers, batches) = answers(store, Doubling(Signature::default()), serving, requests);
+        for (index, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Ok(answer) => {
+                    assert!(value(index) >= 0.0, "{what}: {index}");
+                    assert_eq!(answer.outputs[0].1.shape(), [items(index), 3], "{what}: {index}");
+                    assert_eq!(
+                        floats(&answer.outputs[0].1),
+                        vec![2.0 * value(index); 3 * items(index)],
+                        "{what}: {index}"
+                    );
+                }
+                Err(error) => {
+                    assert_eq!((value(index), error.kind), (-1.0, ErrorKind::InvalidInput), "{what}: {index}");
+                }
+            }
+        }
+        assert_eq!(batches.keys().any(|&size| size > 2), batched, "{what}: {batches:?}");
+    }
+}
+
+/// A real model through a real runtime. Rows of a larger matrix may be summed in another order, so answers agree to a
+/// millionth of the largest number in them, and not to the bit.
+#[test]
+fn a_real_model_answers_together_as_alone() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE)
+        .map_or_else(|| workspace.join(".cache/onnxruntime/1.31.1/libonnxruntime.so"), PathBuf::from);
+    let runtime = || Onnx::load(Some(&library)).expect("'make setup' fetches the runtime");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let store = Store::create(path).unwrap();
+    let file = workspace.join("assets/bert_tiny_qa.onnx");
+    let request =
+        Request { path: file, name: Some("m".to_owned()), version: None, task: None, labels: BTreeMap::new() };
+    pack(&store, &runtime(), &request).unwrap();
+    let inputs = store.manifest("m", 1).unwrap().inputs;
+    let tensor = |seed: usize| {
+        // Ids of words for the first input, ones for a mask and whatever else there is.
+        let values = |place: usize| (0..12).map(move |at| if place == 0 { (seed * 37 + at * 11) % 900 + 5 } else { 1 });
+        let bytes = |place| values(place).flat_map(|value| (value as u64).to_le_bytes()).collect::<Vec<u8>>();
+        let of = |place| Tensor::new(DataType::I64, vec![1, 12], bytes(place).into()).unwrap();
+        inputs.iter().enumerate().map(|(place, input)| (input.name.clone(), of(place))).collect::<Vec<_>>()
+    };
+    let run = |serving| {
+        let (answers, batches) = answers(Store::open(path).unwrap(), runtime(), serving, (0..24).map(tensor).collect());
+        (answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), batches)
+    };
+    let (together, batches) = run(Serving { preferred_batch_sizes: vec![8], ..Serving::default() });
+    assert_eq!(batches, BTreeMap::from([(8, 3)]), "batches of eight");
+    let (apart, batches) = run(alone());
+    assert_eq!(batches, BTreeMap::from([(1, 24)]));
+    for (index, (together, apart)) in together.iter().zip(&apart).enumerate() {
+        for ((name, one), (_, other)) in together.outputs.iter().zip(&apart.outputs) {
+            assert_eq!(one.shape(), other.shape(), "{index} {name}");
+            let (one, other) = (floats(one), floats(other));
+            let largest = other.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            let apart = one.iter().zip(&other).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
+            assert!(apart <= largest * 1e-6, "{index} {name}: {apart} of {largest}");
+        }
+    }
+}

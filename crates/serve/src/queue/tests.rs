@@ -1,0 +1,473 @@
+//! The decisions, one by one, and at random against what must always hold.
+
+use engine::{ErrorKind, Tensor};
+use proptest::prelude::*;
+use store::repository::Settings;
+use store::{Manifest, Serving};
+
+use super::*;
+use crate::InferResponse;
+use crate::residency::Program;
+use crate::scheduler::Reply;
+
+struct Nobody;
+
+impl Reply for Nobody {
+    fn gone(&self) -> bool {
+        false
+    }
+    fn send(self: Box<Self>, _: Result<InferResponse>) {}
+}
+
+struct Gone;
+
+impl Reply for Gone {
+    fn gone(&self) -> bool {
+        true
+    }
+    fn send(self: Box<Self>, _: Result<InferResponse>) {}
+}
+
+fn model(id: u64) -> Arc<Model> {
+    batched(id, 0)
+}
+
+fn batched(id: u64, max_batch_size: u64) -> Arc<Model> {
+    served(id, max_batch_size, Serving::default())
+}
+
+fn served(id: u64, max_batch_size: u64, serving: Serving) -> Arc<Model> {
+    let manifest: Manifest = serde_json::from_value(serde_json::json!({
+        "format": 1, "name": format!("m{id}"), "version": 1,
+        "source": {"format": "onnx", "hash": "", "bytes": 0},
+        "program": {"hash": "", "kind": "lifted", "target": "portable"},
+        "inputs": [], "outputs": [], "max_batch_size": max_batch_size,
+    }))
+    .unwrap();
+    Arc::new(Model::unloaded(id, manifest, Settings { serving, ..Settings::default() }.into()).unwrap())
+}
+
+fn job(model: &Arc<Model>) -> Job {
+    Job {
+        model: Arc::clone(model),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        priority: 0,
+        deadline: None,
+        submitted: Instant::now(),
+        reply: Box::new(Nobody),
+    }
+}
+
+fn limits(capacity: usize) -> QueueLimits {
+    QueueLimits { capacity, ..QueueLimits::default() }
+}
+
+#[test]
+fn a_cold_model_asks_the_loader_once_and_its_jobs_wait_for_it() {
+    let (mut queues, cold) = (Queues::new(limits(8), 1), model(1));
+    assert_eq!(queues.push(job(&cold)).unwrap(), Wake::Loader);
+    assert_eq!(queues.push(job(&cold)).unwrap(), Wake::Nobody);
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Wait));
+    assert!(matches!(queues.next_load(), Next::Do(model) if model.id() == 1));
+    assert!(matches!(queues.next_load(), Next::Wait));
+    assert!(queues.loaded(1, true).refused.is_empty());
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)));
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)));
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Wait));
+    assert!(!queues.finished(&cold, Duration::ZERO));
+    assert!(queues.finished(&cold, Duration::ZERO));
+}
+
+#[test]
+fn a_failed_load_gives_every_waiting_job_back_and_the_next_request_tries_again() {
+    let (mut queues, cold) = (Queues::new(limits(8), 1), model(1));
+    queues.push(job(&cold)).unwrap();
+    queues.push(job(&cold)).unwrap();
+    assert!(matches!(queues.next_load(), Next::Do(_)));
+    assert_eq!(queues.loaded(1, false).refused.len(), 2);
+    assert!(queues.is_idle());
+    assert_eq!(queues.push(job(&cold)).unwrap(), Wake::Loader);
+}
+
+#[test]
+fn a_full_queue_refuses_by_name_and_another_models_queue_does_not_care() {
+    let (mut queues, one, other) = (Queues::new(limits(2), 1), model(1), model(2));
+    queues.push(job(&one)).unwrap();
+    queues.push(job(&one)).unwrap();
+    let refusal = queues.push(job(&one)).unwrap_err();
+    assert_eq!(refusal.kind, ErrorKind::Exhausted);
+    assert!(refusal.message.contains("'m1'"), "{refusal}");
+    assert!(queues.push(job(&other)).is_ok());
+}
+
+fn with(model: &Arc<Model>, shape: &[usize], outputs: &[usize], priority: u32) -> Job {
+    let count = shape.iter().product();
+    let input = Tensor::from_f32(shape.to_vec(), vec![0.0; count]).unwrap();
+    Job { inputs: vec![input], outputs: outputs.to_vec(), priority, ..job(model) }
+}
+
+/// The sizes of the batches that one lane takes, one after the other, of `jobs` that all wait already.
+fn batches(model: &Arc<Model>, jobs: Vec<Job>) -> Vec<Vec<Vec<usize>>> {
+    // Runs cost the same whatever their size, so the larger the better.
+    for items in [1, 2, 4, 8] {
+        model.costs().learn(items, Duration::from_millis(1));
+    }
+    let mut queues = Queues::new(limits(100), 1);
+    for job in jobs {
+        queues.push(job).unwrap();
+    }
+    assert!(matches!(queues.next_load(), Next::Do(_)));
+    queues.loaded(model.id(), true);
+    let mut taken = Vec::new();
+    while let Next::Do(batch) = queues.next_batch(Instant::now()) {
+        taken.push(batch.iter().map(|job| job.inputs[0].shape().to_vec()).collect());
+        queues.finished(model, Duration::ZERO);
+    }
+    taken
+}
+
+#[test]
+fn requests_that_fit_go_together_and_the_others_wait_their_turn() {
+    let many = |shapes: &[&[usize]], model: &Arc<Model>| {
+        shapes.iter().map(|shape| with(model, shape, &[0], 0)).collect::<Vec<_>>()
+    };
+    let sizes = |taken: Vec<Vec<Vec<usize>>>| taken.iter().map(Vec::len).collect::<Vec<_>>();
+    for (what, max, shapes, want) in [
+        ("alike", 8, &[&[1, 4][..]; 5][..], &[5][..]),
+        ("more than fit", 4, &[&[1, 4][..]; 5], &[4, 1]),
+        ("no batches", 0, &[&[1, 4][..]; 3], &[1, 1, 1]),
+        ("two lengths", 8, &[&[1, 4], &[1, 7], &[1, 4], &[1, 7]], &[2, 2]),
+        ("items count, not requests", 8, &[&[3, 4], &[4, 4], &[3, 4], &[1, 4]], &[3, 1]),
+        ("larger than the largest runs alone", 4, &[&[9, 4], &[1, 4]], &[1, 1]),
+        ("nothing in it", 8, &[&[0, 4], &[1, 4], &[1, 4]], &[1, 2]),
+    ] {
+        let model = batched(1, max);
+        let jobs = many(shapes, &model);
+        assert_eq!(sizes(batches(&model, jobs)), want, "{what}");
+    }
+    let model = batched(1, 8);
+    let jobs = vec![with(&model, &[1, 4], &[0], 0), with(&model, &[1, 4], &[1], 0), with(&model, &[1, 4], &[0], 0)];
+    assert_eq!(sizes(batches(&model, jobs)), [2, 1], "other outputs");
+}
+
+#[test]
+fn a_priority_goes_ahead_of_whoever_has_none() {
+    let model = batched(1, 0);
+    let job = |length: usize, priority: u32| with(&model, &[1, length], &[0], priority);
+    let jobs = vec![job(10, 0), job(11, u32::MAX), job(12, 2), job(13, 1), job(14, 1)];
+    let order: Vec<_> = batches(&model, jobs).into_iter().map(|batch| batch[0][1]).collect();
+    assert_eq!(order, [13, 14, 12, 10, 11]);
+}
+
+#[test]
+fn overdue_jobs_are_told_why() {
+    let now = Instant::now();
+    let limits = QueueLimits { capacity: 1, time_limit: Duration::from_secs(30) };
+    let model = model(1);
+    let late = |age_s: u64, deadline: Option<Instant>, reply: Box<dyn Reply>| Job {
+        submitted: now.checked_sub(Duration::from_secs(age_s)).unwrap(),
+        deadline,
+        reply,
+        ..job(&model)
+    };
+    let later = Some(now + Duration::from_secs(1));
+    for (job, want) in [
+        (late(0, None, Box::new(Nobody)), None),
+        (late(29, later, Box::new(Nobody)), None),
+        (late(31, None, Box::new(Nobody)), Some(ErrorKind::DeadlineExceeded)),
+        (late(0, Some(now), Box::new(Nobody)), Some(ErrorKind::DeadlineExceeded)),
+        (late(0, later, Box::new(Gone)), Some(ErrorKind::Cancelled)),
+    ] {
+        assert_eq!(job.overdue(&limits, now).map(|error| error.kind), want);
+    }
+}
+
+#[test]
+fn draining_takes_nothing_new_and_finishes_what_is_held() {
+    let (mut queues, model) = (Queues::new(limits(8), 1), model(1));
+    queues.push(job(&model)).unwrap();
+    queues.push(job(&model)).unwrap();
+    assert!(matches!(queues.next_load(), Next::Do(_)));
+    queues.loaded(1, true);
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)));
+    queues.drain();
+    assert_eq!(queues.push(job(&model)).unwrap_err().kind, ErrorKind::Unavailable);
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)), "what was accepted is still run");
+    assert!(!queues.finished(&model, Duration::ZERO));
+    assert!(queues.finished(&model, Duration::ZERO));
+    assert!(queues.stop().is_empty());
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Leave));
+    assert!(matches!(queues.next_load(), Next::Leave));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Push(u64),
+    Load(bool),
+    Start,
+    Finish,
+    Pass(u64),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => (0..5u64).prop_map(Event::Push),
+        1 => any::<bool>().prop_map(Event::Load),
+        3 => Just(Event::Start),
+        3 => Just(Event::Finish),
+        2 => (0..800u64).prop_map(Event::Pass),
+    ];
+    proptest::collection::vec(event, 0..200)
+}
+
+proptest! {
+    /// Whatever happens in whatever order: each job accepted is run once or given back once, one that is held back is
+    /// waited for by a lane, and nothing is kept of models that have nothing to do.
+    #[test]
+    fn no_job_is_lost_or_run_twice(events in events()) {
+        let held = Serving { preferred_batch_sizes: vec![3], max_queue_delay_us: Some(1000), ..Serving::default() };
+        let models: Vec<_> =
+            (0..5).map(|id| if id % 2 == 0 { model(id) } else { served(id, 8, held.clone()) }).collect();
+        let mut queues = Queues::new(limits(3), 2);
+        let mut now = Instant::now();
+        let (mut accepted, mut started, mut refused) = (0, 0, 0);
+        let (mut on_lanes, mut loading) = (Vec::new(), Vec::new());
+        for event in events {
+            match event {
+                Event::Push(key) => {
+                    let job = Job { submitted: now, ..with(&models[key as usize], &[1, 4], &[0], 0) };
+                    accepted += usize::from(queues.push(job).is_ok());
+                }
+                Event::Load(succeeded) => {
+                    if let Next::Do(model) = queues.next_load() {
+                        loading.push(model.id());
+                    }
+                    if let Some(key) = loading.pop() {
+                        refused += queues.loaded(key, succeeded).refused.len();
+                    }
+                }
+                Event::Start => match queues.next_batch(now) {
+                    Next::Do(batch) => {
+                        started += batch.len();
+                        on_lanes.push(batch[0].model.id());
+                    }
+                    Next::WaitUntil(until) => {
+                        prop_assert!(until > now);
+                        prop_assert_eq!(Some(until), queues.next_hold());
+                    }
+                    Next::Wait | Next::Leave => prop_assert!(queues.next_hold().is_none() && !queues.has_work()),
+                },
+                Event::Finish => if let Some(key) = on_lanes.pop() {
+                    queues.finished(&models[key as usize], Duration::from_millis(key));
+                },
+                Event::Pass(us) => now += Duration::from_micros(us),
+            }
+        }
+        for key in on_lanes {
+            queues.finished(&models[key as usize], Duration::ZERO);
+        }
+        let left = queues.stop().len();
+        prop_assert_eq!(accepted, started + refused + left);
+        prop_assert!(queues.is_idle() && queues.next_hold().is_none());
+    }
+}
+
+/// Until when a queue of `jobs` is held at `now`, in microseconds from it, with one lane; and the sizes of the batches
+/// that it then gives, one after the other.
+fn held(model: &Arc<Model>, jobs: Vec<Job>, now: Instant) -> (Option<u128>, Vec<usize>) {
+    for items in [1, 2, 4, 8, 16] {
+        model.costs().learn(items, Duration::from_millis(1));
+    }
+    let mut queue = Queue::new(Arc::clone(model));
+    jobs.into_iter().zip(0..).for_each(|(job, age)| queue.push(job, age));
+    let until = queue.hold(now, 1);
+    let mut sizes = Vec::new();
+    while queue.hold(now, 1).is_none() && !queue.is_empty() {
+        sizes.push(queue.take(now, 1).iter().map(Job::items).sum());
+    }
+    (until.map(|until| (until - now).as_micros()), sizes)
+}
+
+#[test]
+fn a_batch_leaves_at_a_preferred_size_or_when_its_oldest_has_waited_long_enough() {
+    let now = Instant::now();
+    let us = Duration::from_micros;
+    for (what, preferred, delay_us, ages_us, want) in [
+        ("too few", &[4, 8][..], Some(1000), &[100, 0][..], (Some(900), vec![])),
+        ("as many as preferred", &[4, 8], Some(1000), &[100; 4], (None, vec![4])),
+        ("the largest that is reached; the rest waits", &[4, 8], Some(1000), &[100; 9], (None, vec![8])),
+        ("more than one that is preferred", &[4, 8], Some(1000), &[100; 13], (None, vec![8, 4])),
+        ("long enough", &[4, 8], Some(1000), &[1000, 0], (None, vec![2])),
+        ("long enough, with everybody", &[4], Some(1000), &[1000, 0, 0, 0, 0], (None, vec![5])),
+        ("no preference: until it is full", &[], Some(1000), &[0; 15], (Some(1000), vec![])),
+        ("full", &[], Some(1000), &[0; 17], (None, vec![16])),
+        ("never held, but of a preferred size", &[4], Some(0), &[0; 6], (None, vec![4, 2])),
+        ("out of reach", &[32], Some(0), &[0; 3], (None, vec![3])),
+        ("by itself: nothing known, nothing held", &[], None, &[0; 3], (None, vec![3])),
+    ] {
+        let serving =
+            Serving { preferred_batch_sizes: preferred.to_vec(), max_queue_delay_us: delay_us, ..Serving::default() };
+        let model = served(1, 16, serving);
+        let job =
+            |age_us: &u64| Job { submitted: now.checked_sub(us(*age_us)).unwrap(), ..with(&model, &[1, 4], &[0], 0) };
+        assert_eq!(held(&model, ages_us.iter().map(job).collect(), now), want, "{what}");
+    }
+}
+
+#[test]
+fn what_cannot_go_together_or_has_no_time_is_not_held() {
+    let now = Instant::now();
+    let delayed = || served(1, 16, Serving { max_queue_delay_us: Some(50_000), ..Serving::default() });
+    let at = |ms: u64| Some(now + Duration::from_millis(ms));
+    let model = delayed();
+    let job = |length: usize| Job { submitted: now, ..with(&model, &[1, length], &[0], 0) };
+    assert_eq!(held(&model, vec![job(4), job(7)], now).0, None, "two lengths");
+    assert_eq!(held(&model, vec![job(4), job(4)], now).0, Some(50_000), "one length");
+    for (deadline, want_us) in [(at(1000), Some(50_000)), (at(21), Some(19_500)), (at(1), None)] {
+        // A run of 16 takes 1 ms, of which half as much again is kept.
+        let model = delayed();
+        let job = Job { submitted: now, deadline, ..with(&model, &[1, 4], &[0], 0) };
+        let other = Job { submitted: now, ..with(&model, &[1, 4], &[0], 0) };
+        assert_eq!(held(&model, vec![other, job], now).0, want_us, "{deadline:?}");
+    }
+    let unknown = delayed();
+    let mut queue = Queue::new(Arc::clone(&unknown));
+    queue.push(Job { deadline: at(1000), ..with(&unknown, &[1, 4], &[0], 0) }, 0);
+    assert_eq!(queue.hold(now, 1), None, "a deadline, and nothing known of runs");
+}
+
+#[test]
+fn a_lane_wakes_for_what_is_held_and_others_are_not_kept_from_it() {
+    let serving = Serving { preferred_batch_sizes: vec![3], max_queue_delay_us: Some(1000), ..Serving::default() };
+    let (model, other) = (served(1, 16, serving), model(2));
+    [&model, &other].iter().for_each(|model| model.set_program(Arc::new(Program::new(Vec::new()))));
+    let (mut queues, now) = (Queues::new(limits(8), 2), Instant::now());
+    let later = |us: u64| now + Duration::from_micros(us);
+    let waits = |us: u64| Job { submitted: later(us), ..with(&model, &[1, 4], &[0], 0) };
+    assert_eq!(queues.push(waits(0)).unwrap(), Wake::Lane);
+    assert!(matches!(queues.next_batch(now), Next::WaitUntil(until) if until == later(1000)));
+    assert_eq!(queues.push(waits(10)).unwrap(), Wake::Nobody, "the lane wakes in time");
+    // Another model does not wait for it, and the lane that takes it leaves the watch to one that sleeps.
+    queues.push(Job { submitted: later(20), ..job(&other) }).unwrap();
+    assert!(matches!(queues.next_batch(later(20)), Next::Do(batch) if batch[0].model.id() == 2));
+    assert!(queues.wants_a_look());
+    assert!(matches!(queues.next_batch(later(30)), Next::WaitUntil(until) if until == later(1000)));
+    // A deadline brings the end forward; the third lets it go.
+    let hurried = Job { deadline: Some(later(500)), ..waits(40) };
+    model.costs().learn(1, Duration::from_micros(20));
+    assert_eq!(queues.push(hurried).unwrap(), Wake::Lane);
+    assert!(matches!(queues.next_batch(later(50)), Next::Do(batch) if batch.len() == 3));
+    queues.finished(&other, Duration::ZERO);
+    queues.finished(&model, Duration::ZERO);
+    // At the end of a hold it goes with whoever is there; draining holds nothing back.
+    queues.push(waits(100)).unwrap();
+    assert!(matches!(queues.next_batch(later(100)), Next::WaitUntil(until) if until == later(1100)));
+    assert!(matches!(queues.next_batch(later(1100)), Next::Do(batch) if batch.len() == 1));
+    assert!(queues.finished(&model, Duration::ZERO));
+    queues.push(waits(2000)).unwrap();
+    assert!(matches!(queues.next_batch(later(2000)), Next::WaitUntil(_)));
+    queues.drain();
+    assert!(matches!(queues.next_batch(later(2001)), Next::Do(_)));
+    assert!(queues.finished(&model, Duration::ZERO));
+}
+
+#[test]
+fn a_queue_full_of_what_nobody_waits_for_makes_room() {
+    let now = Instant::now();
+    let model = model(1);
+    let earlier = |s: u64| now.checked_sub(Duration::from_secs(s)).unwrap();
+    let waits = || Job { submitted: earlier(1), ..job(&model) };
+    for (what, first, second, accepted, swept) in [
+        ("clients that wait", waits(), waits(), false, vec![]),
+        ("one has gone", waits(), Job { reply: Box::new(Gone), ..waits() }, true, vec![ErrorKind::Cancelled]),
+        (
+            "one too late, one too old",
+            Job { deadline: Some(now), ..waits() },
+            Job { submitted: earlier(60), ..waits() },
+            true,
+            vec![ErrorKind::DeadlineExceeded; 2],
+        ),
+    ] {
+        let mut queues = Queues::new(limits(2), 1);
+        queues.push(first).unwrap();
+        queues.push(second).unwrap();
+        let pushed = queues.push(Job { submitted: now, ..job(&model) });
+        let kinds: Vec<_> = queues.swept().into_iter().map(|(_, why)| why.kind).collect();
+        assert_eq!((pushed.is_ok(), kinds), (accepted, swept), "{what}");
+    }
+}
+
+#[test]
+fn a_long_queue_is_not_looked_through_for_every_refusal() {
+    let model = model(1);
+    let mut queues = Queues::new(limits(1000), 1);
+    let gone = || Job { reply: Box::new(Gone), ..job(&model) };
+    for _ in 0..1000 {
+        queues.push(gone()).unwrap();
+    }
+    let accepted: Vec<bool> = (0..4).map(|_| queues.push(gone()).is_ok()).collect();
+    assert_eq!((accepted, queues.swept().len()), (vec![false, false, false, true], 1000));
+}
+
+#[test]
+fn what_would_wait_too_long_is_refused_at_once() {
+    let model = |limit_ms| served(1, 0, Serving { queue_time_limit_ms: limit_ms, ..Serving::default() });
+    // Runs of 10 ms; so many are taken, and the next is told to come back after so long.
+    for (what, capacity, lanes, limit_ms, taken, retry_s) in [
+        ("as many as end in time", 1000, 1, Some(1000), 101, 1.01),
+        ("on two lanes", 1000, 2, Some(1000), 201, 1.005),
+        ("a full queue", 50, 1, Some(1000), 50, 1.0),
+        ("a full queue of much work", 1000, 1, None, 1000, 10.0),
+        ("never later than in half a minute", 10_000, 1, Some(60_000), 6001, 30.0),
+    ] {
+        let model = model(limit_ms);
+        (0..8).for_each(|_| model.costs().learn(1, Duration::from_millis(10)));
+        let mut queues = Queues::new(limits(capacity), lanes);
+        let refusal = (0..).find_map(|count| queues.push(job(&model)).err().map(|refusal| (count, refusal)));
+        let (count, Error { kind, retry_after, .. }) = refusal.unwrap();
+        assert_eq!((count, kind), (taken, ErrorKind::Exhausted), "{what}");
+        assert!((retry_after.unwrap().as_secs_f64() - retry_s).abs() < 0.02, "{what}: {retry_after:?}");
+    }
+    let unknown = model(Some(1));
+    let mut queues = Queues::new(limits(2), 1);
+    (0..2).for_each(|_| assert!(queues.push(job(&unknown)).is_ok()));
+    assert_eq!(queues.push(job(&unknown)).unwrap_err().retry_after, None, "nothing is known of its runs");
+}
+
+#[test]
+fn only_what_is_certain_to_be_late_is_refused_for_its_deadline() {
+    let now = Instant::now();
+    let model = model(1);
+    let due = |us: u64| Job { submitted: now, deadline: Some(now + Duration::from_micros(us)), ..job(&model) };
+    let mut queues = Queues::new(limits(100), 1);
+    assert!(queues.push(due(1)).is_ok(), "nothing is known of its runs");
+    model.costs().learn(1, Duration::from_millis(8));
+    (0..15).for_each(|_| model.costs().learn(1, Duration::from_millis(20)));
+    for (us, taken) in [(3_900, false), (4_100, true), (30_000, true)] {
+        let pushed = queues.push(due(us)).map_err(|error| error.kind);
+        assert_eq!(pushed.err(), (!taken).then_some(ErrorKind::DeadlineExceeded), "{us} us");
+    }
+    assert_eq!(due(3_900).overdue(&limits(1), now).unwrap().kind, ErrorKind::DeadlineExceeded);
+}
+
+#[test]
+fn priorities_are_those_of_the_model() {
+    let order = |serving: Serving| {
+        let model = served(1, 0, serving);
+        let job = |length: usize, priority: u32| with(&model, &[1, length], &[0], priority);
+        let jobs = vec![job(0, 0), job(9, 9), job(3, 3), job(1, 1), job(2, 2)];
+        batches(&model, jobs).into_iter().map(|batch| batch[0][1]).collect::<Vec<_>>()
+    };
+    for (default_priority, priority_levels, want) in [
+        (None, None, [1, 2, 3, 9, 0]),
+        (Some(2), None, [1, 0, 2, 3, 9]),
+        (None, Some(0), [0, 9, 3, 1, 2]),
+        (None, Some(3), [1, 0, 2, 9, 3]),
+        (Some(3), Some(3), [1, 2, 0, 9, 3]),
+        (Some(1), Some(2), [0, 1, 9, 3, 2]),
+    ] {
+        let serving = Serving { default_priority, priority_levels, ..Serving::default() };
+        assert_eq!(order(serving.clone()), want, "{serving:?}");
+    }
+}

@@ -1,0 +1,209 @@
+//! The requests of one model that wait, and which of them go next, together. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::{Error, ErrorKind};
+
+use crate::costs::Curve;
+use crate::job::Job;
+use crate::model::Model;
+use crate::{QueueLimits, batch, hold};
+
+/// Requests looked at when a queue is swept, for each one that is refused.
+const SWEPT_PER_REFUSAL: usize = 256;
+/// A client is told to come back after this at the earliest, and at the latest.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Held back, a request with a deadline keeps so many times its batch's expected cost.
+const DEADLINE_RESERVE: f64 = 1.5;
+
+/// What a queue waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The loader: it takes no part in the sharing of lanes.
+    Loading,
+    /// A lane; or nothing, when it is empty.
+    Ready,
+    /// Company, until then.
+    Held(Instant),
+}
+
+/// The requests of one model that wait.
+pub(crate) struct Queue {
+    pub(crate) model: Arc<Model>,
+    pub(crate) state: State,
+    /// By rank and then by age.
+    jobs: BTreeMap<(u32, u64), Job>,
+    /// Of all jobs.
+    items: usize,
+    /// Refusals since it was last swept.
+    refused: usize,
+}
+
+impl Queue {
+    pub(crate) fn new(model: Arc<Model>) -> Self {
+        Self { model, state: State::Ready, jobs: BTreeMap::new(), items: 0, refused: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// When the request came that has waited longest.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.jobs.values().map(|job| job.submitted).min()
+    }
+
+    /// Takes `job` in; `age` tells it from all others and grows.
+    pub(crate) fn push(&mut self, job: Job, age: u64) {
+        let items = job.items();
+        let curve = self.model.costs().curve();
+        self.model.arrivals().arrived(job.submitted, items as u64, hold::horizon(&curve));
+        self.items += items;
+        self.jobs.insert((job.rank(), age), job);
+    }
+
+    /// Everything that waits.
+    pub(crate) fn drain(&mut self) -> Vec<Job> {
+        self.items = 0;
+        std::mem::take(&mut self.jobs).into_values().collect()
+    }
+
+    /// Why one more is not taken, if so: the queue is full, or `lanes` would need longer for what waits already, and
+    /// for nothing else, than anybody may wait.
+    pub(crate) fn refusal(&self, limits: &QueueLimits, lanes: usize) -> Option<Error> {
+        let QueueLimits { capacity, time_limit } = limits.of(&self.model);
+        let work = self.model.costs().curve().item().map(|item| item.mul_f64(self.items as f64 / lanes.max(1) as f64));
+        let (name, waiting) = (&self.model.manifest().name, self.jobs.len());
+        let why = if waiting >= capacity {
+            format!("the queue of model '{name}' is full ({waiting} waiting); try again soon")
+        } else if let Some(work) = work.filter(|&work| work > time_limit) {
+            let (work_s, limit_s) = (work.as_secs_f64(), time_limit.as_secs_f64());
+            format!(
+                "the {waiting} requests that wait for model '{name}' take {work_s:.1} s, and none may wait longer than \
+                 {limit_s} s; try again later"
+            )
+        } else {
+            return None;
+        };
+        let retry_after = work.map(|work| work.clamp(RETRY_AFTER.0, RETRY_AFTER.1));
+        Some(Error { retry_after, ..Error::new(ErrorKind::Exhausted, why) })
+    }
+
+    /// Takes out what should not run any more at `now`, with the reason. Called for each request that would be refused;
+    /// a long queue is looked through only so often that a refusal stays cheap on average.
+    pub(crate) fn sweep(&mut self, limits: &QueueLimits, now: Instant) -> Vec<(Job, Error)> {
+        self.refused += 1;
+        if self.refused * SWEPT_PER_REFUSAL < self.jobs.len() {
+            return Vec::new();
+        }
+        self.refused = 0;
+        let overdue = self.jobs.extract_if(.., |_, job| job.overdue(limits, now).is_some());
+        let swept: Vec<(Job, Error)> =
+            overdue.filter_map(|(_, job)| job.overdue(limits, now).map(|why| (job, why))).collect();
+        self.items -= swept.iter().map(|(job, _)| job.items()).sum::<usize>();
+        swept
+    }
+
+    /// Until when the requests are held back for company, with `idle` lanes; `None` when they should go.
+    pub(crate) fn hold(&self, now: Instant, idle: usize) -> Option<Instant> {
+        let (serving, max) = (self.model.serving(), self.model.max_batch_size());
+        let waiting = self.items as u64;
+        if serving.max_queue_delay_us == Some(0) || waiting >= max || self.preferred(waiting).is_some() {
+            return None;
+        }
+        let (oldest, deadline) = self.alike()?;
+        let curve = self.model.costs().curve();
+        let (until, size) = match serving.max_queue_delay_us {
+            Some(delay_us) => {
+                let size = self.wanted_size(&curve);
+                let until = oldest.checked_add(Duration::from_micros(delay_us))?;
+                ((waiting < size && until > now).then_some(until)?, size)
+            }
+            None => {
+                let expected = self.model.arrivals().expected()?;
+                let size = self.wanted_size(&curve);
+                (hold::until(&expected, (waiting, oldest), now, idle as u64, (&curve, size))?, size)
+            }
+        };
+        let Some(deadline) = deadline else { return Some(until) };
+        // Without a known cost nobody with a deadline is made to wait.
+        let reserve = Duration::try_from_secs_f64(DEADLINE_RESERVE * curve.run_s(size)?).ok()?;
+        let latest = deadline.checked_sub(reserve)?;
+        Some(until.min(latest)).filter(|&until| until > now)
+    }
+
+    /// The requests that run next, together: the first, and those behind it that fit it, as many as pay.
+    pub(crate) fn take(&mut self, now: Instant, idle: usize) -> Vec<Job> {
+        let size = self.size(now, idle);
+        let Some((_, first)) = self.jobs.pop_first() else { return Vec::new() };
+        let mut room = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(first.items());
+        let mut fitting = Vec::new();
+        for (&place, job) in &self.jobs {
+            if room == 0 {
+                break;
+            }
+            if job.items() <= room && first.fits(job) {
+                room -= job.items();
+                fitting.push(place);
+            }
+        }
+        let others = fitting.iter().filter_map(|place| self.jobs.remove(place)).collect::<Vec<_>>();
+        let batch: Vec<Job> = std::iter::once(first).chain(others).collect();
+        self.items -= batch.iter().map(Job::items).sum::<usize>();
+        batch
+    }
+
+    /// The most items of the next run.
+    fn size(&self, now: Instant, idle: usize) -> u64 {
+        let (max, waiting) = (self.model.max_batch_size(), self.items as u64);
+        let costs = self.model.costs();
+        if max <= 1 || waiting <= 1 {
+            return 1;
+        }
+        let delay = self.model.serving().max_queue_delay_us.filter(|&us| us > 0).map(Duration::from_micros);
+        // Of those that would go, not of all that wait.
+        let next = self.jobs.values().take(usize::try_from(max).unwrap_or(usize::MAX));
+        let oldest = next.map(|job| job.submitted).min();
+        let due = |delay| oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= delay);
+        match (self.preferred(waiting), delay) {
+            // Whoever has waited as long as he may goes with everybody who is there.
+            (Some(_), Some(delay)) if due(delay) => max.min(waiting),
+            (Some(size), _) => size,
+            // What was waited for goes together.
+            (None, Some(_)) if self.model.serving().preferred_batch_sizes.is_empty() => costs.worthwhile_size(max),
+            (None, Some(_)) => max.min(waiting),
+            (None, None) => batch::take(waiting, idle as u64, costs, max),
+        }
+    }
+
+    /// The largest of the preferred sizes that `waiting` items make.
+    fn preferred(&self, waiting: u64) -> Option<u64> {
+        let reachable = waiting.min(self.model.max_batch_size());
+        self.model.serving().preferred_batch_sizes.iter().copied().filter(|&size| (1..=reachable).contains(&size)).max()
+    }
+
+    /// The size at which nothing more is waited for.
+    fn wanted_size(&self, curve: &Curve) -> u64 {
+        let max = self.model.max_batch_size();
+        let preferred = &self.model.serving().preferred_batch_sizes;
+        let smallest = preferred.iter().copied().filter(|&size| (1..=max).contains(&size)).min();
+        smallest.unwrap_or_else(|| curve.worthwhile_size(max))
+    }
+
+    /// When the oldest came and the earliest deadline, of requests that can all run together; `None` when there are
+    /// others among them, which would be held back for a batch that is not theirs.
+    fn alike(&self) -> Option<(Instant, Option<Instant>)> {
+        let first = self.jobs.values().next()?;
+        let (mut oldest, mut deadline) = (first.submitted, None::<Instant>);
+        for job in self.jobs.values() {
+            if !first.fits(job) {
+                return None;
+            }
+            oldest = oldest.min(job.submitted);
+            deadline = deadline.into_iter().chain(job.deadline).min();
+        }
+        Some((oldest, deadline))
+    }
+}
