@@ -214,6 +214,19 @@ fn every_body_over_a_socket() {
 }
 
 #[test]
+fn deadlines_in_the_head() {
+    let served = served(HttpLimits::default());
+    for (request, status, says) in [
+        (post(INFER, "Grpc-Timeout: 60S\r\n", ONE), 200, r#""model_version":"12""#),
+        (post(INFER, "Grpc-Timeout: 0m\r\n", ONE), 504, "deadline passed"),
+        (post(INFER, "grpc-timeout: soon\r\n", ONE), 400, "grpc-timeout 'soon'"),
+        (post(INFER, "X-Envoy-Expected-Rq-Timeout-Ms: soon\r\n", ONE), 400, "not a number of milliseconds"),
+    ] {
+        check(&rest(send(served.address, request.as_bytes())), status, says);
+    }
+}
+
+#[test]
 fn a_drain_finishes_what_is_held_while_the_admin_thread_answers() {
     let served = served(HttpLimits::default());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
