@@ -12,6 +12,8 @@ pub enum ErrorKind {
     NotFound,
     /// The named thing exists already with other content.
     AlreadyExists,
+    /// The request is well formed, but not where or by whom it was sent: send it elsewhere.
+    Forbidden,
     /// The request is well formed, but this build, model or runtime cannot do it.
     Unsupported,
     /// A queue, budget or limit is full: try again later.
@@ -54,6 +56,11 @@ impl Error {
     /// [`ErrorKind::NotFound`]
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// [`ErrorKind::Forbidden`]
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Forbidden, message)
     }
 
     /// [`ErrorKind::Unsupported`]

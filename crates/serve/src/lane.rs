@@ -30,7 +30,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
             let error = error.unwrap_or_else(|| Error::internal("overdue for no reason"));
             scheduler.metrics().refused(error.kind);
             model.recorder().answered(false, queued(&job, started), job.submitted.elapsed());
-            job.reply.send(Err(error));
+            job.into_reply().send(Err(error));
         }
         let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
         let lane = Lane { scheduler, model: &model, lane, started };
@@ -43,7 +43,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
         }
         scheduler.finished(&model, cost);
         for (job, answer) in jobs.into_iter().zip(answers) {
-            job.reply.send(answer);
+            job.into_reply().send(answer);
         }
     }
 }

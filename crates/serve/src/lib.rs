@@ -5,7 +5,12 @@
 //! which models there are and keeps their programs and weights at hand.
 
 mod infer;
-pub use infer::{InferRequest, InferResponse, Timing};
+pub use infer::{InferRequest, InferResponse, Origin, Timing};
+
+mod bodies;
+pub use bodies::{Bodies, Held};
+mod trace;
+pub use trace::TraceContext;
 
 mod stats;
 pub use stats::{BatchStatistics, Spent, Statistics};
@@ -34,9 +39,16 @@ mod tfs;
 mod triton;
 pub use triton::SharedMemory;
 
+mod listen;
+pub use listen::ListenLimits;
+
 pub mod admin;
 pub mod grpc;
 pub mod http;
+pub mod manage;
+pub use manage::{LogLevels, LogSwitch, Management};
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod listeners_tests;

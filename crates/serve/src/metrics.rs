@@ -67,10 +67,11 @@ struct Lane {
 struct Kind(ErrorKind);
 
 /// The reasons that there are from the start, so that the first refusal is seen as a step from zero.
-const REASONS: [ErrorKind; 10] = [
+const REASONS: [ErrorKind; 11] = [
     ErrorKind::InvalidInput,
     ErrorKind::NotFound,
     ErrorKind::AlreadyExists,
+    ErrorKind::Forbidden,
     ErrorKind::Unsupported,
     ErrorKind::Exhausted,
     ErrorKind::Unavailable,
@@ -87,6 +88,7 @@ impl EncodeLabelValue for Kind {
             ErrorKind::InvalidInput => "invalid_input",
             ErrorKind::NotFound => "not_found",
             ErrorKind::AlreadyExists => "already_exists",
+            ErrorKind::Forbidden => "forbidden",
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::Exhausted => "exhausted",
             ErrorKind::Unavailable => "unavailable",

@@ -48,6 +48,7 @@ fn job(model: &Arc<Model>) -> Job {
         deadline: None,
         submitted: Instant::now(),
         reply: Box::new(Nobody),
+        held: Held::default(),
     }
 }
 

@@ -162,7 +162,16 @@ impl Scheduler {
         let inputs = inputs_in_order(model.signature(), request.inputs)?;
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
-        let job = Job { model, inputs, outputs, priority, deadline, submitted: Instant::now(), reply };
+        let job = Job {
+            model,
+            inputs,
+            outputs,
+            priority,
+            deadline,
+            submitted: Instant::now(),
+            reply,
+            held: request.origin.held,
+        };
         let wake = self.lock().push(job)?;
         self.metrics.queued.inc();
         match wake {

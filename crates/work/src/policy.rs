@@ -72,6 +72,7 @@ pub fn verdict(failure: &Failure, failures: u32, patience: &Patience) -> Verdict
         ErrorKind::InvalidInput
         | ErrorKind::NotFound
         | ErrorKind::AlreadyExists
+        | ErrorKind::Forbidden
         | ErrorKind::Unsupported
         | ErrorKind::Corrupt => Verdict::DeadLetter { reason: error.message.clone() },
         ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal => {

@@ -13,13 +13,13 @@ mod write;
 
 use bytes::Bytes;
 use engine::{Error, Result, Tensor};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, request};
 use serde_json::json;
 
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::tfs::{alias, classify, no_label, regress, tensors};
-use crate::{InferRequest, InferResponse, Model, Scheduler};
+use crate::{InferRequest, InferResponse, Model, Origin, Scheduler};
 
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
@@ -30,13 +30,13 @@ pub(super) fn claims(path: &str) -> bool {
 pub(crate) async fn try_answer(
     scheduler: &Scheduler,
     limits: &HttpLimits,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
+    head: &request::Parts,
     body: Bytes,
+    origin: Origin,
 ) -> Option<Response<Parts>> {
+    let path = head.uri.path();
     let asked = path::path(path)?;
-    if let Err(refusal) = check_method(method, path, &asked) {
+    if let Err(refusal) = check_method(&head.method, path, &asked) {
         return Some(refusal.into_response());
     }
     let response = match asked {
@@ -46,11 +46,11 @@ pub(crate) async fn try_answer(
         Path::Models => told::models(scheduler),
         Path::Malformed(why) => Refusal::from(Error::not_found(why)).into_response(),
         Path::Model(target, call) => {
-            let answered = answer(scheduler, limits, &target, call, &body).await;
+            let answered = answer(scheduler, limits, &target, call, (body, origin)).await;
             answered.unwrap_or_else(|error| Refusal::from(error).into_response())
         }
     };
-    Some(compress::deflate(response, compress::accepted(headers)).await)
+    Some(compress::deflate(response, compress::accepted(&head.headers)).await)
 }
 
 fn check_method(method: &Method, path: &str, asked: &Path) -> std::result::Result<(), Refusal> {
@@ -70,7 +70,7 @@ async fn answer(
     limits: &HttpLimits,
     target: &Target,
     call: Call,
-    body: &[u8],
+    (body, origin): (Bytes, Origin),
 ) -> Result<Response<Parts>> {
     if let Some(label) = &target.label {
         return Err(no_label(&target.name, label));
@@ -86,16 +86,18 @@ async fn answer(
             return Err(Error::unsupported(format!("model '{name}' has no explainer; :predict is served")));
         }
         Call::Predict => {
-            let decoded = predict::decode(model.signature(), body, limits.json_depth);
-            let (form, inputs) = counted(scheduler, decoded)?;
-            predict::encode(form, &infer(scheduler, target, &model, inputs).await?)
+            let decoded = predict::decode(model.signature(), &body, limits.json_depth)
+                .and_then(|(form, inputs)| Ok((form, origin.with_inputs(&inputs)?, inputs)));
+            drop(body);
+            let (form, origin, inputs) = counted(scheduler, decoded)?;
+            predict::encode(form, &infer(scheduler, target, &model, inputs, origin).await?)
         }
         Call::Classify => {
-            let (count, outputs) = examine(scheduler, limits, target, &model, body).await?;
+            let (count, outputs) = examine(scheduler, limits, target, &model, (body, origin)).await?;
             classify(&outputs, &model.manifest().labels, count).and_then(|results| examples::encode_classes(&results))
         }
         Call::Regress => {
-            let (count, outputs) = examine(scheduler, limits, target, &model, body).await?;
+            let (count, outputs) = examine(scheduler, limits, target, &model, (body, origin)).await?;
             regress(&outputs, count).and_then(|results| examples::encode_numbers(&results))
         }
     };
@@ -108,12 +110,15 @@ async fn examine(
     limits: &HttpLimits,
     target: &Target,
     model: &Model,
-    body: &[u8],
+    (body, origin): (Bytes, Origin),
 ) -> Result<(usize, Vec<(String, Tensor)>)> {
-    let decoded = examples::decode(body, limits.json_depth)
-        .and_then(|examples| Ok((examples.len(), tensors(model.signature(), &examples)?)));
-    let (count, inputs) = counted(scheduler, decoded)?;
-    Ok((count, infer(scheduler, target, model, inputs).await?))
+    let decoded = examples::decode(&body, limits.json_depth).and_then(|examples| {
+        let inputs = tensors(model.signature(), &examples)?;
+        Ok((examples.len(), origin.with_inputs(&inputs)?, inputs))
+    });
+    drop(body);
+    let (count, origin, inputs) = counted(scheduler, decoded)?;
+    Ok((count, infer(scheduler, target, model, inputs, origin).await?))
 }
 
 /// What `model` makes of `inputs`, under the aliases of its outputs.
@@ -122,6 +127,7 @@ async fn infer(
     target: &Target,
     model: &Model,
     inputs: Vec<(String, Tensor)>,
+    origin: Origin,
 ) -> Result<Vec<(String, Tensor)>> {
     let request = InferRequest {
         model: target.name.clone(),
@@ -130,6 +136,7 @@ async fn infer(
         outputs: Vec::new(),
         priority: 0,
         deadline: None,
+        origin,
     };
     let InferResponse { outputs, .. } = scheduler.infer(request).await?;
     let specs = &model.signature().outputs;

@@ -11,7 +11,8 @@ async fn exchange(scheduler: &Scheduler, method: &str, path: &str, body: &str) -
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let body = Bytes::copy_from_slice(body.as_bytes());
     assert!(claims(path), "{path}");
-    let response = try_answer(scheduler, &HttpLimits::default(), &method, path, &HeaderMap::new(), body).await.unwrap();
+    let (head, ()) = http::Request::builder().method(method).uri(path).body(()).unwrap().into_parts();
+    let response = try_answer(scheduler, &HttpLimits::default(), &head, body, Origin::default()).await.unwrap();
     let status = response.status().as_u16();
     (status, String::from_utf8(response.into_body().concat()).unwrap())
 }
