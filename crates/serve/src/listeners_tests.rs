@@ -278,7 +278,8 @@ fn what_all_bodies_take_is_bounded() {
     check(&answer, 429, full);
     assert!(answer.contains("retry-after: "), "{answer}");
     // What was never announced is counted as it comes.
-    let chunks = format!("connection: close\r\ntransfer-encoding: chunked\r\n\r\n12c\r\n{}\r\n0\r\n\r\n", " ".repeat(300));
+    let chunks =
+        format!("connection: close\r\ntransfer-encoding: chunked\r\n\r\n12c\r\n{}\r\n0\r\n\r\n", " ".repeat(300));
     check(&rest(send(http, format!("POST {INFER} HTTP/1.1\r\nhost: x\r\n{chunks}").as_bytes())), 429, full);
     check(&ask(http, "POST", INFER, "", ONE), 200, r#""data":[1.5,2.0]"#);
     let mut client = node.client(node.grpc);
@@ -519,7 +520,9 @@ fn a_health_watch_ends_with_the_server() {
         &[HELLO, &path_head("/grpc.health.v1.Health/Watch"), &frame(DATA, END_STREAM, &[0; 5])].concat(),
     );
     assert!(await_frame(&mut raw, DATA, 0));
+    node.stop.send_replace(true);
     // The stream would outlive the server if nobody ended it.
-    node.end();
+    assert!(await_frame(&mut raw, HEADERS, END_STREAM));
     drop(raw);
+    node.end();
 }

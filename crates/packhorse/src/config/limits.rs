@@ -36,7 +36,7 @@ impl Settings {
             connections: self.connections_max.size(),
             streams: self.streams_max.get(),
             header_timeout: self.header_timeout_s.get(),
-            body_pause: self.body_pause_s.get(),
+            body_pause: self.read_timeout_s.get(),
             keepalive_interval: self.keepalive_s.get(),
             ..ListenLimits::default()
         };

@@ -121,7 +121,7 @@ settings! {
     /// idle between requests.
     header_timeout_s: Seconds<1, 86_400> = "75";
     /// The longest pause within a request's body or message; after that it is refused.
-    body_pause_s: Seconds<1, 86_400> = "30";
+    read_timeout_s: Seconds<1, 86_400> = "30";
     /// A peer on gRPC or HTTP/2 that is silent for this long is asked whether it lives, and has 20 s to say so.
     keepalive_s: Seconds<1, 86_400> = "60";
     /// Who says what is served: `none` takes what the store holds at the start, `poll` looks again from time to time,

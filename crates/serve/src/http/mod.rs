@@ -307,4 +307,6 @@ fn json_bytes(headers: &HeaderMap) -> engine::Result<Option<usize>> {
 }
 
 #[cfg(test)]
+mod mutation_tests;
+#[cfg(test)]
 mod tests;
