@@ -15,7 +15,8 @@ import time
 import urllib.request
 
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}]}).encode()
-FREE = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-level", "error"]
+FREE = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-level", "error",
+        "--lame-duck-s", "0"]
 
 
 class Server:
@@ -89,12 +90,12 @@ def many(packhorse, store, models):
 def cycles(packhorse, store, count):
     """Load, ask and unload one model over and over."""
     rows = []
-    with Server(packhorse, store, "--control", "explicit") as server:
+    with Server(packhorse, store, "--control", "explicit", "--manage", "127.0.0.1:0") as server:
         begun = time.monotonic()
         for cycle in range(1, count + 1):
-            server.ask("/v2/repository/models/m/load", b"")
+            server.ask("/v2/repository/models/m/load", b"", "manage")
             server.ask("/v2/models/m/infer", BODY)
-            server.ask("/v2/repository/models/m/unload", b"")
+            server.ask("/v2/repository/models/m/unload", b"", "manage")
             if cycle in (count // 10, count // 2, count):
                 rows.append([str(cycle), server.private_mb(), f"{(time.monotonic() - begun) * 1e3 / cycle:.1f}"])
     table(["cycles of load, ask, unload", "private MB", "ms a cycle"], rows)

@@ -37,7 +37,8 @@ class Server:
         self._log = tempfile.NamedTemporaryFile("w+", prefix="packhorse-serve-", suffix=".log")
         anywhere = "127.0.0.1:0"
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--store", str(store), "--http", anywhere, "--grpc", anywhere, "--admin", anywhere],
+            [BINARY, "serve", "--store", str(store), "--http", anywhere, "--grpc", anywhere, "--admin", anywhere,
+             "--lame-duck-s", "0"],
             stdout=subprocess.PIPE, stderr=self._log, text=True)
 
     def __enter__(self):
@@ -48,7 +49,8 @@ class Server:
             if not line:
                 raise AssertionError("it ended before it printed its addresses")
             bound = json.loads(line)
-            self.http, self.grpc, self.admin = (bound.get(name) for name in ("http", "grpc", "admin"))
+            self.http, self.grpc, self.admin, self.manage = (bound.get(name) for name in
+                                                             ("http", "grpc", "admin", "manage"))
             self._wait_until_ready()
         except Exception as error:
             self.__exit__()

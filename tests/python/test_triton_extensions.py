@@ -25,8 +25,9 @@ import product
 
 SECONDS_MAX = 120
 PREFIX = f"packhorse-test-{os.getpid()}-"
-EXTENSIONS = {"classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
-              "model_configuration", "system_shared_memory", "binary_tensor_data", "statistics"}
+EXTENSIONS = {"classification", "schedule_policy", "model_configuration", "system_shared_memory", "binary_tensor_data",
+              "statistics"}
+MANAGED = {"model_repository", "model_repository(unload_dependents)", "logging"}
 LABELS = ["ant", "bee", "cat", "dog"]
 SCORES = np.array([[0.125, -2.0, 4.5, 0.25], [7.0, 7.0, 1.0, -1.0], [0.0, 1e-9, 0.5, -0.5]], np.float32)
 
@@ -405,9 +406,9 @@ class GrpcAsyncio(_Grpc, _Asyncio, _Extensions, _Streamed, _Served):
 
 
 class Explicit(_Served):
-    """Models that come and go as clients say."""
+    """Models that come and go, and a log that is switched, as clients of the management listener say."""
 
-    SETTINGS = {"control": "explicit"}
+    SETTINGS = {"control": "explicit", "manage": "127.0.0.1:0"}
 
     def _check_life(self, client, ready, states):
         """From unloaded to loaded and back."""
@@ -422,25 +423,63 @@ class Explicit(_Served):
             client.load_model("nobody")
 
     def test_http(self):
-        client = tritonclient.http.InferenceServerClient(self.server.http, network_timeout=SECONDS_MAX)
+        client = tritonclient.http.InferenceServerClient(self.server.manage, network_timeout=SECONDS_MAX)
         self.addCleanup(client.close)
         self._check_life(client, lambda: client.is_model_ready("scores"),
                          lambda: {line["name"]: line["state"] for line in client.get_model_repository_index()})
 
     def test_grpc(self):
-        client = tritonclient.grpc.InferenceServerClient(self.server.grpc)
+        client = tritonclient.grpc.InferenceServerClient(self.server.manage)
         self.addCleanup(client.close)
         self._check_life(client, lambda: client.is_model_ready("scores"),
                          lambda: {line.name: line.state for line in client.get_model_repository_index().models})
 
     def test_kserve_puts_the_model_first(self):
-        channel = self.enterContext(grpc.insecure_channel(self.server.grpc))
+        channel = self.enterContext(grpc.insecure_channel(self.server.manage))
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(repository_name="counts"), timeout=SECONDS_MAX)
         ready = service_pb2.ModelReadyRequest(name="counts")
         self.assertTrue(stub.ModelReady(ready).ready)
         stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(repository_name="counts"))
         self.assertFalse(stub.ModelReady(ready).ready)
+
+    def _check_log(self, client, told):
+        """Every setting as it is, changed and back."""
+        before = told(client.get_log_settings())
+        self.assertEqual(before, {"log_file": "", "log_info": True, "log_warning": True, "log_error": True,
+                                  "log_verbose_level": 0, "log_format": "ISO8601"})
+        changes = {"log_verbose_level": 1, "log_info": False}
+        self.assertEqual(told(client.update_log_settings(changes)), before | changes)
+        for wrong in ({"log_everything": True}, {"log_file": "/tmp/log"}, {"log_format": "default"}):
+            with self.assertRaises(InferenceServerException):
+                client.update_log_settings(wrong)
+        back = {name: before[name] for name in changes}
+        self.assertEqual(told(client.update_log_settings(back)), before)
+
+    def test_log_http(self):
+        client = tritonclient.http.InferenceServerClient(self.server.manage)
+        self.addCleanup(client.close)
+        self._check_log(client, lambda answer: answer)
+
+    def test_log_grpc(self):
+        client = tritonclient.grpc.InferenceServerClient(self.server.manage)
+        self.addCleanup(client.close)
+        self._check_log(client, lambda answer: {
+            name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in answer.settings.items()})
+
+    def test_the_public_listeners_change_nothing(self):
+        for module, public in ((tritonclient.http, self.server.http), (tritonclient.grpc, self.server.grpc)):
+            client = module.InferenceServerClient(public)
+            self.addCleanup(client.close)
+            for call in (lambda: client.load_model("scores"), lambda: client.unload_model("scores"),
+                         client.get_log_settings, lambda: client.update_log_settings({"log_info": False})):
+                with self.subTest(api=module.__name__), self.assertRaisesRegex(InferenceServerException, "--manage"):
+                    call()
+            client = module.InferenceServerClient(self.server.manage)
+            self.addCleanup(client.close)
+            metadata = client.get_server_metadata()
+            told = metadata["extensions"] if isinstance(metadata, dict) else metadata.extensions
+            self.assertLessEqual(MANAGED, set(told))
 
 
 class Closed(_Served):

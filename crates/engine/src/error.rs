@@ -15,6 +15,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// The named thing is not in the state that this needs: bring it there first.
     FailedPrecondition,
+    /// The request is well formed, but not where or by whom it was sent: send it elsewhere.
+    Forbidden,
     /// The request is well formed, but this build, model or runtime cannot do it.
     Unsupported,
     /// A queue, budget or limit is full: try again later.
@@ -59,6 +61,11 @@ impl Error {
     /// [`ErrorKind::NotFound`]
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// [`ErrorKind::Forbidden`]
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Forbidden, message)
     }
 
     /// [`ErrorKind::Unsupported`]

@@ -17,4 +17,5 @@ pub use runtime::{Engine, Load, Session, Weights};
 
 pub mod cpu;
 pub mod map;
+pub mod memory;
 pub mod onnx;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use engine::{Result, Tensor};
-use serve::{InferRequest, InferResponse, Reply, Scheduler};
+use serve::{InferRequest, InferResponse, Origin, Reply, Scheduler};
 use store::Manifest;
 use work::{Answer, Inference, Pending};
 
@@ -25,6 +25,7 @@ impl Inference for InProcess {
             outputs: Vec::new(),
             priority: 0,
             deadline: None,
+            origin: Origin::default(),
         };
         let (sender, receiver) = sync_channel(1);
         self.0.submit(request, Box::new(ToWorker(sender)))?;

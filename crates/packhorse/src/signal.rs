@@ -5,21 +5,34 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+/// Who asks for the drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// Whatever runs the process, and others beside it.
+    Supervisor,
+    /// A person at a terminal, who waits.
+    Person,
+}
+
 /// Waits for the first SIGTERM or SIGINT.
-pub(crate) fn wait() -> Result<()> {
+pub(crate) fn wait() -> Result<Asker> {
     let (stop, stopped) = std::sync::mpsc::sync_channel(1);
-    on_stop(move || {
+    on_signal(move |signal| {
         // Nobody waits any more when the process is on its way out already.
-        let _ = stop.send(());
+        let _ = stop.send(if signal == SIGINT { Asker::Person } else { Asker::Supervisor });
     })?;
     // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
-    let _ = stopped.recv();
-    Ok(())
+    Ok(stopped.recv().unwrap_or(Asker::Supervisor))
+}
+
+/// As [`on_signal`], for those to whom both signals are the same.
+pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> Result<()> {
+    on_signal(|_| then())
 }
 
 /// Calls `then` on a thread of its own at the first SIGTERM or SIGINT. A second signal ends the process at once, as
 /// whoever sends it means to. The thread lives as long as the process: a signal may come at any time.
-pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> Result<()> {
+fn on_signal(then: impl FnOnce(i32) + Send + 'static) -> Result<()> {
     let failed = |source: std::io::Error| Error::internal(format!("signals cannot be waited for: {source}"));
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed)?;
     std::thread::Builder::new()
@@ -30,7 +43,7 @@ pub(crate) fn on_stop(then: impl FnOnce() + Send + 'static) -> Result<()> {
                 match then.take() {
                     Some(then) => {
                         tracing::info!("asked to stop; finishing what is held (a second signal stops at once)");
-                        then();
+                        then(signal);
                     }
                     // What the signal would have done without us; there is nothing to do if even that fails.
                     None => drop(emulate_default_handler(signal)),

@@ -8,6 +8,7 @@ mod harness;
 
 mod bad_input;
 mod demo;
+mod draining;
 mod full_disk;
 mod interrupted;
 mod packs;

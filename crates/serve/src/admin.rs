@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::Scheduler;
-use crate::http::{self as api, HttpLimits, Parts, Refusal, Route};
+use crate::http::{self as api, Parts, Refusal, Route};
+use crate::listen::{self, ListenLimits, Speaks};
 
 /// What a scrape is told that it gets.
 pub(crate) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,7 +29,8 @@ pub struct Admin {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves `/metrics`, `/livez`, `/readyz`, `/v2/health/live` and `/v2/health/ready` on `listener`, by GET alone.
+/// Serves metrics and probes on `listener`, by GET alone: `/metrics`, `/livez`, `/readyz`, `/v2/health/live` and
+/// `/v2/health/ready`, and each of them by the names that other servers have for it.
 ///
 /// # Errors
 /// [`Internal`](engine::ErrorKind::Internal) when the system gives no thread or no event queue.
@@ -70,9 +72,9 @@ async fn serve(listener: TcpListener, scheduler: Arc<Scheduler>, stopping: watch
         let response = answer(&scheduler, request.method(), request.uri().path());
         async move { response }
     };
-    let limits = HttpLimits { connections: 64, ..HttpLimits::default() };
+    let limits = ListenLimits { connections: 64, ..ListenLimits::default() };
     tokio::select! {
-        () = api::listen(listener, limits, stopped(stopping.clone()), answer) => {}
+        () = listen::serve(listener, Speaks::Both, limits, stopped(stopping.clone()), answer) => {}
         () = async { stopped(stopping).await; tokio::time::sleep(STOP_LIMIT).await } => {}
     }
 }
@@ -83,7 +85,7 @@ async fn stopped(mut stopping: watch::Receiver<()>) {
 }
 
 fn answer(scheduler: &Scheduler, method: &Method, path: &str) -> Response<Parts> {
-    if path == "/metrics" {
+    if path == "/metrics" || path == "/monitoring/prometheus/metrics" {
         return match *method {
             Method::GET => api::text(StatusCode::OK, METRICS_TYPE, scheduler.metrics().text()),
             _ => Refusal::wrong_method(method, path, "GET").into_response(),
@@ -92,6 +94,7 @@ fn answer(scheduler: &Scheduler, method: &Method, path: &str) -> Response<Parts>
     match api::route(method, path) {
         Ok(Route::Live) => api::live(),
         Ok(Route::Ready) => api::ready(scheduler),
+        Ok(Route::Ping) => api::ping(scheduler),
         Ok(_) => Refusal::no_such_path(path).into_response(),
         Err(refusal) => refusal.into_response(),
     }

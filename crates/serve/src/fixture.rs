@@ -1,13 +1,15 @@
 //! What the tests of all edges share: a server without a socket whose models give back what they get, and any tensor.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use engine::{DataType, Engine, Load, Result, Session, Signature, Tensor, Weights, strings_to_wire};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use store::Store;
 
-use crate::{Control, Metrics, QueueLimits, Residency, Scheduler};
+use crate::{Control, LogLevels, LogSwitch, Metrics, QueueLimits, Residency, Scheduler};
 
 /// A runtime whose sessions answer with their inputs, in their order.
 pub(crate) struct Echo(Signature);
@@ -39,6 +41,90 @@ impl Session for Echo {
 
     fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
         Ok(outputs.iter().map(|&index| inputs[index].clone()).collect())
+    }
+}
+
+/// What holds up a [gated](gated) runtime, and what it tells.
+pub(crate) struct Gate {
+    /// Something waits.
+    pub(crate) entered: Receiver<()>,
+    /// Lets one through.
+    pub(crate) open: SyncSender<()>,
+    /// Whether loading waits as well.
+    pub(crate) loading: Arc<AtomicBool>,
+}
+
+/// A runtime as [`Echo`] that waits at a gate where a run's first input is empty, or when a model is loaded.
+pub(crate) fn gated() -> (Gated, Gate) {
+    let ((told, entered), (open, gate)) = (sync_channel(4), sync_channel(4));
+    let (gate, loading) = (Arc::new(Mutex::new(gate)), Arc::new(AtomicBool::new(false)));
+    (Gated { told, gate, loading: Arc::clone(&loading) }, Gate { entered, open, loading })
+}
+
+#[derive(Clone)]
+pub(crate) struct Gated {
+    told: SyncSender<()>,
+    /// One waits at a time.
+    gate: Arc<Mutex<Receiver<()>>>,
+    loading: Arc<AtomicBool>,
+}
+
+impl Gated {
+    fn wait(&self) {
+        self.told.send(()).unwrap();
+        self.gate.lock().unwrap().recv().unwrap();
+    }
+}
+
+impl Engine for Gated {
+    fn description(&self) -> String {
+        "gated".to_owned()
+    }
+
+    fn session(&self, _: &[u8], _: usize, _: Load) -> Result<Box<dyn Session>> {
+        Ok(Box::new(GatedSession(self.clone(), Signature::default())))
+    }
+
+    fn bind(&self, _: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
+        if self.loading.load(Ordering::Relaxed) {
+            self.wait();
+        }
+        Ok(Arc::new(Unused))
+    }
+}
+
+struct GatedSession(Gated, Signature);
+
+impl Session for GatedSession {
+    fn signature(&self) -> &Signature {
+        &self.1
+    }
+
+    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        if inputs[0].is_empty() {
+            self.0.wait();
+        }
+        Ok(outputs.iter().map(|&index| inputs[index].clone()).collect())
+    }
+}
+
+/// A log that only remembers what it was told.
+pub(crate) struct Log(Mutex<LogLevels>);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self(LogLevels { error: true, warning: true, info: true, verbose: 0 }.into())
+    }
+}
+
+impl LogSwitch for Log {
+    fn levels(&self) -> LogLevels {
+        *self.0.lock().unwrap()
+    }
+
+    fn set(&self, levels: LogLevels) -> Result<()> {
+        *self.0.lock().unwrap() = levels;
+        Ok(())
     }
 }
 

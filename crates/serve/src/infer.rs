@@ -1,8 +1,12 @@
 //! What an API hands to the scheduler and gets back. No wire type and no JSON past this point.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result, Signature, Tensor, TensorSpec};
+
+use crate::bodies::Held;
+use crate::trace::TraceContext;
 
 /// One request, decoded.
 #[derive(Debug)]
@@ -19,6 +23,28 @@ pub struct InferRequest {
     pub priority: u32,
     /// After this the answer is worth nothing: it is honoured in the queue and before compute.
     pub deadline: Option<Instant>,
+    /// What came with it besides its content.
+    pub origin: Origin,
+}
+
+/// What comes with a request besides its content. The default is that of a request from within the process.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// The trace that it is part of, for whatever it is passed on to.
+    pub trace: Option<Arc<TraceContext>>,
+    /// Its share of the memory for bodies; given back when the request is done.
+    pub held: Held,
+}
+
+impl Origin {
+    /// The same for a request that was read: its share of memory is what its `inputs` take.
+    ///
+    /// # Errors
+    /// [`Exhausted`](engine::ErrorKind::Exhausted) when they take more than was sent, and there is no more.
+    pub(crate) fn with_inputs(mut self, inputs: &[(String, Tensor)]) -> Result<Self> {
+        self.held.resize(inputs.iter().map(|(_, tensor)| tensor.data().len()).sum())?;
+        Ok(self)
+    }
 }
 
 /// The answer to an [`InferRequest`].

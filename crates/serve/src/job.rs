@@ -6,6 +6,7 @@ use std::time::Instant;
 use engine::{Error, ErrorKind, Tensor};
 
 use crate::QueueLimits;
+use crate::bodies::Held;
 use crate::model::Model;
 use crate::scheduler::Reply;
 
@@ -20,9 +21,17 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Instant>,
     pub(crate) submitted: Instant,
     pub(crate) reply: Box<dyn Reply>,
+    /// Given back with the job.
+    #[expect(dead_code, reason = "it does its work when it is dropped")]
+    pub(crate) held: Held,
 }
 
 impl Job {
+    /// Where its answer goes. What it holds is given back, so that it is free when the answer is read.
+    pub(crate) fn into_reply(self) -> Box<dyn Reply> {
+        self.reply
+    }
+
     /// Items of the batch that this request brings: the first dimension of its inputs, where the model has batches.
     pub(crate) fn items(&self) -> usize {
         let first = self.inputs.first().and_then(|input| input.shape().first());

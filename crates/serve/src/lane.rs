@@ -41,7 +41,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
         }
         scheduler.finished(&model, cost);
         for (job, answer) in jobs.into_iter().zip(answers) {
-            job.reply.send(answer);
+            job.into_reply().send(answer);
         }
     }
 }

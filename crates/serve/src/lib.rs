@@ -6,7 +6,12 @@
 
 mod deadline;
 mod infer;
-pub use infer::{InferRequest, InferResponse, Timing};
+pub use infer::{InferRequest, InferResponse, Origin, Timing};
+
+mod bodies;
+pub use bodies::{Bodies, Held};
+mod trace;
+pub use trace::TraceContext;
 
 mod stats;
 pub use stats::{BatchStatistics, Spent, Statistics};
@@ -39,11 +44,18 @@ mod tfs;
 mod triton;
 pub use triton::SharedMemory;
 
+mod listen;
+pub use listen::ListenLimits;
+
 pub mod admin;
 pub mod grpc;
 pub mod http;
+pub mod manage;
+pub use manage::{LogLevels, LogSwitch, Management};
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod listeners_tests;
 #[cfg(test)]
 mod simulation;

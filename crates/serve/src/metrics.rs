@@ -67,11 +67,12 @@ struct Lane {
 struct Kind(ErrorKind);
 
 /// The reasons that there are from the start, so that the first refusal is seen as a step from zero.
-const REASONS: [ErrorKind; 11] = [
+const REASONS: [ErrorKind; 12] = [
     ErrorKind::InvalidInput,
     ErrorKind::NotFound,
     ErrorKind::AlreadyExists,
     ErrorKind::FailedPrecondition,
+    ErrorKind::Forbidden,
     ErrorKind::Unsupported,
     ErrorKind::Exhausted,
     ErrorKind::Unavailable,
@@ -89,6 +90,7 @@ impl EncodeLabelValue for Kind {
             ErrorKind::NotFound => "not_found",
             ErrorKind::AlreadyExists => "already_exists",
             ErrorKind::FailedPrecondition => "failed_precondition",
+            ErrorKind::Forbidden => "forbidden",
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::Exhausted => "exhausted",
             ErrorKind::Unavailable => "unavailable",

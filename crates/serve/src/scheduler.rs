@@ -183,7 +183,16 @@ impl Scheduler {
         let inputs = inputs_in_order(model.signature(), request.inputs)?;
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
-        let job = Job { model, inputs, outputs, priority, deadline, submitted: Instant::now(), reply };
+        let job = Job {
+            model,
+            inputs,
+            outputs,
+            priority,
+            deadline,
+            submitted: Instant::now(),
+            reply,
+            held: request.origin.held,
+        };
         let (wake, swept) = {
             let mut queues = self.lock();
             (queues.push(job), queues.swept())
@@ -238,7 +247,7 @@ impl Scheduler {
         self.stopped.notify_all();
         for job in left {
             self.metrics.queued.dec();
-            job.reply.send(Err(Error::unavailable("the server stopped before this request's turn")));
+            job.into_reply().send(Err(Error::unavailable("the server stopped before this request's turn")));
         }
         if finished {
             let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -267,7 +276,7 @@ impl Scheduler {
         self.metrics.refused(why.kind);
         let waited = now.saturating_duration_since(job.submitted);
         job.model.recorder().answered(false, waited, waited);
-        job.reply.send(Err(why));
+        job.into_reply().send(Err(why));
     }
 
     /// A lane is done with a batch of `model` that took `cost`.
@@ -294,7 +303,7 @@ impl Scheduler {
             for job in refused {
                 self.metrics.queued.dec();
                 self.metrics.refused(error.kind);
-                job.reply.send(Err(error.clone()));
+                job.into_reply().send(Err(error.clone()));
             }
         }
     }

@@ -10,6 +10,7 @@ use engine::{Result, Tensor};
 use store::repository::Settings;
 use store::{LatencyClass, Manifest, Serving};
 
+use crate::bodies::Held;
 use crate::job::Job;
 use crate::model::Model;
 use crate::queue::{Next, Queues, Wake};
@@ -166,7 +167,16 @@ impl World {
         let model = Arc::clone(&self.models[place].0);
         let inputs = vec![Tensor::from_f32(vec![1, 1], vec![0.0]).unwrap()];
         let (submitted, reply) = (self.now(), Box::new(Client));
-        let job = Job { model, inputs, outputs: Vec::new(), priority: 0, deadline: None, submitted, reply };
+        let job = Job {
+            model,
+            inputs,
+            outputs: Vec::new(),
+            priority: 0,
+            deadline: None,
+            submitted,
+            reply,
+            held: Held::default(),
+        };
         match self.queues.push(job) {
             Ok(Wake::Lane) => self.wake(),
             Ok(Wake::Nobody) => {}

@@ -73,6 +73,7 @@ pub fn verdict(failure: &Failure, failures: u32, patience: &Patience) -> Verdict
         | ErrorKind::NotFound
         | ErrorKind::AlreadyExists
         | ErrorKind::FailedPrecondition
+        | ErrorKind::Forbidden
         | ErrorKind::Unsupported
         | ErrorKind::Corrupt => Verdict::DeadLetter { reason: error.message.clone() },
         ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal => {

@@ -65,7 +65,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
 
     let scheduler = packed_and_ready(&assets, scratch.path())?;
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let server = Server::start(Arc::clone(&scheduler), Addresses { http: free, grpc: free, admin: free })?;
+    let server =
+        Server::start(Arc::clone(&scheduler), Addresses { http: free, grpc: free, admin: free, manage: None })?;
     say(format_args!("serving on http://{}", server.addresses.http));
 
     let summary = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         say("the server stays up; Ctrl-C ends it");
         signal::wait()?;
     }
-    server.stop(Duration::from_secs(10))
+    server.stop(Duration::ZERO, Duration::from_secs(10))
 }
 
 /// Packs both detectors into a store in `scratch` and starts the lanes over it.

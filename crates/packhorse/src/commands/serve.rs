@@ -9,11 +9,12 @@ use engine::Error;
 use serde::Serialize;
 use serve::admin::Admin;
 use serve::grpc::GrpcLimits;
-use serve::{Control, LoadOptions, Scheduler};
+use serve::http::HttpLimits;
+use serve::{Control, LoadOptions, Management, Scheduler};
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
-use crate::config::{Flags, Label, Limits, LogFormat, Raw, Resolved, logging};
+use crate::config::{Flags, Label, Limits, Log, LogFormat, Raw, Resolved, Settings, logging};
 use crate::exit::Exit;
 use crate::node::{self, Place};
 use crate::{Outcome, signal};
@@ -64,6 +65,9 @@ pub(crate) struct Addresses {
     pub(crate) http: SocketAddr,
     pub(crate) grpc: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where the server may be changed, if anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) manage: Option<SocketAddr>,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -75,15 +79,16 @@ pub(crate) fn run(args: &Args) -> Outcome {
             Ok(())
         }
         (false, _) => {
-            logging::start(&resolved.settings);
-            serve_until_stopped(&resolved)
+            let log = logging::start(&resolved.settings);
+            serve_until_stopped(&resolved, log)
         }
     }
 }
 
-fn serve_until_stopped(resolved: &Resolved) -> Outcome {
+fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let settings = &resolved.settings;
-    let wanted = Addresses { http: settings.http, grpc: settings.grpc, admin: settings.admin };
+    let Settings { http, grpc, admin, manage, .. } = *settings;
+    let wanted = Addresses { http, grpc, admin, manage };
     let place = Place { store: &settings.store, pack_cache: settings.pack_cache.as_deref() };
     let scheduler = node::start(place, settings.queue_limits(), settings.control, resolved.servings().clone())?;
     for model in &settings.load {
@@ -98,7 +103,11 @@ fn serve_until_stopped(resolved: &Resolved) -> Outcome {
     if settings.control == Control::Poll {
         scheduler.poll_every(settings.poll_interval_s.get())?;
     }
-    let server = Server::start_within(Arc::clone(&scheduler), wanted, settings.limits()?)?;
+    let management = Management::new(Arc::new(log));
+    let server = Server::start_within(Arc::clone(&scheduler), wanted, settings.limits()?, Some(management))?;
+    if let Some(manage) = server.addresses.manage.filter(|manage| !manage.ip().is_loopback()) {
+        tracing::warn!(%manage, "the server can be changed from other machines; whoever reaches this address may do it");
+    }
     scheduler.settle()?;
     let models = scheduler.residency().models().len();
     let lanes = scheduler.lanes();
@@ -113,8 +122,11 @@ fn serve_until_stopped(resolved: &Resolved) -> Outcome {
     }
     print_json(&server.addresses)?;
 
-    signal::wait()?;
-    server.stop(settings.grace_s.get())
+    let lame_duck = match signal::wait()? {
+        signal::Asker::Supervisor => settings.lame_duck_s.get(),
+        signal::Asker::Person => Duration::ZERO,
+    };
+    server.stop(lame_duck, settings.grace_s.get())
 }
 
 /// A server that runs on threads of its own.
@@ -130,14 +142,26 @@ pub(crate) struct Server {
 impl Server {
     /// As [`start_within`](Self::start_within), with the limits that hold when nobody says otherwise.
     pub(crate) fn start(scheduler: Arc<Scheduler>, wanted: Addresses) -> Result<Self, Exit> {
-        Self::start_within(scheduler, wanted, Limits::default())
+        Self::start_within(scheduler, wanted, Limits::default(), None)
     }
 
-    /// Binds every address before anything runs, so that a port that is taken is a plain error.
-    pub(crate) fn start_within(scheduler: Arc<Scheduler>, wanted: Addresses, limits: Limits) -> Result<Self, Exit> {
+    /// Binds every address before anything runs, so that a port that is taken is a plain error. `management` is the
+    /// right that the `manage` listener has, where one is wanted.
+    pub(crate) fn start_within(
+        scheduler: Arc<Scheduler>,
+        wanted: Addresses,
+        limits: Limits,
+        management: Option<Management>,
+    ) -> Result<Self, Exit> {
         let (http, grpc, admin) = (bind(wanted.http)?, bind(wanted.grpc)?, bind(wanted.admin)?);
+        let manage = wanted.manage.map(bind).transpose()?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|source| network(&source));
-        let addresses = Addresses { http: address(&http)?, grpc: address(&grpc)?, admin: address(&admin)? };
+        let addresses = Addresses {
+            http: address(&http)?,
+            grpc: address(&grpc)?,
+            admin: address(&admin)?,
+            manage: manage.as_ref().map(address).transpose()?,
+        };
         // Network threads only convert; two keep one long body from holding up a probe, more on larger machines.
         let threads = (scheduler.lanes() / 4).max(2);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -151,19 +175,28 @@ impl Server {
         let tasks = {
             let _entered = runtime.enter();
             let (http, grpc) = (listen(http)?, listen(grpc)?);
-            vec![
-                runtime.spawn(serve::http::serve(http, Arc::clone(&scheduler), http_limits, asked(stopping.clone()))),
-                runtime.spawn(serve_grpc(grpc, Arc::clone(&scheduler), grpc_limits, asked(stopping))),
-            ]
+            let mut tasks = Vec::new();
+            if let Some(manage) = manage {
+                let rest = HttpLimits { management: management.clone(), ..http_limits.clone() };
+                let calls = GrpcLimits { management, ..grpc_limits.clone() };
+                let (scheduler, asked) = (Arc::clone(&scheduler), asked(stopping.clone()));
+                tasks.push(runtime.spawn(told(serve::manage::serve(listen(manage)?, scheduler, rest, calls, asked))));
+            }
+            let asked = || asked(stopping.clone());
+            tasks.push(runtime.spawn(serve::http::serve(http, Arc::clone(&scheduler), http_limits, asked())));
+            tasks.push(runtime.spawn(told(serve::grpc::serve(grpc, Arc::clone(&scheduler), grpc_limits, asked()))));
+            tasks
         };
         let admin = serve::admin::spawn(admin, Arc::clone(&scheduler))?;
         Ok(Self { addresses, scheduler, runtime, tasks, stop, admin })
     }
 
-    /// The one way down: not ready, stop accepting, finish what was accepted, stop the lanes, leave.
-    pub(crate) fn stop(self, grace: Duration) -> Outcome {
+    /// The one way down: not ready, for `lame_duck` as before so that others notice, stop accepting, finish what was
+    /// accepted, stop the lanes, leave. All of it within `grace`.
+    pub(crate) fn stop(self, lame_duck: Duration, grace: Duration) -> Outcome {
         let deadline = tokio::time::Instant::now() + grace;
         self.scheduler.leave();
+        std::thread::sleep(lame_duck.min(grace));
         let _ = self.stop.send(true);
         let finished = self.runtime.block_on(async {
             let all = async {
@@ -187,14 +220,10 @@ impl Server {
     }
 }
 
-async fn serve_grpc(
-    listener: tokio::net::TcpListener,
-    scheduler: Arc<Scheduler>,
-    limits: GrpcLimits,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
-    if let Err(error) = serve::grpc::serve(listener, scheduler, limits, shutdown).await {
-        tracing::error!(%error, "the gRPC listener ended");
+/// Says when a listener could not be served.
+async fn told(serving: impl Future<Output = engine::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "a listener ended");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::Result;
 use serve::grpc::GrpcLimits;
 use serve::http::HttpLimits;
-use serve::{QueueLimits, SharedMemory};
+use serve::{Bodies, ListenLimits, QueueLimits, SharedMemory};
 
 use super::Settings;
 
@@ -29,22 +29,28 @@ impl Settings {
     pub(crate) fn limits(&self) -> Result<Limits> {
         let memory = self.shared_memory.as_ref().map(|prefix| SharedMemory::new(prefix.text()).map(Arc::new));
         let shared_memory = memory.transpose()?;
+        let bodies = Bodies::new(self.bodies_bytes_max.size());
+        // A body for which there is never room is too large, which is another answer than "not now".
+        let body_bytes = self.body_bytes_max.size().min(bodies.limit_bytes());
+        let listen = ListenLimits {
+            connections: self.connections_max.size(),
+            streams: self.streams_max.get(),
+            header_timeout: self.header_timeout_s.get(),
+            body_pause: self.read_timeout_s.get(),
+            keepalive_interval: self.keepalive_s.get(),
+            ..ListenLimits::default()
+        };
         Ok(Limits {
             http: HttpLimits {
-                body_bytes: self.body_bytes_max.size(),
+                body_bytes,
                 json_depth: self.json_depth_max.size(),
                 tensors: self.tensors_max.size(),
-                header_timeout: self.header_timeout_s.get(),
-                connections: self.connections_max.size(),
+                listen: listen.clone(),
+                bodies: Arc::clone(&bodies),
                 shared_memory: shared_memory.clone(),
-                ..HttpLimits::default()
+                management: None,
             },
-            grpc: GrpcLimits {
-                message_bytes_max: self.body_bytes_max.size(),
-                streams_max: self.streams_max.get(),
-                shared_memory,
-                ..GrpcLimits::default()
-            },
+            grpc: GrpcLimits { message_bytes_max: body_bytes, listen, bodies, shared_memory, ..GrpcLimits::default() },
         })
     }
 }

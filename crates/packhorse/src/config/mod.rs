@@ -20,6 +20,7 @@ mod check;
 mod limits;
 pub(crate) use limits::Limits;
 pub(crate) mod logging;
+pub(crate) use logging::Log;
 
 #[cfg(test)]
 mod tests;

@@ -83,10 +83,12 @@ impl Resolved {
 
     /// What no setting can tell for itself.
     fn agree(&self) -> Result<(), String> {
-        let Settings { http, grpc, admin, control, load, .. } = &self.settings;
-        let pairs = [("http", http, "grpc", grpc), ("http", http, "admin", admin), ("grpc", grpc, "admin", admin)];
-        for (one, address, other, same) in pairs {
-            if address == same && address.port() != 0 {
+        let Settings { http, grpc, admin, manage, control, load, .. } = &self.settings;
+        let listeners =
+            [("http", Some(http)), ("grpc", Some(grpc)), ("admin", Some(admin)), ("manage", manage.as_ref())];
+        for (index, &(one, address)) in listeners.iter().enumerate() {
+            let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+            if let Some((other, _)) = listeners[index + 1..].iter().find(|(_, same)| *same == Some(address)) {
                 return Err(format!("{one} and {other} are both {address}; give one of them another port, or port 0"));
             }
         }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serve::Control;
 
 use super::resolved::{Given, value_of};
-use super::value::{Count, Label, LogFormat, LogLevel, Prefix, Seconds, Value};
+use super::value::{Count, Label, LogFormat, LogLevel, Memory, Prefix, Seconds, Value};
 
 /// A setting, for everything that treats all settings alike.
 pub(crate) struct Setting {
@@ -94,26 +94,42 @@ settings! {
     grpc: SocketAddr = "127.0.0.1:8081";
     /// Where probes and metrics are answered, on a thread of their own. Nothing there changes the server.
     admin: SocketAddr = "127.0.0.1:8082";
+    /// Where the server may be changed as well as asked, over REST and gRPC on one port: models loaded and unloaded, the
+    /// log switched. Whoever reaches it may do that, so there is none when it is not given; keep it on the loopback
+    /// interface or behind a firewall.
+    manage: Option<SocketAddr> = "";
     /// Requests of one model that may wait; one more is refused at once.
     queue_capacity: Count<1, 1_048_576> = "256";
     /// The longest that a request waits for a lane; after that it is refused.
     queue_time_limit_s: Seconds<0, 86_400> = "30";
-    /// After SIGTERM, the time to finish what was accepted.
+    /// After SIGTERM, the time to finish what was accepted; `lame-duck-s` is part of it.
     grace_s or "grace": Seconds<0, 86_400> = "30";
-    /// The largest body of a request over REST and the largest message over gRPC, in bytes.
-    body_bytes_max: Count<1, 2_147_483_647> = "67108864";
+    /// After SIGTERM, the time in which the server says that it is not ready and still takes requests, so that
+    /// balancers and clients go elsewhere before it closes. SIGINT goes without it.
+    lame_duck_s: Seconds<0, 86_400> = "3";
+    /// The largest body of a request over REST and the largest message over gRPC, in bytes; never more than
+    /// `bodies-bytes-max`.
+    body_bytes_max: Count<1, 2_147_483_647> = "268435456";
+    /// What the bodies of all requests may take together, in bytes, from their arrival to their answer; a request for
+    /// which there is no room is refused at once. `auto` is an eighth of the memory that the process may use.
+    bodies_bytes_max: Memory = "auto";
     /// The deepest nesting of arrays in a JSON request.
     json_depth_max: Count<1, 128> = "64";
     /// Inputs of one REST request, and outputs.
     tensors_max: Count<1, 65_536> = "1024";
-    /// REST connections at once; more wait until one closes.
+    /// Connections at once, on each of the listeners for REST, gRPC and management; more wait until one closes.
     connections_max: Count<1, 1_048_576> = "1024";
-    /// Calls in flight on one gRPC connection; more wait at the client.
+    /// Requests in flight on one connection of gRPC or HTTP/2; more wait at the client.
     streams_max: Count<1, 65_536> = "256";
-    /// The longest that a REST connection may take to send a request's head, and stay idle between requests.
+    /// The longest that a connection may take to ask for something, and over HTTP/1 to send a request's head, and stay
+    /// idle between requests.
     header_timeout_s: Seconds<1, 86_400> = "75";
+    /// The longest pause within a request's body or message; after that it is refused.
+    read_timeout_s: Seconds<1, 86_400> = "30";
+    /// A peer on gRPC or HTTP/2 that is silent for this long is asked whether it lives, and has 20 s to say so.
+    keepalive_s: Seconds<1, 86_400> = "60";
     /// Who says what is served: `none` takes what the store holds at the start, `poll` looks again from time to time,
-    /// `explicit` loads what clients ask for by name.
+    /// `explicit` loads what is asked for by name on the `manage` listener.
     control: Control = "none";
     /// With `control = poll`, the time between two looks at the store.
     poll_interval_s: Seconds<1, 86_400> = "15";

@@ -49,6 +49,8 @@ fn a_flag_comes_before_the_environment_that_before_the_file_that_before_the_defa
     check(explicit, "", "load = 'a'", "load", serde_json::json!(["a"]), "file serve.toml, line 1");
     check("", "", "", "load", serde_json::json!([]), "default");
     check("", "", "", "shared-memory", serde_json::Value::Null, "default");
+    check("", "", "", "manage", serde_json::Value::Null, "default");
+    check("", "", "bodies-bytes-max = 2000000", "bodies-bytes-max", 2_000_000.into(), "file serve.toml, line 1");
     check("", "", "shared-memory = 'ph_'", "shared-memory", "ph_".into(), "file serve.toml, line 1");
     check("--http 127.0.0.1:0 --grpc 127.0.0.1:0", "", "", "grpc", "127.0.0.1:0".into(), "flag --grpc");
 }
@@ -82,6 +84,8 @@ fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
     check("--store s --shared-memory a/b", "", "", &["shared-memory is 'a/b'", "letters, digits"]);
     check("--store s --load a", "", "", &["load is set", "flag --load", "control", "'explicit'"]);
     check("--store s --http 127.0.0.1:9 --admin 127.0.0.1:9", "", "", &["http and admin", "127.0.0.1:9"]);
+    check("--store s --grpc 127.0.0.1:9 --manage 127.0.0.1:9", "", "", &["grpc and manage", "127.0.0.1:9"]);
+    check("--store s --bodies-bytes-max 1", "", "", &["bodies-bytes-max is '1'", "`auto`, or a whole number"]);
     check("--stroe s", "", "", &["--stroe", "--store"]);
     let wrong = |lines: &str, says: &[&str]| check(store, "", &format!("\n[model.ranker]\n{lines}"), says);
     wrong("queue-capcity = 3", &["serve.toml, line 3", "no setting 'queue-capcity' of a model", "'queue-capacity'"]);
@@ -163,8 +167,14 @@ fn the_keys_of_a_model_are_the_fields_of_its_settings() {
 fn the_defaults_are_those_of_the_library() {
     let settings = resolve("--store s", "", "").unwrap().settings;
     let (limits, queue) = (settings.limits().unwrap(), serve::QueueLimits::default());
-    assert_eq!(format!("{:?}", limits.http), format!("{:?}", serve::http::HttpLimits::default()));
-    assert_eq!(format!("{:?}", limits.grpc), format!("{:?}", serve::grpc::GrpcLimits::default()));
+    // On a small machine there is not room for as large a body.
+    let least = |bytes: usize| bytes.min(limits.http.bodies.limit_bytes());
+    let mut http = serve::http::HttpLimits::default();
+    http.body_bytes = least(http.body_bytes);
+    assert_eq!(format!("{:?}", limits.http), format!("{http:?}"));
+    let mut grpc = serve::grpc::GrpcLimits::default();
+    grpc.message_bytes_max = least(grpc.message_bytes_max);
+    assert_eq!(format!("{:?}", limits.grpc), format!("{grpc:?}"));
     assert_eq!(format!("{:?}", settings.queue_limits()), format!("{queue:?}"));
     assert_eq!(settings.control, serve::Control::default());
 }

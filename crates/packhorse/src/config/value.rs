@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use serve::{Control, SharedMemory};
+use serve::{Bodies, Control, SharedMemory};
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -209,6 +209,34 @@ impl Value for Sizes {
 
     fn json(&self) -> Json {
         self.clone().get().into()
+    }
+}
+
+/// Bytes of memory; `auto` has become a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory(u64);
+
+impl Memory {
+    /// The number, as sizes are counted.
+    pub(crate) fn size(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Value for Memory {
+    fn allowed() -> String {
+        "`auto`, or a whole number from 1048576".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self(Bodies::default_bytes())),
+            number => number.parse().ok().filter(|&bytes| bytes >= 1 << 20).map(Self),
+        }
+    }
+
+    fn json(&self) -> Json {
+        self.0.into()
     }
 }
 

@@ -15,7 +15,7 @@ use work::{SqliteQueue, TaskQueue};
 pub(crate) use running::{Ran, Running};
 
 /// The longest wait for anything. The demo is the longest of all; whatever takes more is taken to hang.
-const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// The folders of a place in which nothing may be left over.
 const LEFT_EMPTY: [&str; 2] = ["tmp", "home"];

@@ -10,8 +10,8 @@ use proto::inference::model_infer_response::InferOutputTensor;
 use proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 
 use super::contents;
-use crate::InferRequest;
 use crate::triton::{self, Answer, Budget, Given, SharedMemory, Span, Wish};
+use crate::{InferRequest, Origin};
 
 type Parameters = std::collections::HashMap<String, InferParameter>;
 
@@ -68,6 +68,7 @@ pub(super) fn decode(message: ModelInferRequest, call: Call<'_>) -> Result<(Infe
         outputs: message.outputs.into_iter().map(|output| output.name).collect(),
         priority,
         deadline: call.deadline.into_iter().chain(timeout).min(),
+        origin: Origin::default(),
     };
     Ok((request, Reply { id: message.id, raw: reply_raw, wishes }))
 }

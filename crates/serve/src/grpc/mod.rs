@@ -2,9 +2,12 @@
 //!
 //! Nothing is decided here: a call is converted, handed to the scheduler, and its answer converted back.
 
+mod calls;
 mod contents;
 mod convert;
 mod extensions;
+mod logging;
+mod received;
 mod service;
 mod status;
 mod stream;
@@ -12,39 +15,22 @@ mod tfs;
 mod unserved;
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use engine::{Error, Result};
+use engine::Result;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
-use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Response, Status};
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
-use crate::Scheduler;
+use crate::listen::{self, ListenLimits, Speaks};
 use crate::triton::SharedMemory;
+use crate::{Bodies, Management, Origin, Scheduler};
+pub(crate) use calls::Calls;
+use received::Arrival;
 use service::Inference;
-use unserved::NameUnserved;
-
-/// The service's full name, by which health is asked for.
-const SERVICE: &str = <GrpcInferenceServiceServer<Inference> as NamedService>::NAME;
-
-/// How stale the health service's answer may be.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
-
-/// A peer that is silent for this long is asked whether it lives, so that a vanished one frees what it holds.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Out of file descriptors or memory: time for connections to close before the next is accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one peer may ask for at once.
 #[derive(Clone, Debug)]
@@ -52,18 +38,29 @@ pub struct GrpcLimits {
     /// The largest request message, in bytes, as it is sent and inflated; a larger one is refused before it is read.
     /// Also the most that one request takes out of shared memory.
     pub message_bytes_max: usize,
-    /// Calls in flight on one connection; more wait at the client.
-    pub streams_max: u32,
+    /// What holds for connections.
+    pub listen: ListenLimits,
+    /// What the bodies of all requests take together.
+    pub bodies: Arc<Bodies>,
     /// Requests of one `ModelStreamInfer` that are read and not yet answered; more wait at the client.
     pub stream_requests_max: usize,
     /// The part of the system's shared memory that is open to clients; `None`, the default, opens none of it.
     pub shared_memory: Option<Arc<SharedMemory>>,
+    /// The right to change the server; `None`, the default, is that of a public listener.
+    pub management: Option<Management>,
 }
 
 impl Default for GrpcLimits {
-    /// 64 MiB, which is twenty 720p pictures of bytes or five of floats, 256 calls, and 64 requests of a stream.
+    /// 256 MiB, which is ninety 720p pictures of bytes or twenty of floats, and 64 requests of a stream.
     fn default() -> Self {
-        Self { message_bytes_max: 64 << 20, streams_max: 256, stream_requests_max: 64, shared_memory: None }
+        Self {
+            message_bytes_max: 256 << 20,
+            stream_requests_max: 64,
+            listen: ListenLimits::default(),
+            bodies: Arc::default(),
+            shared_memory: None,
+            management: None,
+        }
     }
 }
 
@@ -72,35 +69,22 @@ impl Default for GrpcLimits {
 /// A client that keeps a stream open can hold the return back: the caller puts its own limit on the drain.
 ///
 /// # Errors
-/// [`Internal`](engine::ErrorKind::Internal) when the server cannot be built or its loop fails.
+/// [`Internal`](engine::ErrorKind::Internal) when the server cannot be built.
 pub async fn serve(
     listener: TcpListener,
     scheduler: Arc<Scheduler>,
     limits: GrpcLimits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let stopping = report_health(reporter, Arc::clone(&scheduler), shutdown);
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    let connections = limits.listen.clone();
+    let (calls, health) = Calls::new(&scheduler, limits)?;
+    let stopping = health.report(scheduler, shutdown);
+    let answer = move |request| {
+        let calls = calls.clone();
+        async move { calls.answer(request).await }
     };
-    let broken = |error| Error::internal(format!("gRPC reflection: {error}"));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(pause_after_failure);
-    let (prediction, models) = tfs::services(Arc::clone(&scheduler), &limits);
-    Server::builder()
-        .max_concurrent_streams(limits.streams_max)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .add_service(NameUnserved(service(scheduler, limits)))
-        .add_service(NameUnserved(prediction))
-        .add_service(NameUnserved(models))
-        .add_service(health)
-        .add_service(reflection().build_v1().map_err(broken)?)
-        .add_service(reflection().build_v1alpha().map_err(broken)?)
-        .serve_with_incoming_shutdown(incoming, stopping)
-        .await
-        .map_err(|error| Error::internal(format!("the gRPC server failed: {error}")))
+    listen::serve(listener, Speaks::Http2, connections, stopping, answer).await;
+    Ok(())
 }
 
 fn service(scheduler: Arc<Scheduler>, limits: GrpcLimits) -> GrpcInferenceServiceServer<Inference> {
@@ -114,44 +98,6 @@ fn service(scheduler: Arc<Scheduler>, limits: GrpcLimits) -> GrpcInferenceServic
         .max_encoding_message_size(usize::MAX)
 }
 
-/// Without the pause, an accept that keeps failing would take a whole core.
-async fn pause_after_failure<T>(accepted: std::io::Result<T>) -> std::io::Result<T> {
-    if let Err(error) = &accepted {
-        tracing::warn!(%error, "cannot accept a gRPC connection");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-    accepted
-}
-
-/// Keeps the health service in step with the scheduler until `shutdown`, then ends it: a watcher sees "not serving"
-/// and the end of its stream, which would otherwise outlive the server.
-async fn report_health(mut reporter: HealthReporter, scheduler: Arc<Scheduler>, shutdown: impl Future<Output = ()>) {
-    let mut shutdown = pin!(shutdown);
-    let mut reported = None;
-    loop {
-        let ready = scheduler.is_ready();
-        // A watcher is told of changes, not of the time.
-        if reported.replace(ready) != Some(ready) {
-            set_health(&reporter, ready).await;
-        }
-        tokio::select! {
-            () = &mut shutdown => break,
-            () = tokio::time::sleep(HEALTH_INTERVAL) => {}
-        }
-    }
-    set_health(&reporter, false).await;
-    for name in ["", SERVICE] {
-        reporter.clear_service_status(name).await;
-    }
-}
-
-async fn set_health(reporter: &HealthReporter, ready: bool) {
-    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for name in ["", SERVICE] {
-        reporter.set_service_status(name, status).await;
-    }
-}
-
 /// What a call gives back.
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
@@ -159,6 +105,11 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 /// so that nothing is computed for nobody.
 fn deadline(metadata: &MetadataMap, now: Instant) -> Result<Option<Instant>> {
     crate::deadline::of_headers(metadata.as_ref(), now)
+}
+
+/// What `request` brings besides its messages. Nothing, where no listener gave it anything.
+fn origin<T>(request: &tonic::Request<T>) -> Origin {
+    request.extensions().get::<Arrival>().map_or_else(Origin::default, Arrival::origin)
 }
 
 #[cfg(test)]

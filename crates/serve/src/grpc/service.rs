@@ -7,22 +7,25 @@ use engine::{Error, Result};
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::{
-    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
-    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
-    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
-    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-    SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest,
-    SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
+    LogSettingsRequest, LogSettingsResponse, ModelConfigRequest, ModelConfigResponse, ModelInferRequest,
+    ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
 };
 use store::manifest::Io;
 use tonic::{Request, Response, Streaming};
+use tracing::Instrument as _;
 
+use super::received::Arrival;
 use super::status::status;
 use super::stream::{self, Answers, Manner};
-use super::{Answer, GrpcLimits, convert, deadline, extensions};
+use super::{Answer, GrpcLimits, convert, deadline, extensions, logging, origin};
 use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
-use crate::{LoadOptions, Residency, Scheduler};
+use crate::{LoadOptions, Management, Origin, Residency, Scheduler, trace};
 
 /// How soon an open stream notices that the server drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -42,17 +45,22 @@ impl Inference {
         Self { scheduler, limits }
     }
 
-    /// Answers `message`, which came at `now`; `deadline` is the call's own.
+    /// Answers `message`, which came at `now` with `origin`; `deadline` is the call's own.
     async fn infer(
         &self,
         message: ModelInferRequest,
+        origin: Origin,
         now: Instant,
         deadline: Option<Instant>,
     ) -> Result<ModelInferResponse> {
         let memory = self.memory();
         let call = convert::Call { memory, memory_bytes: self.limits.message_bytes_max, now, deadline };
         let residency = self.scheduler.residency();
-        let decoded = convert::decode(message, call).and_then(|(request, reply)| {
+        if origin.trace.is_some() {
+            trace::tell_request_id(&message.id);
+        }
+        let decoded = convert::decode(message, call).and_then(|(mut request, reply)| {
+            request.origin = origin.with_inputs(&request.inputs)?;
             let model = residency.model(&request.model, request.version)?;
             Ok((model, request, reply))
         });
@@ -100,6 +108,7 @@ impl Inference {
     }
 
     async fn load(&self, request: RepositoryModelLoadRequest) -> Result<RepositoryModelLoadResponse> {
+        self.may_change_models()?;
         let parameters = request.parameters.iter();
         let config = triton::load_config(parameters.map(|(name, value)| (name.as_str(), extensions::text(value))))?;
         let name = extensions::repository_model(request.repository_name, request.model_name)?;
@@ -109,9 +118,14 @@ impl Inference {
     }
 
     async fn unload(&self, request: RepositoryModelUnloadRequest) -> Result<RepositoryModelUnloadResponse> {
+        self.may_change_models()?;
         let name = extensions::repository_model(request.repository_name, request.model_name)?;
         self.change(&name, Residency::unload_named).await?;
         Ok(RepositoryModelUnloadResponse { model_name: name, is_unloaded: true })
+    }
+
+    fn may_change_models(&self) -> Result<()> {
+        Management::may_change_models(self.limits.management.as_ref(), &self.scheduler)
     }
 
     fn memory(&self) -> Option<&SharedMemory> {
@@ -139,9 +153,13 @@ impl Inference {
         let fails_whole = request.metadata().get(FAIL_WHOLE_HEADER).is_some_and(|value| value == "true");
         let manner = Manner { in_flight_max: self.limits.stream_requests_max, fails_whole };
         let inference = self.clone();
+        let arrival = request.extensions().get::<Arrival>().cloned();
+        let span = tracing::Span::current();
         let infer = move |message| {
             let (inference, now) = (inference.clone(), Instant::now());
-            async move { inference.infer(message, now, deadline).await }
+            // Taken at once: from here on the next message arrives.
+            let origin = arrival.as_ref().map_or_else(Origin::default, Arrival::origin);
+            async move { inference.infer(message, origin, now, deadline).await }.instrument(span.clone())
         };
         let scheduler = Arc::clone(&self.scheduler);
         let draining = async move {
@@ -182,7 +200,7 @@ impl GrpcInferenceService for Inference {
     }
 
     async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        let extensions = triton::extensions(self.memory().is_some());
+        let extensions = triton::extensions(&self.scheduler, self.memory().is_some(), self.limits.management.as_ref());
         Ok(Response::new(ServerMetadataResponse {
             name: "packhorse".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -197,7 +215,8 @@ impl GrpcInferenceService for Inference {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let now = Instant::now();
         let deadline = deadline(request.metadata(), now).map_err(status)?;
-        answer(self.infer(request.into_inner(), now, deadline).await)
+        let origin = origin(&request);
+        answer(self.infer(request.into_inner(), origin, now, deadline).await)
     }
 
     async fn model_stream_infer(&self, request: Request<Streaming<ModelInferRequest>>) -> Answer<Answers> {
@@ -230,6 +249,10 @@ impl GrpcInferenceService for Inference {
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Answer<RepositoryModelUnloadResponse> {
         answer(self.unload(request.into_inner()).await)
+    }
+
+    async fn log_settings(&self, request: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
+        answer(logging::log_settings(self.limits.management.as_ref(), request.into_inner()))
     }
 
     async fn system_shared_memory_status(

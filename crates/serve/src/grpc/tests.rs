@@ -2,6 +2,7 @@
 //! it got.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::Tensor;
@@ -12,8 +13,10 @@ use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::*;
 use serde_json::json;
 use tokio::sync::oneshot;
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 
+use super::unserved::NameUnserved;
 use super::*;
 use crate::{Control, Metrics, QueueLimits, Residency, fixture};
 
@@ -35,6 +38,7 @@ fn scheduler() -> Arc<Scheduler> {
         outputs: Vec::new(),
         priority: 0,
         deadline: None,
+        origin: Origin::default(),
     };
     let (reply, answer) = std::sync::mpsc::sync_channel(1);
     scheduler.submit(request, Box::new(reply)).unwrap();

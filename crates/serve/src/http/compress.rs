@@ -11,9 +11,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::body::Parts;
 use super::error::Refusal;
+use crate::Held;
 
 /// A smaller reply gains nothing from being smaller still.
 const WORTH_BYTES_MIN: usize = 1024;
+
+/// How much is inflated before it is counted against the memory for bodies.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,33 +94,42 @@ pub(super) fn accepted(headers: &HeaderMap) -> Option<Coding> {
     (weight > 0.0 && weight >= identity.unwrap_or(0.0)).then_some(best)
 }
 
-/// What `body` holds, which may be at most `limit` bytes: it is inflated piece by piece, and no further than that.
+/// What `body` holds, which may be at most `limit` bytes: it is inflated piece by piece, no further
+/// than that and than `held` may grow.
 ///
 /// # Errors
-/// 413 past the limit, 400 for a body that is not what its header says.
-pub(super) fn inflate(coding: Coding, body: &[u8], limit: usize) -> Result<Bytes, Refusal> {
+/// 413 past the limit, 400 for a body that is not what its header says, 429 when there is no memory for it.
+pub(super) fn inflate(coding: Coding, body: &[u8], limit: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     // The header of the zlib format: method 8, and a checksum over both bytes.
     let has_zlib_header = matches!(*body, [method, flags, ..]
         if method & 15 == 8 && u16::from_be_bytes([method, flags]).is_multiple_of(31));
     match coding {
-        Coding::Gzip => whole(coding, MultiGzDecoder::new(body), limit),
-        Coding::Deflate if has_zlib_header => whole(coding, ZlibDecoder::new(body), limit),
-        Coding::Deflate => whole(coding, DeflateDecoder::new(body), limit),
+        Coding::Gzip => whole(coding, MultiGzDecoder::new(body), limit, held),
+        Coding::Deflate if has_zlib_header => whole(coding, ZlibDecoder::new(body), limit, held),
+        Coding::Deflate => whole(coding, DeflateDecoder::new(body), limit, held),
     }
 }
 
-fn whole(coding: Coding, decoder: impl Read, limit: usize) -> Result<Bytes, Refusal> {
+fn whole(coding: Coding, decoder: impl Read, limit: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     let mut data = Vec::new();
     // One byte more tells a body that is too large from one that just fits.
-    let read = decoder.take((limit as u64).saturating_add(1)).read_to_end(&mut data);
-    if data.len() > limit {
-        return Err(Refusal::too_large(limit));
+    let mut decoder = decoder.take((limit as u64).saturating_add(1));
+    loop {
+        let before = data.len();
+        let read = decoder.by_ref().take(STEP_BYTES).read_to_end(&mut data);
+        if data.len() > limit {
+            return Err(Refusal::too_large(limit));
+        }
+        held.grow(data.len() - before)?;
+        read.map_err(|source| {
+            let name = coding.name();
+            let message = format!("the body is not what Content-Encoding {name} says: {source}");
+            Refusal::new(StatusCode::BAD_REQUEST, message)
+        })?;
+        if data.len() == before {
+            return Ok(Bytes::from(data));
+        }
     }
-    read.map_err(|source| {
-        let name = coding.name();
-        Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not what Content-Encoding {name} says: {source}"))
-    })?;
-    Ok(Bytes::from(data))
 }
 
 /// `response` compressed as `coding` says, if that is worth it. Takes as long as compressing does: off the threads
@@ -229,10 +242,14 @@ mod tests {
     fn a_body_that_is_not_what_its_header_says() {
         for (coding, mut body) in forms(b"a body of some length, a body of some length") {
             body.truncate(body.len() - 1);
-            assert_eq!(status(inflate(coding, &body, 1000).unwrap_err()), 400, "{coding:?} cut short");
+            assert_eq!(
+                status(inflate(coding, &body, 1000, &mut Held::default()).unwrap_err()),
+                400,
+                "{coding:?} cut short"
+            );
         }
-        assert_eq!(status(inflate(Coding::Gzip, b"{\"inputs\":[]}", 1000).unwrap_err()), 400);
-        assert_eq!(status(inflate(Coding::Deflate, b"{\"inputs\":[]}", 1000).unwrap_err()), 400);
+        assert_eq!(status(inflate(Coding::Gzip, b"{\"inputs\":[]}", 1000, &mut Held::default()).unwrap_err()), 400);
+        assert_eq!(status(inflate(Coding::Deflate, b"{\"inputs\":[]}", 1000, &mut Held::default()).unwrap_err()), 400);
     }
 
     #[test]
@@ -240,13 +257,13 @@ mod tests {
         let zeros = vec![0; 8 << 20];
         for (coding, body) in forms(&zeros) {
             assert!(body.len() < zeros.len() / 100);
-            assert_eq!(status(inflate(coding, &body, 1 << 20).unwrap_err()), 413, "{coding:?}");
-            assert_eq!(inflate(coding, &body, zeros.len()).unwrap(), zeros, "{coding:?}");
+            assert_eq!(status(inflate(coding, &body, 1 << 20, &mut Held::default()).unwrap_err()), 413, "{coding:?}");
+            assert_eq!(inflate(coding, &body, zeros.len(), &mut Held::default()).unwrap(), zeros, "{coding:?}");
         }
         // Members one after the other count as one body.
         let (coding, one) = forms(&zeros[..1000]).swap_remove(0);
-        assert_eq!(status(inflate(coding, &one.repeat(3), 2999).unwrap_err()), 413);
-        assert_eq!(inflate(coding, &one.repeat(3), 3000).unwrap().len(), 3000);
+        assert_eq!(status(inflate(coding, &one.repeat(3), 2999, &mut Held::default()).unwrap_err()), 413);
+        assert_eq!(inflate(coding, &one.repeat(3), 3000, &mut Held::default()).unwrap().len(), 3000);
     }
 
     proptest! {
@@ -256,7 +273,7 @@ mod tests {
             limit in 0usize..4000,
         ) {
             for (coding, body) in forms(&data) {
-                match inflate(coding, &body, limit) {
+                match inflate(coding, &body, limit, &mut Held::default()) {
                     Ok(got) => {
                         prop_assert!(data.len() <= limit);
                         prop_assert_eq!(&got[..], &data[..]);
@@ -272,7 +289,7 @@ mod tests {
         #[test]
         fn noise_is_refused_or_stays_within_the_limit(body: Vec<u8>, limit in 0usize..1000) {
             for coding in [Coding::Gzip, Coding::Deflate] {
-                if let Ok(data) = inflate(coding, &body, limit) {
+                if let Ok(data) = inflate(coding, &body, limit, &mut Held::default()) {
                     prop_assert!(data.len() <= limit);
                 }
             }

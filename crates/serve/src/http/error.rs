@@ -15,6 +15,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::InvalidInput | ErrorKind::FailedPrecondition => StatusCode::BAD_REQUEST,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::AlreadyExists => StatusCode::CONFLICT,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
         ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         ErrorKind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -119,6 +120,7 @@ mod tests {
             (ErrorKind::InvalidInput, 400, None),
             (ErrorKind::Exhausted, 429, Some(("retry-after", "1"))),
             (ErrorKind::Unavailable, 503, Some(("retry-after", "1"))),
+            (ErrorKind::Forbidden, 403, None),
             (ErrorKind::Cancelled, 499, None),
             (ErrorKind::Corrupt, 500, None),
         ] {

@@ -1,5 +1,7 @@
 //! A request's body: whole, inflated, and within its limits.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use engine::Error;
 use http::{HeaderMap, StatusCode};
@@ -9,6 +11,7 @@ use hyper::body::Body;
 use super::HttpLimits;
 use super::compress::{self, inflate};
 use super::error::Refusal;
+use crate::Held;
 
 /// Inflating less than this takes no longer than handing it to another thread.
 const INFLATE_HERE_BYTES_MAX: usize = 4096;
@@ -17,44 +20,56 @@ const INFLATE_HERE_BYTES_MAX: usize = 4096;
 ///
 /// # Errors
 /// 413 when it is too large, compressed or not, 415 for a coding that is not served, 408 for one that pauses, 400 for
-/// one that breaks off.
+/// one that breaks off, 429 when other bodies take all the memory there is for them.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: impl Body<Error: std::fmt::Display>,
     limits: &HttpLimits,
-) -> Result<Bytes, Refusal> {
+) -> Result<(Bytes, Held), Refusal> {
     let coding = compress::of_content(headers)?;
-    let body = as_sent(body, limits).await?;
-    let limit = limits.body_bytes;
-    match coding {
-        None => Ok(body),
-        Some(coding) if body.len() <= INFLATE_HERE_BYTES_MAX => inflate(coding, &body, limit),
-        Some(coding) => {
-            let inflated = tokio::task::spawn_blocking(move || inflate(coding, &body, limit));
+    let (body, held) = as_sent(body, limits).await?;
+    let Some(coding) = coding else { return Ok((body, held)) };
+    let (limit, bodies) = (limits.body_bytes, Arc::clone(&limits.bodies));
+    let length = body.len();
+    let inflate = move || {
+        let mut inflated = bodies.share();
+        let whole = inflate(coding, &body, limit, &mut inflated)?;
+        // What was compressed goes only now, and its share with it.
+        drop((body, held));
+        Ok((whole, inflated))
+    };
+    match length {
+        0..=INFLATE_HERE_BYTES_MAX => inflate(),
+        _ => {
+            let inflated = tokio::task::spawn_blocking(inflate);
             inflated.await.unwrap_or_else(|_| Err(Error::internal("the body's inflation did not end").into()))
         }
     }
 }
 
 /// The whole of `body`, within its limits. It grows with what arrives and never by what is announced.
-async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits) -> Result<Bytes, Refusal> {
+///
+/// So does its share of the memory for bodies: a client that is slow to send holds what it has sent.
+async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits) -> Result<(Bytes, Held), Refusal> {
     const FIRST_BYTES_MAX: u64 = 1 << 20;
     let limit = limits.body_bytes;
     let announced = body.size_hint().lower();
     if announced > limit as u64 {
         return Err(Refusal::too_large(limit));
     }
+    limits.bodies.admits(usize::try_from(announced).unwrap_or(usize::MAX))?;
+    let mut held = limits.bodies.share();
     let mut whole = Vec::with_capacity(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
     let mut body = std::pin::pin!(body);
     loop {
-        let pause = tokio::time::timeout(limits.body_pause, body.frame()).await;
+        let pause = tokio::time::timeout(limits.listen.body_pause, body.frame()).await;
         let Some(frame) = pause.map_err(|_| {
-            let pause_s = limits.body_pause.as_secs_f64();
+            let pause_s = limits.listen.body_pause.as_secs_f64();
             let message = format!("nothing of the body came for {pause_s} s; {} bytes had come", whole.len());
             Refusal::new(StatusCode::REQUEST_TIMEOUT, message)
         })?
         else {
-            return Ok(Bytes::from(whole));
+            return Ok((Bytes::from(whole), held));
         };
         let frame = frame.map_err(|error| {
             Refusal::from(Error::invalid(format!("the body broke off after {} bytes: {error}", whole.len())))
@@ -64,6 +79,7 @@ async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits)
         if data.remaining() > limit - whole.len() {
             return Err(Refusal::too_large(limit));
         }
+        held.grow(data.remaining())?;
         while data.has_remaining() {
             let chunk = data.chunk();
             whole.extend_from_slice(chunk);

@@ -8,7 +8,6 @@ mod document;
 mod elements;
 mod error;
 mod incoming;
-mod listen;
 mod request;
 mod response;
 mod router;
@@ -17,20 +16,23 @@ mod triton;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use engine::Error;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use serde_json::json;
 use store::manifest::Io;
 use tokio::net::TcpListener;
+use tracing::Instrument as _;
 
+use crate::listen::{self, ListenLimits, Speaks};
+use crate::trace::{self, TraceContext};
 use crate::triton::{SharedMemory, extensions, give};
-use crate::{Model, Scheduler, deadline};
+use crate::{Bodies, Management, Model, Origin, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
-pub(crate) use listen::serve as listen;
 use request::{Bounds, Call};
 use router::Target;
 pub(crate) use router::{Route, route};
@@ -48,27 +50,26 @@ pub struct HttpLimits {
     pub json_depth: usize,
     /// Inputs of one request, and outputs.
     pub tensors: usize,
-    /// The longest that a connection may take to send a request's head, from its start or from its last answer. So it
-    /// is also how long an idle connection is kept; longer than the minute of common load balancers.
-    pub header_timeout: Duration,
-    /// The longest pause within a body.
-    pub body_pause: Duration,
-    /// Connections at once; more wait until one closes.
-    pub connections: usize,
+    /// What holds for connections.
+    pub listen: ListenLimits,
+    /// What the bodies of all requests take together.
+    pub bodies: Arc<Bodies>,
     /// The part of the system's shared memory that is open to clients; `None`, the default, opens none of it.
     pub shared_memory: Option<Arc<SharedMemory>>,
+    /// The right to change the server; `None`, the default, is that of a public listener.
+    pub management: Option<Management>,
 }
 
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
-            body_bytes: 64 << 20,
+            body_bytes: 256 << 20,
             json_depth: 64,
             tensors: 1024,
-            header_timeout: Duration::from_secs(75),
-            body_pause: Duration::from_secs(30),
-            connections: 1024,
+            listen: ListenLimits::default(),
+            bodies: Arc::default(),
             shared_memory: None,
+            management: None,
         }
     }
 }
@@ -87,10 +88,40 @@ pub async fn serve(
         let (scheduler, limits) = (Arc::clone(&scheduler), Arc::clone(&shared));
         async move { answer(&scheduler, &limits, request).await }
     };
-    listen(listener, limits, shutdown, answer).await;
+    listen::serve(listener, Speaks::Both, limits.listen, shutdown, answer).await;
 }
 
-async fn answer<B>(scheduler: &Arc<Scheduler>, limits: &HttpLimits, request: Request<B>) -> Response<Parts>
+/// The answer to `request`, in the trace that it is part of.
+pub(crate) async fn answer<B>(
+    scheduler: &Arc<Scheduler>,
+    limits: &HttpLimits,
+    mut request: Request<B>,
+) -> Response<Parts>
+where
+    B: Body<Error: std::fmt::Display>,
+{
+    // HTTP/2 says goodbye in frames of its own.
+    let has_goodbye = request.version() >= Version::HTTP_2;
+    let mut response = match TraceContext::of(request.headers()) {
+        None => untraced(scheduler, limits, request).await,
+        Some(trace) => {
+            let (span, told) = (trace.span(), trace.response());
+            request.extensions_mut().insert(trace);
+            let mut response = untraced(scheduler, limits, request).instrument(span).await;
+            if let Some(told) = told {
+                response.headers_mut().insert(trace::RESPONSE, told);
+            }
+            response
+        }
+    };
+    // A client that has been told sends its next request elsewhere, rather than into a connection that closes.
+    if !scheduler.is_ready() && !has_goodbye {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn untraced<B>(scheduler: &Arc<Scheduler>, limits: &HttpLimits, request: Request<B>) -> Response<Parts>
 where
     B: Body<Error: std::fmt::Display>,
 {
@@ -119,7 +150,8 @@ where
     Ok(match route {
         Route::Live => live(),
         Route::Ready => ready(scheduler),
-        Route::Server => server(memory),
+        Route::Ping => ping(scheduler),
+        Route::Server => server(scheduler, limits),
         Route::Models => models(scheduler),
         Route::Model(target) => metadata(scheduler, &target)?,
         Route::ModelReady(target) => model_ready(scheduler, &target),
@@ -128,7 +160,14 @@ where
         Route::Statistics(target) => triton::statistics(scheduler, target.as_ref())?,
         Route::RepositoryIndex => triton::index(scheduler, &read(request, limits).await?)?,
         Route::RepositoryChange(name, change) => {
+            Management::may_change_models(limits.management.as_ref(), scheduler)?;
             triton::change(scheduler, name, change, &read(request, limits).await?).await?
+        }
+        Route::LogSettings => triton::log_settings(limits.management.as_ref(), &[])?,
+        Route::LogChange => {
+            // Who may not ask need not be listened to.
+            Management::log(limits.management.as_ref())?;
+            triton::log_settings(limits.management.as_ref(), &read(request, limits).await?)?
         }
         Route::MemoryStatus(name) => triton::memory_status(memory, name.as_deref())?,
         Route::MemoryRegister(name) => triton::memory_register(memory, name, &read(request, limits).await?)?,
@@ -150,10 +189,10 @@ where
         return Err(refusal);
     }
     let now = Instant::now();
-    let (head, body) = request.into_parts();
-    let body = incoming::read(&head.headers, body, limits).await?;
-    let answered = tfs::try_answer(scheduler, limits, &head, now, body).await;
-    answered.ok_or(refusal)
+    let (mut head, body) = request.into_parts();
+    let (body, held) = incoming::read(&head.headers, body, limits).await?;
+    let origin = Origin { trace: head.extensions.remove(), held };
+    tfs::try_answer(scheduler, limits, &head, now, body, origin).await.ok_or(refusal)
 }
 
 async fn read<B>(request: Request<B>, limits: &HttpLimits) -> Result<bytes::Bytes, Refusal>
@@ -161,7 +200,7 @@ where
     B: Body<Error: std::fmt::Display>,
 {
     let (head, body) = request.into_parts();
-    incoming::read(&head.headers, body, limits).await
+    incoming::read(&head.headers, body, limits).await.map(|(body, _)| body)
 }
 
 /// The process answers, and this is the answer.
@@ -176,11 +215,19 @@ pub(crate) fn ready(scheduler: &Scheduler) -> Response<Parts> {
     body::json(status, &json!({ "ready": ready }))
 }
 
-fn server(memory: Option<&SharedMemory>) -> Response<Parts> {
+/// [`ready`] in the words of servers that have one probe for everything.
+pub(crate) fn ping(scheduler: &Scheduler) -> Response<Parts> {
+    match scheduler.is_ready() {
+        true => body::json(StatusCode::OK, &json!({ "status": "Healthy" })),
+        false => body::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "Unhealthy" })),
+    }
+}
+
+fn server(scheduler: &Scheduler, limits: &HttpLimits) -> Response<Parts> {
     let told = json!({
         "name": "packhorse",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": extensions(memory.is_some()),
+        "extensions": extensions(scheduler, limits.shared_memory.is_some(), limits.management.as_ref()),
     });
     body::json(StatusCode::OK, &told)
 }
@@ -226,18 +273,23 @@ where
     B: Body<Error: std::fmt::Display>,
 {
     let now = Instant::now();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let (json_bytes, deadline) = (json_bytes(&head.headers)?, deadline::of_headers(&head.headers, now)?);
     let coding = compress::accepted(&head.headers);
-    let body = incoming::read(&head.headers, body, limits).await?;
+    let (body, held) = incoming::read(&head.headers, body, limits).await?;
+    let origin = Origin { trace: head.extensions.remove(), held };
     let memory = limits.shared_memory.as_deref();
     let bounds = Bounds { depth: limits.json_depth, tensors: limits.tensors, memory_bytes: limits.body_bytes };
     let found = scheduler.residency().model(&target.name, target.version);
     let decode = |model: Arc<Model>| {
         let signature = model.signature();
         let call = Call { model: target.name, version: target.version, signature, body, json_bytes, memory, now };
-        let decoded = request::decode(call, bounds)?;
-        Ok((model, decoded))
+        let (mut request, reply) = request::decode(call, bounds)?;
+        if let (Some(_), Some(id)) = (&origin.trace, &reply.id) {
+            trace::tell_request_id(id);
+        }
+        request.origin = origin.with_inputs(&request.inputs)?;
+        Ok((model, (request, reply)))
     };
     let decoded = found.and_then(decode);
     let (model, (mut request, reply)) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
@@ -256,5 +308,7 @@ fn json_bytes(headers: &HeaderMap) -> engine::Result<Option<usize>> {
     })
 }
 
+#[cfg(test)]
+mod mutation_tests;
 #[cfg(test)]
 mod tests;

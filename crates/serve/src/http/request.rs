@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use super::document::{self, Document, Input, Output, Parameters, whole};
 use super::elements;
-use crate::InferRequest;
 use crate::triton::{self, Budget, SharedMemory, Span, Wish};
+use crate::{InferRequest, Origin};
 
 /// One call, as the transport gives it.
 pub(super) struct Call<'a> {
@@ -116,6 +116,7 @@ pub(super) fn decode(call: Call<'_>, bounds: Bounds) -> Result<(InferRequest, Re
         outputs,
         priority,
         deadline: triton::timeout(timeout_us, call.now),
+        origin: Origin::default(),
     };
     Ok((request, reply))
 }
@@ -137,6 +138,7 @@ fn raw(call: Call<'_>) -> Result<(InferRequest, Reply)> {
         outputs: Vec::new(),
         priority: 0,
         deadline: None,
+        origin: Origin::default(),
     };
     let reply = Reply { binary_by_default: true, ..Reply::default() };
     Ok((request, reply))

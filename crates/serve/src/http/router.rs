@@ -15,6 +15,8 @@ pub(crate) enum Route {
     Live,
     /// Whether it takes work.
     Ready,
+    /// The same, for clients of servers that have but one probe.
+    Ping,
     /// The server's metadata.
     Server,
     /// The names of all models.
@@ -33,6 +35,10 @@ pub(crate) enum Route {
     RepositoryIndex,
     /// Loading or unloading the model of this name.
     RepositoryChange(String, Change),
+    /// What is logged.
+    LogSettings,
+    /// Changing what is logged.
+    LogChange,
     /// The regions of shared memory, or one.
     MemoryStatus(Option<String>),
     /// Naming a region.
@@ -55,15 +61,21 @@ pub(crate) struct Target {
 /// # Errors
 /// 404 for a path that is none of ours, 405 with `Allow` for a method that its path does not take.
 pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
-    let route = of_path(path).ok_or_else(|| Refusal::no_such_path(path))?;
+    let mut route = of_path(path).ok_or_else(|| Refusal::no_such_path(path))?;
+    // The one path that takes both.
+    if route == Route::LogSettings && *method == Method::POST {
+        route = Route::LogChange;
+    }
     let (allowed, allow): (&[Method], _) = match route {
         Route::Infer(_)
         | Route::RepositoryIndex
         | Route::RepositoryChange(..)
+        | Route::LogChange
         | Route::MemoryRegister(_)
         | Route::MemoryUnregister(_) => (&[Method::POST], "POST"),
         Route::Live
         | Route::Ready
+        | Route::Ping
         | Route::Server
         | Route::Models
         | Route::Model(_)
@@ -71,6 +83,7 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
         | Route::Config(_)
         | Route::Statistics(_)
         | Route::MemoryStatus(_) => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+        Route::LogSettings => (&[Method::GET, Method::HEAD], "GET, HEAD, POST"),
     };
     if allowed.contains(method) {
         return Ok(route);
@@ -84,8 +97,10 @@ fn of_path(path: &str) -> Option<Route> {
     let segments: Vec<Cow<'_, str>> = path.strip_prefix('/')?.split('/').map(decoded).collect::<Option<_>>()?;
     let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
     Some(match segments.as_slice() {
-        ["v2", "health", "live"] | ["ping" | "health" | "livez"] | ["-", "healthz"] => Route::Live,
+        ["v2", "health", "live"] | ["livez" | "healthz"] | ["-", "healthz"] => Route::Live,
         ["v2", "health", "ready"] | ["readyz"] => Route::Ready,
+        ["ping" | "health"] => Route::Ping,
+        ["v2", "logging"] => Route::LogSettings,
         ["v2"] => Route::Server,
         ["v2", "models"] => Route::Models,
         ["v2", "models", "stats"] => Route::Statistics(None),
@@ -160,8 +175,11 @@ mod tests {
         let (get, post, head) = (&Method::GET, &Method::POST, &Method::HEAD);
         for (method, path, want) in [
             (get, "/v2/health/live", Route::Live),
-            (get, "/ping", Route::Live),
-            (get, "/health", Route::Live),
+            (get, "/ping", Route::Ping),
+            (get, "/health", Route::Ping),
+            (get, "/healthz", Route::Live),
+            (get, "/v2/logging", Route::LogSettings),
+            (post, "/v2/logging", Route::LogChange),
             (head, "/livez", Route::Live),
             (get, "/v2/health/ready", Route::Ready),
             (get, "/readyz", Route::Ready),
@@ -234,6 +252,7 @@ mod tests {
             (Method::OPTIONS, "/v2", "GET, HEAD"),
             (Method::GET, "/v2/repository/index", "POST"),
             (Method::POST, "/v2/models/stats", "GET, HEAD"),
+            (Method::PUT, "/v2/logging", "GET, HEAD, POST"),
         ] {
             check(&method, path, Err((status, Some(allow))));
         }

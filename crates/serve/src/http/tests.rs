@@ -2,67 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
-use engine::{Engine, Load, Session, Signature, Tensor, Weights};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::fixture::Gate;
 use crate::{Control, Metrics, QueueLimits, Residency, admin, fixture};
-
-/// An engine whose sessions answer with their inputs, after waiting at a gate when the input is empty.
-struct Echo {
-    entered: SyncSender<()>,
-    /// Only one lane waits at a time.
-    gate: Arc<Mutex<Receiver<()>>>,
-}
-
-struct EchoSession {
-    signature: Signature,
-    entered: SyncSender<()>,
-    gate: Arc<Mutex<Receiver<()>>>,
-}
-
-struct Nothing;
-
-impl Weights for Nothing {
-    fn mapped_bytes(&self) -> u64 {
-        0
-    }
-}
-
-impl Engine for Echo {
-    fn description(&self) -> String {
-        "echo".to_owned()
-    }
-
-    fn session(&self, _: &[u8], _: usize, _: Load) -> engine::Result<Box<dyn Session>> {
-        let (entered, gate) = (self.entered.clone(), Arc::clone(&self.gate));
-        let signature = Signature::default();
-        Ok(Box::new(EchoSession { signature, entered, gate }))
-    }
-
-    fn bind(&self, _: Vec<Tensor>) -> engine::Result<Arc<dyn Weights>> {
-        Ok(Arc::new(Nothing))
-    }
-}
-
-impl Session for EchoSession {
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> engine::Result<Vec<Tensor>> {
-        if inputs[0].is_empty() {
-            self.entered.send(()).unwrap();
-            self.gate.lock().unwrap().recv().unwrap();
-        }
-        Ok(outputs.iter().map(|&index| inputs[index].clone()).collect())
-    }
-}
 
 /// A server on a port of its own, with one lane.
 struct Served {
@@ -71,8 +19,7 @@ struct Served {
     address: SocketAddr,
     shutdown: oneshot::Sender<()>,
     serving: JoinHandle<()>,
-    entered: Receiver<()>,
-    open_gate: SyncSender<()>,
+    gate: Gate,
     _store: tempfile::TempDir,
 }
 
@@ -82,9 +29,7 @@ fn served(limits: HttpLimits) -> Served {
     for (name, version) in [("echo", 1), ("echo", 12), ("a b", 1)] {
         fixture::add(&store, name, version, tensor("x"), tensor("y"));
     }
-    let (entered_sender, entered) = sync_channel(4);
-    let (open_gate, gate) = sync_channel(4);
-    let engine = Echo { entered: entered_sender, gate: Arc::new(Mutex::new(gate)) };
+    let (engine, gate) = fixture::gated();
     let residency = Arc::new(Residency::open(store, Arc::new(engine), 1, Control::None).unwrap());
     let metrics = Arc::new(Metrics::default());
     let scheduler = Scheduler::start(residency, &[0], QueueLimits::default(), metrics).unwrap();
@@ -95,7 +40,7 @@ fn served(limits: HttpLimits) -> Served {
     let serving = runtime.spawn(serve(listener, Arc::clone(&scheduler), limits, async {
         let _ = told.await;
     }));
-    Served { runtime, scheduler, address, shutdown, serving, entered, open_gate, _store: folder }
+    Served { runtime, scheduler, address, shutdown, serving, gate, _store: folder }
 }
 
 /// Sends `request` as it stands, on a connection of its own.
@@ -234,7 +179,7 @@ fn a_drain_finishes_what_is_held_while_the_admin_thread_answers() {
     let admin = admin::spawn(listener, Arc::clone(&served.scheduler)).unwrap();
 
     let held = send(served.address, post(INFER, "", WAITING).as_bytes());
-    served.entered.recv().unwrap();
+    served.gate.entered.recv().unwrap();
     // The one lane is busy until the gate opens.
     check(&get(probes, "/metrics"), 200, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     check(&get(probes, "/metrics"), 200, "# EOF");
@@ -253,7 +198,7 @@ fn a_drain_finishes_what_is_held_while_the_admin_thread_answers() {
     check(&get(probes, "/readyz"), 503, r#"{"ready":false}"#);
     assert!(!served.serving.is_finished());
 
-    served.open_gate.send(()).unwrap();
+    served.gate.open.send(()).unwrap();
     check(&rest(held), 200, r#""shape":[0],"data":[]"#);
     served.runtime.block_on(served.serving).unwrap();
     assert!(drain.join().unwrap());
@@ -263,11 +208,9 @@ fn a_drain_finishes_what_is_held_while_the_admin_thread_answers() {
 
 #[test]
 fn a_peer_that_says_nothing_is_let_go() {
-    let served = served(HttpLimits {
-        header_timeout: Duration::from_millis(50),
-        body_pause: Duration::from_millis(50),
-        ..HttpLimits::default()
-    });
+    let short = Duration::from_millis(50);
+    let listen = ListenLimits { header_timeout: short, body_pause: short, ..ListenLimits::default() };
+    let served = served(HttpLimits { listen, ..HttpLimits::default() });
     // Each of these ends because the server closes; the test's own end is the check.
     for head in ["", "P", "PRI * HTT", "POST / HTTP/1.1\r\nhost", "GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n"] {
         let answer = rest(send(served.address, head.as_bytes()));

@@ -14,8 +14,8 @@ use store::repository::VersionPolicy;
 
 use super::body::{self, Parts};
 use super::router::Target;
-use crate::triton::{self, ModelConfig, Region, SharedMemory, TensorConfig};
-use crate::{LoadOptions, Scheduler, Spent, Statistics};
+use crate::triton::{self, LogValue, ModelConfig, Region, SharedMemory, TensorConfig};
+use crate::{LoadOptions, Management, Scheduler, Spent, Statistics};
 
 /// `GET .../config`
 pub(super) fn config(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>> {
@@ -203,6 +203,30 @@ pub(super) fn index(scheduler: &Scheduler, body: &[u8]) -> Result<Response<Parts
 #[serde(default)]
 struct ChangeCall {
     parameters: Option<BTreeMap<String, Value>>,
+}
+
+/// `GET` and `POST /v2/logging`: every setting, after those in `body` were changed.
+pub(super) fn log_settings(management: Option<&Management>, body: &[u8]) -> Result<Response<Parts>> {
+    let log = Management::log(management)?;
+    let changes: BTreeMap<String, Value> = call(body)?;
+    let value = |(name, value): (String, Value)| match value {
+        Value::Bool(on) => Ok((name, LogValue::Switch(on))),
+        Value::String(text) => Ok((name, LogValue::Name(text))),
+        other => match other.as_u64().and_then(|level| u32::try_from(level).ok()) {
+            Some(level) => Ok((name, LogValue::Level(level))),
+            None => Err(Error::invalid(format!("{name} is {other}, which no setting of the log can be"))),
+        },
+    };
+    let changes = changes.into_iter().map(value).collect::<Result<Vec<_>>>()?;
+    let told = triton::log_settings(log, changes)?.map(|(name, value)| {
+        let value = match value {
+            LogValue::Switch(on) => Value::from(on),
+            LogValue::Level(level) => Value::from(level),
+            LogValue::Name(text) => Value::from(text),
+        };
+        (name, value)
+    });
+    Ok(body::json(StatusCode::OK, &BTreeMap::from(told)))
 }
 
 /// Which way a model goes.

@@ -13,7 +13,7 @@ use store::{Serving, Store};
 
 use super::*;
 use crate::fixture::{self, Unused};
-use crate::{Control, InferRequest, Metrics, QueueLimits, Residency};
+use crate::{Control, InferRequest, Metrics, Origin, QueueLimits, Residency};
 
 /// Shut until it is opened, and then open for ever.
 #[derive(Default)]
@@ -65,7 +65,15 @@ fn answers(
     let submit = |inputs| -> Receiver<Result<InferResponse>> {
         let (sender, receiver) = sync_channel(1);
         let model = "m".to_owned();
-        let request = InferRequest { model, version: None, inputs, outputs: Vec::new(), priority: 0, deadline: None };
+        let request = InferRequest {
+            model,
+            version: None,
+            inputs,
+            outputs: Vec::new(),
+            priority: 0,
+            deadline: None,
+            origin: Origin::default(),
+        };
         scheduler.submit(request, Box::new(sender)).unwrap();
         receiver
     };

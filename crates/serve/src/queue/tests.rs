@@ -7,6 +7,7 @@ use store::{Manifest, Serving};
 
 use super::*;
 use crate::InferResponse;
+use crate::bodies::Held;
 use crate::residency::Program;
 use crate::scheduler::Reply;
 
@@ -56,6 +57,7 @@ fn job(model: &Arc<Model>) -> Job {
         deadline: None,
         submitted: Instant::now(),
         reply: Box::new(Nobody),
+        held: Held::default(),
     }
 }
 

@@ -3,11 +3,13 @@
 //! The `http` and `grpc` edges convert to and from these, so an extension means the same on both.
 
 mod classification;
+mod logging;
 mod model_config;
 mod outputs;
 mod parameters;
 mod shared_memory;
 
+pub(crate) use logging::{LogValue, log_settings};
 pub(crate) use model_config::{Batching, ModelConfig, TensorConfig};
 pub(crate) use outputs::{Answer, Given, Wish, give};
 pub(crate) use parameters::{load_config, priority, refuse_sequence, timeout};
@@ -16,19 +18,23 @@ pub(crate) use shared_memory::{Budget, Region, Span};
 
 use engine::Result;
 
-use crate::{IndexEntry, ModelState, Scheduler, Statistics};
+use crate::{Control, IndexEntry, Management, ModelState, Scheduler, Statistics};
 
-/// The extensions that server metadata lists: exactly those that work, in Triton's names.
-pub(crate) fn extensions(shared_memory: bool) -> Vec<&'static str> {
-    let mut names = vec![
-        "classification",
-        "model_repository",
-        "model_repository(unload_dependents)",
-        "schedule_policy",
-        "model_configuration",
-        "binary_tensor_data",
-        "statistics",
-    ];
+/// The extensions that server metadata lists: exactly those that work on the listener that has these rights, in
+/// Triton's names.
+pub(crate) fn extensions(
+    scheduler: &Scheduler,
+    shared_memory: bool,
+    management: Option<&Management>,
+) -> Vec<&'static str> {
+    let mut names =
+        vec!["classification", "schedule_policy", "model_configuration", "binary_tensor_data", "statistics"];
+    if management.is_some() {
+        names.push("logging");
+        if scheduler.residency().control() == Control::Explicit {
+            names.extend(["model_repository", "model_repository(unload_dependents)"]);
+        }
+    }
     if shared_memory {
         names.push("system_shared_memory");
     }

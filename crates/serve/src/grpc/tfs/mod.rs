@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 use super::GrpcLimits;
 use super::status::status;
 use crate::tfs::{alias, classify, regress, resolve, tensors};
-use crate::{InferRequest, Model, Scheduler};
+use crate::{InferRequest, Management, Model, Origin, Scheduler};
 use spec::Target;
 
 /// TensorFlow Serving's names for what a task of several wants.
@@ -42,7 +42,7 @@ pub(crate) fn services(
     limits: &GrpcLimits,
 ) -> (PredictionServiceServer<Prediction>, ModelServiceServer<Models>) {
     let bytes_max = limits.message_bytes_max;
-    let models = Models { scheduler: Arc::clone(&scheduler) };
+    let models = Models { scheduler: Arc::clone(&scheduler), management: limits.management.clone() };
     // An answer's memory is spent by the time its size is known, so only requests are limited.
     let prediction = PredictionServiceServer::new(Prediction { scheduler, bytes_max })
         .accept_compressed(CompressionEncoding::Gzip)
@@ -93,7 +93,7 @@ impl Examined {
 }
 
 impl Prediction {
-    async fn predict(&self, request: PredictRequest, deadline: Option<Instant>) -> Result<PredictResponse> {
+    async fn predict(&self, request: PredictRequest, terms: Terms) -> Result<PredictResponse> {
         let PredictRequest { model_spec, inputs, output_filter } = request;
         let prepare = || {
             let target = spec::target(self.scheduler.residency(), model_spec)?;
@@ -112,10 +112,10 @@ impl Prediction {
             if let Some(twice) = wanted.iter().find(|name| !seen.insert(*name)) {
                 return Err(Error::invalid(format!("output_filter names '{twice}' twice")));
             }
-            Ok((target, model, named, wanted))
+            Ok((target, model, terms.with_inputs(&named)?, named, wanted))
         };
-        let (target, model, inputs, wanted) = self.counted(prepare())?;
-        let outcome = self.infer(target, model, inputs, wanted, deadline).await?;
+        let (target, model, terms, inputs, wanted) = self.counted(prepare())?;
+        let outcome = self.infer(target, model, inputs, wanted, terms).await?;
         let specs = &outcome.model.signature().outputs;
         // An output goes by the name that it was asked for with.
         let named = outcome.outputs.iter().enumerate().map(|(index, (name, tensor))| {
@@ -126,21 +126,16 @@ impl Prediction {
     }
 
     /// The model that `target` names on the examples of `input`.
-    async fn examine(
-        &self,
-        target: Result<Target>,
-        input: Option<Input>,
-        deadline: Option<Instant>,
-    ) -> Result<Examined> {
+    async fn examine(&self, target: Result<Target>, input: Option<Input>, terms: Terms) -> Result<Examined> {
         let prepare = || {
             let target = target?;
             let model = self.scheduler.residency().model(&target.name, target.version)?;
             let examples = examples::decode(input)?;
             let inputs = tensors(model.signature(), &examples)?;
-            Ok((target, model, examples.len(), inputs))
+            Ok((target, model, terms.with_inputs(&inputs)?, examples.len(), inputs))
         };
-        let (target, model, count, inputs) = self.counted(prepare())?;
-        let outcome = self.infer(target, model, inputs, Vec::new(), deadline).await?;
+        let (target, model, terms, count, inputs) = self.counted(prepare())?;
+        let outcome = self.infer(target, model, inputs, Vec::new(), terms).await?;
         let specs = &outcome.model.signature().outputs;
         let by_alias = |(name, tensor): &(String, Tensor)| (alias(specs, name).to_owned(), tensor.clone());
         let outputs = outcome.outputs.iter().map(by_alias).collect();
@@ -153,10 +148,11 @@ impl Prediction {
         model: Arc<Model>,
         inputs: Vec<(String, Tensor)>,
         outputs: Vec<String>,
-        deadline: Option<Instant>,
+        terms: Terms,
     ) -> Result<Outcome> {
         let Target { name, version } = target;
-        let request = InferRequest { model: name, version, inputs, outputs, priority: 0, deadline };
+        let Terms { deadline, origin } = terms;
+        let request = InferRequest { model: name, version, inputs, outputs, priority: 0, deadline, origin };
         let answer = self.scheduler.infer(request).await?;
         Ok(Outcome { model, outputs: answer.outputs })
     }
@@ -166,7 +162,7 @@ impl Prediction {
         &self,
         tasks: Vec<InferenceTask>,
         input: Option<Input>,
-        deadline: Option<Instant>,
+        terms: Terms,
     ) -> Result<MultiInferenceResponse> {
         let methods: Vec<String> = tasks.iter().map(|task| task.method_name.clone()).collect();
         let mut targets = tasks.into_iter().map(|task| spec::target(self.scheduler.residency(), task.model_spec));
@@ -177,7 +173,7 @@ impl Prediction {
             }
             Err(Error::invalid("the tasks are not all of one model and version; send them one by one"))
         });
-        let examined = self.examine(target, input, deadline).await?;
+        let examined = self.examine(target, input, terms).await?;
         let results = methods.iter().map(|method| {
             let result = match method.as_str() {
                 CLASSIFY_METHOD => inference_result::Result::ClassificationResult(examined.classes()?),
@@ -199,43 +195,53 @@ impl Prediction {
     }
 }
 
-/// The message of `request` and when its own time limit runs out. The transport ends the call then; the scheduler must
-/// know it before, so that nothing is computed for nobody.
-fn timed<T>(request: Request<T>) -> Result<(T, Option<Instant>)> {
+/// What comes with a message besides its content.
+struct Terms {
+    /// When the call's own time limit runs out. The transport ends the call then; the scheduler must know it before,
+    /// so that nothing is computed for nobody.
+    deadline: Option<Instant>,
+    origin: Origin,
+}
+
+impl Terms {
+    fn with_inputs(self, inputs: &[(String, Tensor)]) -> Result<Self> {
+        Ok(Self { origin: self.origin.with_inputs(inputs)?, ..self })
+    }
+}
+
+/// The message of `request` and its terms.
+fn opened<T>(request: Request<T>) -> Result<(T, Terms)> {
     let deadline = super::deadline(request.metadata(), Instant::now())?;
-    Ok((request.into_inner(), deadline))
+    let origin = super::origin(&request);
+    Ok((request.into_inner(), Terms { deadline, origin }))
 }
 
 #[tonic::async_trait]
 impl PredictionService for Prediction {
     async fn classify(&self, request: Request<ClassificationRequest>) -> Answer<ClassificationResponse> {
-        let (ClassificationRequest { model_spec, input }, deadline) = timed(request).map_err(status)?;
-        let examined = self
-            .examine(spec::target(self.scheduler.residency(), model_spec), input, deadline)
-            .await
-            .map_err(status)?;
+        let (ClassificationRequest { model_spec, input }, terms) = opened(request).map_err(status)?;
+        let examined =
+            self.examine(spec::target(self.scheduler.residency(), model_spec), input, terms).await.map_err(status)?;
         let result = Some(examined.classes().map_err(status)?);
         Ok(Response::new(ClassificationResponse { model_spec: Some(examined.outcome.spec()), result }))
     }
 
     async fn regress(&self, request: Request<RegressionRequest>) -> Answer<RegressionResponse> {
-        let (RegressionRequest { model_spec, input }, deadline) = timed(request).map_err(status)?;
-        let examined = self
-            .examine(spec::target(self.scheduler.residency(), model_spec), input, deadline)
-            .await
-            .map_err(status)?;
+        let (RegressionRequest { model_spec, input }, terms) = opened(request).map_err(status)?;
+        let examined =
+            self.examine(spec::target(self.scheduler.residency(), model_spec), input, terms).await.map_err(status)?;
         let result = Some(examined.numbers().map_err(status)?);
         Ok(Response::new(RegressionResponse { model_spec: Some(examined.outcome.spec()), result }))
     }
 
     async fn predict(&self, request: Request<PredictRequest>) -> Answer<PredictResponse> {
-        let (request, deadline) = timed(request).map_err(status)?;
-        self.predict(request, deadline).await.map(Response::new).map_err(status)
+        let (request, terms) = opened(request).map_err(status)?;
+        self.predict(request, terms).await.map(Response::new).map_err(status)
     }
 
     async fn multi_inference(&self, request: Request<MultiInferenceRequest>) -> Answer<MultiInferenceResponse> {
-        let (MultiInferenceRequest { tasks, input }, deadline) = timed(request).map_err(status)?;
-        self.several(tasks, input, deadline).await.map(Response::new).map_err(status)
+        let (MultiInferenceRequest { tasks, input }, terms) = opened(request).map_err(status)?;
+        self.several(tasks, input, terms).await.map(Response::new).map_err(status)
     }
 
     async fn get_model_metadata(&self, request: Request<GetModelMetadataRequest>) -> Answer<GetModelMetadataResponse> {
@@ -246,6 +252,8 @@ impl PredictionService for Prediction {
 /// States of models and the list of them.
 pub(crate) struct Models {
     scheduler: Arc<Scheduler>,
+    /// As [`GrpcLimits::management`].
+    management: Option<Management>,
 }
 
 #[tonic::async_trait]
@@ -258,6 +266,7 @@ impl ModelService for Models {
         &self,
         request: Request<ReloadConfigRequest>,
     ) -> Answer<ReloadConfigResponse> {
+        Management::may_change_models(self.management.as_ref(), &self.scheduler).map_err(status)?;
         let config = request.into_inner().config;
         let scheduler = Arc::clone(&self.scheduler);
         // Loading takes as long as it takes; the threads that serve others must not wait for it.

@@ -26,7 +26,9 @@ fn predictions(served: &Served) -> Predictions {
 }
 
 fn models(served: &Served) -> ModelServiceClient<ModelServiceServer<Models>> {
-    ModelServiceClient::new(services(Arc::clone(&served.scheduler), &GrpcLimits::default()).1)
+    let management = Some(Management::new(Arc::new(crate::fixture::Log::default())));
+    let limits = GrpcLimits { management, ..GrpcLimits::default() };
+    ModelServiceClient::new(services(Arc::clone(&served.scheduler), &limits).1)
 }
 
 fn spec(name: &str) -> ModelSpec {

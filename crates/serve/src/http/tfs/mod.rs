@@ -22,7 +22,20 @@ use serde_json::json;
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::tfs::{alias, classify, regress, tensors};
-use crate::{InferRequest, InferResponse, Model, Scheduler, deadline};
+use crate::{InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
+
+/// Under what a request runs.
+struct Terms {
+    deadline: Option<Instant>,
+    origin: Origin,
+}
+
+impl Terms {
+    /// The same, with what `inputs` take counted.
+    fn with_inputs(self, inputs: &[(String, Tensor)]) -> Result<Self> {
+        Ok(Self { origin: self.origin.with_inputs(inputs)?, ..self })
+    }
+}
 
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
@@ -36,10 +49,11 @@ pub(crate) async fn try_answer(
     head: &Head,
     now: Instant,
     body: Bytes,
+    origin: Origin,
 ) -> Option<Response<Parts>> {
-    let (method, path) = (&head.method, head.uri.path());
+    let path = head.uri.path();
     let asked = path::path(path)?;
-    if let Err(refusal) = check_method(method, path, &asked) {
+    if let Err(refusal) = check_method(&head.method, path, &asked) {
         return Some(refusal.into_response());
     }
     let response = match asked {
@@ -50,7 +64,7 @@ pub(crate) async fn try_answer(
         Path::Malformed(why) => Refusal::from(Error::not_found(why)).into_response(),
         Path::Model(target, call) => {
             let answered = match deadline::of_headers(&head.headers, now) {
-                Ok(deadline) => answer(scheduler, limits, &target, call, (&body, deadline)).await,
+                Ok(deadline) => answer(scheduler, limits, &target, call, (body, Terms { deadline, origin })).await,
                 Err(error) => Err(error),
             };
             answered.unwrap_or_else(|error| Refusal::from(error).into_response())
@@ -76,7 +90,7 @@ async fn answer(
     limits: &HttpLimits,
     target: &Target,
     call: Call,
-    (body, deadline): (&[u8], Option<Instant>),
+    (body, terms): (Bytes, Terms),
 ) -> Result<Response<Parts>> {
     let mut target = target.clone();
     if let Some(label) = &target.label {
@@ -94,16 +108,18 @@ async fn answer(
             return Err(Error::unsupported(format!("model '{name}' has no explainer; :predict is served")));
         }
         Call::Predict => {
-            let decoded = predict::decode(model.signature(), body, limits.json_depth);
-            let (form, inputs) = counted(scheduler, decoded)?;
-            predict::encode(form, &infer(scheduler, target, &model, inputs, deadline).await?)
+            let decoded = predict::decode(model.signature(), &body, limits.json_depth)
+                .and_then(|(form, inputs)| Ok((form, terms.with_inputs(&inputs)?, inputs)));
+            drop(body);
+            let (form, terms, inputs) = counted(scheduler, decoded)?;
+            predict::encode(form, &infer(scheduler, target, &model, inputs, terms).await?)
         }
         Call::Classify => {
-            let (count, outputs) = examine(scheduler, limits, target, &model, (body, deadline)).await?;
+            let (count, outputs) = examine(scheduler, limits, target, &model, (body, terms)).await?;
             classify(&outputs, &model.manifest().labels, count).and_then(|results| examples::encode_classes(&results))
         }
         Call::Regress => {
-            let (count, outputs) = examine(scheduler, limits, target, &model, (body, deadline)).await?;
+            let (count, outputs) = examine(scheduler, limits, target, &model, (body, terms)).await?;
             regress(&outputs, count).and_then(|results| examples::encode_numbers(&results))
         }
     };
@@ -116,12 +132,15 @@ async fn examine(
     limits: &HttpLimits,
     target: &Target,
     model: &Model,
-    (body, deadline): (&[u8], Option<Instant>),
+    (body, terms): (Bytes, Terms),
 ) -> Result<(usize, Vec<(String, Tensor)>)> {
-    let decoded = examples::decode(body, limits.json_depth)
-        .and_then(|examples| Ok((examples.len(), tensors(model.signature(), &examples)?)));
-    let (count, inputs) = counted(scheduler, decoded)?;
-    Ok((count, infer(scheduler, target, model, inputs, deadline).await?))
+    let decoded = examples::decode(&body, limits.json_depth).and_then(|examples| {
+        let inputs = tensors(model.signature(), &examples)?;
+        Ok((examples.len(), terms.with_inputs(&inputs)?, inputs))
+    });
+    drop(body);
+    let (count, terms, inputs) = counted(scheduler, decoded)?;
+    Ok((count, infer(scheduler, target, model, inputs, terms).await?))
 }
 
 /// What `model` makes of `inputs`, under the aliases of its outputs.
@@ -130,7 +149,7 @@ async fn infer(
     target: &Target,
     model: &Model,
     inputs: Vec<(String, Tensor)>,
-    deadline: Option<Instant>,
+    terms: Terms,
 ) -> Result<Vec<(String, Tensor)>> {
     let request = InferRequest {
         model: target.name.clone(),
@@ -138,7 +157,8 @@ async fn infer(
         inputs,
         outputs: Vec::new(),
         priority: 0,
-        deadline,
+        deadline: terms.deadline,
+        origin: terms.origin,
     };
     let InferResponse { outputs, .. } = scheduler.infer(request).await?;
     let specs = &model.signature().outputs;

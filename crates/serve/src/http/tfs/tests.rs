@@ -23,7 +23,8 @@ async fn exchange_with(
     let (head, ()) = request.body(()).unwrap().into_parts();
     let body = Bytes::copy_from_slice(body.as_bytes());
     assert!(claims(path), "{path}");
-    let response = try_answer(scheduler, &HttpLimits::default(), &head, Instant::now(), body).await.unwrap();
+    let limits = HttpLimits::default();
+    let response = try_answer(scheduler, &limits, &head, Instant::now(), body, Origin::default()).await.unwrap();
     let status = response.status().as_u16();
     (status, String::from_utf8(response.into_body().concat()).unwrap())
 }
