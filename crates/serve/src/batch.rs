@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::{Error, Result, Tensor, strings_from_wire};
 
+use crate::wake::WAKE_COST;
+
 /// Sizes are learnt by powers of two: 1, 2, 4, ... up to 128.
 const BUCKETS: usize = 8;
 /// A larger batch has to save this share of an item's cost, or it only delays whoever is in it.
@@ -35,6 +37,14 @@ impl Costs {
         let item_s = time.as_secs_f64() / items.max(1) as f64;
         bucket.item_s = if bucket.item_s == 0.0 { item_s } else { bucket.item_s + NEWEST * (item_s - bucket.item_s) };
         bucket.declined = 0;
+    }
+
+    /// What a run of `items` is likely to take, by the runs of that size or, where there were none, of the next smaller
+    /// one; of what never ran, more than it takes to wake a lane.
+    pub(crate) fn reckoned(&self, items: u64) -> Duration {
+        let buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = buckets[..=bucket_of(items)].iter().rev().map(|bucket| bucket.item_s).find(|&item_s| item_s > 0.0);
+        known.map_or(WAKE_COST * 2, |item_s| Duration::from_secs_f64(item_s * items as f64))
     }
 
     /// The size, at most `max`, past which a batch saves nothing. A size that is not known yet is tried.
@@ -67,12 +77,13 @@ fn bucket_of(items: u64) -> usize {
 }
 
 /// How many of `waiting` items one lane takes when `idle` lanes, itself among them, could: work is shared before it is
-/// batched, for a lane that does nothing helps nobody.
+/// batched, for a lane that does nothing helps nobody, unless it is over before another lane could be there.
 pub(crate) fn take(waiting: u64, idle: u64, costs: &Costs, batching_max: u64) -> u64 {
     if batching_max <= 1 || waiting <= 1 {
         return 1;
     }
-    let share = waiting.div_ceil(idle.max(1));
+    let brief = costs.reckoned(waiting) < WAKE_COST;
+    let share = if brief { waiting } else { waiting.div_ceil(idle.max(1)) };
     if share <= 1 { 1 } else { share.min(costs.worthwhile_size(batching_max)).max(1) }
 }
 
@@ -193,6 +204,13 @@ mod tests {
             (3, 8, 32, 1),
         ] {
             assert_eq!(take(waiting, idle, &costs, max), want, "{waiting} waiting, {idle} idle, at most {max}");
+        }
+        let brief = Costs::default();
+        for items in [1, 2, 4, 8, 16] {
+            brief.learn(items, Duration::from_micros(2 + items));
+        }
+        for (waiting, idle, want) in [(1, 2, 1), (2, 2, 2), (8, 4, 8), (64, 2, 16)] {
+            assert_eq!(take(waiting, idle, &brief, 16), want, "{waiting} brief ones waiting, {idle} idle");
         }
     }
 

@@ -21,6 +21,7 @@ pub use residency::Residency;
 mod batch;
 mod fair;
 mod queue;
+mod wake;
 pub use queue::QueueLimits;
 mod lane;
 mod scheduler;

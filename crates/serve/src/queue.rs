@@ -11,6 +11,7 @@ use crate::batch;
 use crate::fair::Fair;
 use crate::model::Model;
 use crate::scheduler::Reply;
+use crate::wake::Lanes;
 
 /// A queue's three bounds, which never travel apart: how many wait, for how long, and what is said when that is over.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +84,7 @@ enum Phase {
 pub(crate) enum Wake {
     Lane,
     Loader,
-    /// The loader has been asked already, or every lane is at work and comes by.
+    /// The loader has been asked already.
     Nobody,
 }
 
@@ -113,6 +114,8 @@ pub(crate) struct Queues {
     /// Batches on a lane right now.
     running: usize,
     lanes: usize,
+    /// Which lanes sleep; the scheduler's, and here because it is under the same lock.
+    pub(crate) sleepers: Lanes,
     /// Jobs taken so far; the age of the next.
     taken: u64,
     phase: Phase,
@@ -127,6 +130,7 @@ impl Queues {
             loads: VecDeque::new(),
             running: 0,
             lanes,
+            sleepers: Lanes::new(lanes),
             taken: 0,
             phase: Phase::Running,
             limits,
@@ -160,9 +164,7 @@ impl Queues {
         }
         if loaded {
             self.fair.add(key);
-            // A lane that is busy looks here before it sleeps, so only an idle one has to be woken, which costs a call
-            // into the kernel.
-            return Ok(if self.running < self.lanes { Wake::Lane } else { Wake::Nobody });
+            return Ok(Wake::Lane);
         }
         queue.loading = true;
         self.loads.push_back(key);

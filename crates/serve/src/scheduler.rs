@@ -57,8 +57,8 @@ pub struct Scheduler {
     /// Told to balancers; turns false first of all when the server is asked to stop.
     ready: AtomicBool,
     queues: Mutex<Queues>,
-    /// A lane may find work, or should leave.
-    work: Condvar,
+    /// By lane: it may find work, or should leave.
+    work: Vec<Condvar>,
     /// The loader may find work, or should leave.
     load: Condvar,
     /// Something finished; the drain looks whether that was the last.
@@ -90,7 +90,7 @@ impl Scheduler {
             lanes: cores.len(),
             ready: AtomicBool::new(true),
             queues: Mutex::new(Queues::new(limits, cores.len())),
-            work: Condvar::new(),
+            work: cores.iter().map(|_| Condvar::new()).collect(),
             load: Condvar::new(),
             idle: Condvar::new(),
             stopped: Condvar::new(),
@@ -163,12 +163,19 @@ impl Scheduler {
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
         let job = Job { model, inputs, outputs, priority, deadline, submitted: Instant::now(), reply };
-        let wake = self.lock().push(job)?;
+        let cost = job.model.costs().reckoned(job.items() as u64);
+        let (lane, loader) = {
+            let mut queues = self.lock();
+            match queues.push(job)? {
+                Wake::Lane => (queues.sleepers.arrived(cost), false),
+                Wake::Loader => (None, true),
+                Wake::Nobody => (None, false),
+            }
+        };
         self.metrics.queued.inc();
-        match wake {
-            Wake::Lane => self.work.notify_one(),
-            Wake::Loader => self.load.notify_one(),
-            Wake::Nobody => {}
+        self.wake(lane);
+        if loader {
+            self.load.notify_one();
         }
         Ok(())
     }
@@ -203,7 +210,7 @@ impl Scheduler {
         let finished = queues.is_idle();
         let left = queues.stop();
         drop(queues);
-        self.work.notify_all();
+        self.wake(0..self.lanes);
         self.load.notify_all();
         self.stopped.notify_all();
         for job in left {
@@ -220,9 +227,24 @@ impl Scheduler {
         finished
     }
 
-    /// The next batch for a lane; waits for one. `None` when the lane should leave.
-    pub(crate) fn next_batch(&self) -> Option<Vec<Job>> {
-        let batch = self.wait(&self.work, Queues::next_batch)?;
+    /// The next batch for `lane`; waits for one. `None` when the lane should leave.
+    pub(crate) fn next_batch(&self, lane: usize) -> Option<Vec<Job>> {
+        let mut queues = self.lock();
+        let batch = loop {
+            match queues.next_batch() {
+                Next::Do(batch) => break batch,
+                Next::Leave => return None,
+                Next::Wait => {
+                    queues.sleepers.slept(lane);
+                    queues = self.work[lane].wait(queues).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
+        let items: usize = batch.iter().map(Job::items).sum();
+        let cost = batch.first().map_or(Duration::ZERO, |job| job.model.costs().reckoned(items as u64));
+        let another = queues.sleepers.took(lane, batch.len(), cost);
+        drop(queues);
+        self.wake(another);
         self.metrics.queued.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
         Some(batch)
     }
@@ -241,16 +263,27 @@ impl Scheduler {
 
     /// The next model whose program somebody waits for; waits for one. `None` when the loader should leave.
     pub(crate) fn next_load(&self) -> Option<Arc<Model>> {
-        self.wait(&self.load, Queues::next_load)
+        let mut queues = self.lock();
+        loop {
+            match queues.next_load() {
+                Next::Do(model) => return Some(model),
+                Next::Leave => return None,
+                Next::Wait => queues = self.load.wait(queues).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 
     /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
     pub(crate) fn loaded(&self, model: &Model, outcome: Result<()>) {
-        let Loaded { refused, asked } = self.lock().loaded(model.id(), outcome.is_ok());
+        let Loaded { refused, asked } = {
+            let mut queues = self.lock();
+            queues.sleepers.all_woken();
+            queues.loaded(model.id(), outcome.is_ok())
+        };
         if let Some(asked) = asked {
             self.metrics.cold_started(asked.elapsed());
         }
-        self.work.notify_all();
+        self.wake(0..self.lanes);
         self.idle.notify_all();
         if let Err(error) = outcome {
             for job in refused {
@@ -267,14 +300,10 @@ impl Scheduler {
         !stopped.unwrap_or_else(PoisonError::into_inner).0.is_stopped()
     }
 
-    fn wait<T>(&self, turn: &Condvar, next: impl Fn(&mut Queues) -> Next<T>) -> Option<T> {
-        let mut queues = self.lock();
-        loop {
-            match next(&mut queues) {
-                Next::Do(what) => return Some(what),
-                Next::Leave => return None,
-                Next::Wait => queues = turn.wait(queues).unwrap_or_else(PoisonError::into_inner),
-            }
+    fn wake(&self, lanes: impl IntoIterator<Item = usize>) {
+        for lane in lanes {
+            // Only the lane itself waits there.
+            self.work[lane].notify_one();
         }
     }
 
