@@ -44,25 +44,36 @@ async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits)
     if announced > limit as u64 {
         return Err(Refusal::too_large(limit));
     }
-    let mut whole = Vec::with_capacity(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
+    // A small body comes in one piece, which is then used where it is.
+    let mut first = Bytes::new();
+    let mut whole = Vec::new();
     let mut body = std::pin::pin!(body);
     loop {
+        let held = first.len() + whole.len();
         let pause = tokio::time::timeout(limits.body_pause, body.frame()).await;
         let Some(frame) = pause.map_err(|_| {
             let pause_s = limits.body_pause.as_secs_f64();
-            let message = format!("nothing of the body came for {pause_s} s; {} bytes had come", whole.len());
+            let message = format!("nothing of the body came for {pause_s} s; {held} bytes had come");
             Refusal::new(StatusCode::REQUEST_TIMEOUT, message)
         })?
         else {
-            return Ok(Bytes::from(whole));
+            return Ok(if whole.is_empty() { first } else { Bytes::from(whole) });
         };
         let frame = frame.map_err(|error| {
-            Refusal::from(Error::invalid(format!("the body broke off after {} bytes: {error}", whole.len())))
+            Refusal::from(Error::invalid(format!("the body broke off after {held} bytes: {error}")))
         })?;
         // What is not data is trailers, and the protocol has none.
         let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > limit - whole.len() {
+        if data.remaining() > limit - held {
             return Err(Refusal::too_large(limit));
+        }
+        if held == 0 {
+            first = data.copy_to_bytes(data.remaining());
+            continue;
+        }
+        if whole.is_empty() {
+            whole.reserve_exact(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
+            whole.extend_from_slice(&std::mem::take(&mut first));
         }
         while data.has_remaining() {
             let chunk = data.chunk();
