@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here: a call is converted, handed to the scheduler, and its answer converted back.
 
+mod calls;
 mod contents;
 mod convert;
 mod extensions;
@@ -9,6 +10,7 @@ mod service;
 mod status;
 mod stream;
 mod tfs;
+mod unary;
 mod unserved;
 
 use std::future::Future;
@@ -17,20 +19,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
+use http::HeaderMap;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use hyper_util::service::TowerToHyperService;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tonic::codec::CompressionEncoding;
-use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic::{Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::Scheduler;
+use crate::http::each_connection;
 use crate::triton::SharedMemory;
+use calls::Calls;
 use service::Inference;
 use unserved::NameUnserved;
 
@@ -42,9 +49,6 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A peer that is silent for this long is asked whether it lives, so that a vanished one frees what it holds.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Out of file descriptors or memory: time for connections to close before the next is accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one peer may ask for at once.
 #[derive(Clone, Debug)]
@@ -72,7 +76,7 @@ impl Default for GrpcLimits {
 /// A client that keeps a stream open can hold the return back: the caller puts its own limit on the drain.
 ///
 /// # Errors
-/// [`Internal`](engine::ErrorKind::Internal) when the server cannot be built or its loop fails.
+/// [`Internal`](engine::ErrorKind::Internal) when the server cannot be built.
 pub async fn serve(
     listener: TcpListener,
     scheduler: Arc<Scheduler>,
@@ -87,20 +91,33 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let broken = |error| Error::internal(format!("gRPC reflection: {error}"));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(pause_after_failure);
     let (prediction, models) = tfs::services(Arc::clone(&scheduler), &limits);
-    Server::builder()
-        .max_concurrent_streams(limits.streams_max)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .add_service(NameUnserved(service(scheduler, limits)))
+    let rest = Routes::new(NameUnserved(service(Arc::clone(&scheduler), limits.clone())))
         .add_service(NameUnserved(prediction))
         .add_service(NameUnserved(models))
         .add_service(health)
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?)
-        .serve_with_incoming_shutdown(incoming, stopping)
-        .await
-        .map_err(|error| Error::internal(format!("the gRPC server failed: {error}")))
+        .prepare();
+    let streams_max = limits.streams_max;
+    let calls = Calls { inference: Inference::new(scheduler, limits), rest };
+    let held = move |stream, watcher| connection(stream, streams_max, watcher, calls.clone());
+    each_connection(listener, Semaphore::MAX_PERMITS, stopping, held).await;
+    Ok(())
+}
+
+/// The life of one connection.
+async fn connection(stream: TcpStream, streams_max: u32, watcher: Watcher, calls: Calls) {
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams_max)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        // Nobody reads it.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(calls));
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(%error, "a gRPC connection broke off");
+    }
 }
 
 fn service(scheduler: Arc<Scheduler>, limits: GrpcLimits) -> GrpcInferenceServiceServer<Inference> {
@@ -112,15 +129,6 @@ fn service(scheduler: Arc<Scheduler>, limits: GrpcLimits) -> GrpcInferenceServic
         .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(message_bytes_max)
         .max_encoding_message_size(usize::MAX)
-}
-
-/// Without the pause, an accept that keeps failing would take a whole core.
-async fn pause_after_failure<T>(accepted: std::io::Result<T>) -> std::io::Result<T> {
-    if let Err(error) = &accepted {
-        tracing::warn!(%error, "cannot accept a gRPC connection");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-    accepted
 }
 
 /// Keeps the health service in step with the scheduler until `shutdown`, then ends it: a watcher sees "not serving"
@@ -157,8 +165,8 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 
 /// When the call's own `grpc-timeout` runs out. The transport ends the call then; the scheduler must know it before,
 /// so that nothing is computed for nobody.
-fn deadline(metadata: &MetadataMap, now: Instant) -> Result<Option<Instant>> {
-    let Some(header) = metadata.get("grpc-timeout") else {
+fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>> {
+    let Some(header) = headers.get("grpc-timeout") else {
         return Ok(None);
     };
     let header = header.to_str().map_err(|_| Error::invalid("grpc-timeout is not text"))?;

@@ -43,7 +43,7 @@ impl Inference {
     }
 
     /// Answers `message`, which came at `now`; `deadline` is the call's own.
-    async fn infer(
+    pub(super) async fn infer(
         &self,
         message: ModelInferRequest,
         now: Instant,
@@ -60,6 +60,11 @@ impl Inference {
         let response = self.scheduler.infer(request).await?;
         let answer = give(response, &reply.wishes, &model, memory)?;
         convert::encode(reply, answer)
+    }
+
+    /// The largest request message, in bytes.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.limits.message_bytes_max
     }
 
     fn metadata(&self, request: ModelMetadataRequest) -> Result<ModelMetadataResponse> {
@@ -129,7 +134,7 @@ impl Inference {
     }
 
     fn stream(&self, request: Request<Streaming<ModelInferRequest>>) -> Result<Answers> {
-        let deadline = deadline(request.metadata(), Instant::now())?;
+        let deadline = deadline(request.metadata().as_ref(), Instant::now())?;
         let fails_whole = request.metadata().get(FAIL_WHOLE_HEADER).is_some_and(|value| value == "true");
         let manner = Manner { in_flight_max: self.limits.stream_requests_max, fails_whole };
         let inference = self.clone();
@@ -190,7 +195,7 @@ impl GrpcInferenceService for Inference {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let now = Instant::now();
-        let deadline = deadline(request.metadata(), now).map_err(status)?;
+        let deadline = deadline(request.metadata().as_ref(), now).map_err(status)?;
         answer(self.infer(request.into_inner(), now, deadline).await)
     }
 

@@ -12,6 +12,7 @@ use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::*;
 use serde_json::json;
 use tokio::sync::oneshot;
+use tokio_stream::StreamExt;
 use tonic::{Code, Request};
 
 use super::*;
@@ -42,12 +43,10 @@ fn scheduler() -> Arc<Scheduler> {
     scheduler
 }
 
-/// A client wired to the service itself: messages are framed and limited as on a connection.
-fn client(
-    scheduler: &Arc<Scheduler>,
-    limits: GrpcLimits,
-) -> GrpcInferenceServiceClient<GrpcInferenceServiceServer<Inference>> {
-    GrpcInferenceServiceClient::new(service(Arc::clone(scheduler), limits))
+/// A client wired to the calls themselves: messages are framed and limited as on a connection.
+fn client(scheduler: &Arc<Scheduler>, limits: GrpcLimits) -> GrpcInferenceServiceClient<Calls> {
+    let rest = Routes::new(service(Arc::clone(scheduler), limits.clone()));
+    GrpcInferenceServiceClient::new(Calls { inference: Inference::new(Arc::clone(scheduler), limits), rest })
 }
 
 fn echo(shape: &[i64], data: &'static [u8]) -> ModelInferRequest {
@@ -145,7 +144,7 @@ async fn a_served_port_is_free_again_after_shutdown() {
     let served = tokio::spawn(serve(listener, Arc::clone(&scheduler), GrpcLimits::default(), async {
         let _ = stopped.await;
     }));
-    drop(tokio::net::TcpStream::connect(address).await.unwrap());
+    drop(TcpStream::connect(address).await.unwrap());
     stop.send(()).unwrap();
     served.await.unwrap().unwrap();
     drop(TcpListener::bind(address).await.unwrap());

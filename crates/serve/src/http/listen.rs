@@ -29,7 +29,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const STREAMS_MAX: u32 = 128;
 
 /// Answers every request on `listener` with `answer` until `shutdown` is ready, then finishes the requests in flight
-/// and returns. A failed accept is logged and tried again.
+/// and returns.
 pub(crate) async fn serve<F, A>(
     listener: TcpListener,
     limits: HttpLimits,
@@ -39,14 +39,30 @@ pub(crate) async fn serve<F, A>(
     F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Response<Parts>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let held = move |stream, watcher| connection(stream, limits.header_timeout, watcher, answer.clone());
+    each_connection(listener, limits.connections, shutdown, held).await;
+}
+
+/// Has every connection on `listener`, at most so many at once, `held` until `shutdown` is ready, then waits for those
+/// that are there to end. A failed accept is logged and tried again.
+pub(crate) async fn each_connection<H>(
+    listener: TcpListener,
+    connections_max: usize,
+    shutdown: impl Future<Output = ()>,
+    held: impl Fn(TcpStream, Watcher) -> H,
+) where
+    H: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             (stream, place) = accept(&listener, &places) => {
-                let held = connection(stream, limits.header_timeout, graceful.watcher(), answer.clone());
+                // Without it an answer may wait for the peer's acknowledgement; a refusal costs that time and no more.
+                let _ = stream.set_nodelay(true);
+                let held = held(stream, graceful.watcher());
                 tokio::spawn(async move {
                     held.await;
                     drop(place);
@@ -67,7 +83,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
         match listener.accept().await {
             Ok((stream, _)) => return (stream, place),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an HTTP connection");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -80,8 +96,6 @@ where
     F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Response<Parts>> + Send + 'static,
 {
-    // Without it an answer may wait for the peer's acknowledgement; a refusal costs that time and no more.
-    let _ = stream.set_nodelay(true);
     // Written by the first request, read once by the time limit below; nothing else is published through it.
     let asked = Arc::new(AtomicBool::new(false));
     let service = service_fn({

@@ -30,7 +30,7 @@ use crate::triton::{SharedMemory, extensions, give};
 use crate::{Model, Scheduler};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
-pub(crate) use listen::serve as listen;
+pub(crate) use listen::{each_connection, serve as listen};
 use request::{Bounds, Call};
 use router::Target;
 pub(crate) use router::{Route, route};

@@ -202,7 +202,7 @@ impl Prediction {
 /// The message of `request` and when its own time limit runs out. The transport ends the call then; the scheduler must
 /// know it before, so that nothing is computed for nobody.
 fn timed<T>(request: Request<T>) -> Result<(T, Option<Instant>)> {
-    let deadline = super::deadline(request.metadata(), Instant::now())?;
+    let deadline = super::deadline(request.metadata().as_ref(), Instant::now())?;
     Ok((request.into_inner(), deadline))
 }
 
