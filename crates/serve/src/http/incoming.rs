@@ -44,12 +44,10 @@ async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits)
     if announced > limit as u64 {
         return Err(Refusal::too_large(limit));
     }
-    // A small body comes in one piece, which is then used where it is.
-    let mut first = Bytes::new();
     let mut whole = Vec::new();
     let mut body = std::pin::pin!(body);
     loop {
-        let held = first.len() + whole.len();
+        let held = whole.len();
         let pause = tokio::time::timeout(limits.body_pause, body.frame()).await;
         let Some(frame) = pause.map_err(|_| {
             let pause_s = limits.body_pause.as_secs_f64();
@@ -57,7 +55,7 @@ async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits)
             Refusal::new(StatusCode::REQUEST_TIMEOUT, message)
         })?
         else {
-            return Ok(if whole.is_empty() { first } else { Bytes::from(whole) });
+            return Ok(Bytes::from(whole));
         };
         let frame = frame.map_err(|error| {
             Refusal::from(Error::invalid(format!("the body broke off after {held} bytes: {error}")))
@@ -68,12 +66,11 @@ async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits)
             return Err(Refusal::too_large(limit));
         }
         if held == 0 {
-            first = data.copy_to_bytes(data.remaining());
-            continue;
-        }
-        if whole.is_empty() {
-            whole.reserve_exact(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
-            whole.extend_from_slice(&std::mem::take(&mut first));
+            if body.is_end_stream() {
+                // A small body comes in one piece, which is then used where it is.
+                return Ok(data.copy_to_bytes(data.remaining()));
+            }
+            whole.reserve(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
         }
         while data.has_remaining() {
             let chunk = data.chunk();
