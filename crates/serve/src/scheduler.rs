@@ -163,11 +163,12 @@ impl Scheduler {
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
         let job = Job { model, inputs, outputs, priority, deadline, submitted: Instant::now(), reply };
+        let now = job.submitted;
         let cost = job.model.costs().reckoned(job.items() as u64);
         let (lane, loader) = {
             let mut queues = self.lock();
             match queues.push(job)? {
-                Wake::Lane => (queues.sleepers.arrived(cost), false),
+                Wake::Lane => (queues.sleepers.arrived(now, cost), false),
                 Wake::Loader => (None, true),
                 Wake::Nobody => (None, false),
             }
@@ -242,7 +243,7 @@ impl Scheduler {
         };
         let items: usize = batch.iter().map(Job::items).sum();
         let cost = batch.first().map_or(Duration::ZERO, |job| job.model.costs().reckoned(items as u64));
-        let another = queues.sleepers.took(lane, batch.len(), cost);
+        let another = queues.sleepers.took(Instant::now(), lane, batch.len(), cost);
         drop(queues);
         self.wake(another);
         self.metrics.queued.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
@@ -277,7 +278,7 @@ impl Scheduler {
     pub(crate) fn loaded(&self, model: &Model, outcome: Result<()>) {
         let Loaded { refused, asked } = {
             let mut queues = self.lock();
-            queues.sleepers.all_woken();
+            queues.sleepers.all_woken(Instant::now());
             queues.loaded(model.id(), outcome.is_ok())
         };
         if let Some(asked) = asked {

@@ -3,12 +3,16 @@
 //! Waking a thread costs its waker and itself several microseconds, as much as many a small model takes to run. So
 //! while a lane is about to look for work, requests that it will have run before another could be there are left to it.
 //!
-//! Pure: it knows no clock and no thread. It reckons with what runs of each model have cost so far.
+//! Pure: it knows no clock and no thread. It reckons with what runs of each model have cost so far, and with a lane that
+//! does not come as soon as it should, because something else has its core, no longer than a moment.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a thread takes from being woken to its first instruction, on a busy machine.
 pub(crate) const WAKE_COST: Duration = Duration::from_micros(50);
+
+/// A lane that has not come after so long is not waited for.
+const NEAR_MAX: Duration = Duration::from_micros(100);
 
 /// Where each lane is, and how much work waits for them.
 #[derive(Debug)]
@@ -25,31 +29,31 @@ pub(crate) struct Lanes {
 enum Place {
     /// Asleep until it is woken.
     Asleep,
-    /// Woken, or at work that is over before another lane could be woken; it looks for work in a moment.
-    Near,
-    /// At work for longer.
+    /// Since then woken, or at work that is over before another lane could be woken; it looks for work in a moment.
+    Near(Instant),
+    /// At work for longer, or not begun.
     Away,
 }
 
 impl Lanes {
-    /// So many lanes, all of them on their way to look for work.
+    /// So many lanes that have yet to begin.
     pub(crate) fn new(count: usize) -> Self {
-        Self { places: vec![Place::Near; count], waiting: 0, cost: Duration::ZERO }
+        Self { places: vec![Place::Away; count], waiting: 0, cost: Duration::ZERO }
     }
 
-    /// A request arrived that is reckoned to take `cost`. The lane to wake for it, if any.
-    pub(crate) fn arrived(&mut self, cost: Duration) -> Option<usize> {
+    /// At `now` a request arrived that is reckoned to take `cost`. The lane to wake for it, if any.
+    pub(crate) fn arrived(&mut self, now: Instant, cost: Duration) -> Option<usize> {
         self.waiting += 1;
         self.cost = self.cost.saturating_add(cost);
-        self.woken()
+        self.woken(now)
     }
 
-    /// `lane` took so many `requests`, which are reckoned to take `cost`. The lane to wake for the rest, if any.
-    pub(crate) fn took(&mut self, lane: usize, requests: usize, cost: Duration) -> Option<usize> {
+    /// At `now` `lane` took so many `requests`, which are reckoned to take `cost`. The lane to wake for the rest, if any.
+    pub(crate) fn took(&mut self, now: Instant, lane: usize, requests: usize, cost: Duration) -> Option<usize> {
         self.waiting = self.waiting.saturating_sub(requests);
         self.cost = self.cost.saturating_sub(cost);
-        self.places[lane] = if cost < WAKE_COST { Place::Near } else { Place::Away };
-        self.woken()
+        self.places[lane] = if cost < WAKE_COST { Place::Near(now) } else { Place::Away };
+        self.woken(now)
     }
 
     /// `lane` found nothing to do and sleeps.
@@ -58,23 +62,25 @@ impl Lanes {
         self.places[lane] = Place::Asleep;
     }
 
-    /// Every lane that slept was woken.
-    pub(crate) fn all_woken(&mut self) {
+    /// At `now` every lane that slept was woken.
+    pub(crate) fn all_woken(&mut self, now: Instant) {
         for place in self.places.iter_mut().filter(|place| **place == Place::Asleep) {
-            *place = Place::Near;
+            *place = Place::Near(now);
         }
     }
 
     /// A sleeping lane when what waits is more than those nearby will have done before it comes. The first one, so that
     /// light traffic finds warm caches.
-    fn woken(&mut self) -> Option<usize> {
-        let near = self.places.iter().filter(|&&place| place == Place::Near).count();
+    fn woken(&mut self, now: Instant) -> Option<usize> {
+        let is_near =
+            |place: &&Place| matches!(place, Place::Near(since) if now.saturating_duration_since(*since) <= NEAR_MAX);
+        let near = self.places.iter().filter(is_near).count();
         let served = WAKE_COST.saturating_mul(u32::try_from(near).unwrap_or(u32::MAX));
         if self.waiting == 0 || (near > 0 && self.cost <= served) {
             return None;
         }
         let lane = self.places.iter().position(|&place| place == Place::Asleep)?;
-        self.places[lane] = Place::Near;
+        self.places[lane] = Place::Near(now);
         Some(lane)
     }
 }
@@ -103,30 +109,46 @@ mod tests {
             ("a cheap one after a dear one", &[DEAR, CHEAP], &[Some(0), Some(1)]),
             ("no lane left to wake", &[DEAR; 4], &[Some(0), Some(1), None, None]),
         ] {
-            let mut lanes = asleep(2);
-            let got: Vec<_> = costs.iter().map(|&cost| lanes.arrived(cost)).collect();
+            let (mut lanes, now) = (asleep(2), Instant::now());
+            let got: Vec<_> = costs.iter().map(|&cost| lanes.arrived(now, cost)).collect();
             assert_eq!(got, want, "{what}");
         }
     }
 
     #[test]
     fn a_lane_that_goes_away_calls_another_for_what_it_leaves() {
-        let mut lanes = asleep(3);
-        assert_eq!(lanes.arrived(CHEAP), Some(0));
-        assert_eq!(lanes.arrived(CHEAP), None);
-        assert_eq!(lanes.took(0, 1, CHEAP), None, "it is back in a moment");
-        assert_eq!(lanes.arrived(DEAR), Some(1));
-        assert_eq!(lanes.took(1, 1, DEAR), None, "the first is still near");
-        assert_eq!(lanes.arrived(CHEAP), None);
-        assert_eq!(lanes.took(0, 1, CHEAP), None);
+        let (mut lanes, now) = (asleep(3), Instant::now());
+        assert_eq!(lanes.arrived(now, CHEAP), Some(0));
+        assert_eq!(lanes.arrived(now, CHEAP), None);
+        assert_eq!(lanes.took(now, 0, 1, CHEAP), None, "it is back in a moment");
+        assert_eq!(lanes.arrived(now, DEAR), Some(1));
+        assert_eq!(lanes.took(now, 1, 1, DEAR), None, "the first is still near");
+        assert_eq!(lanes.arrived(now, CHEAP), None);
+        assert_eq!(lanes.took(now, 0, 1, CHEAP), None);
         lanes.slept(0);
-        assert_eq!(lanes.arrived(CHEAP), Some(0), "the first that sleeps");
-        assert_eq!(lanes.arrived(CHEAP), None);
-        assert_eq!(lanes.took(0, 1, DEAR), Some(2), "dearer than it was reckoned: the other one must not wait for it");
+        assert_eq!(lanes.arrived(now, CHEAP), Some(0), "the first that sleeps");
+        assert_eq!(lanes.arrived(now, CHEAP), None);
+        assert_eq!(
+            lanes.took(now, 0, 1, DEAR),
+            Some(2),
+            "dearer than it was reckoned: the other one must not wait for it"
+        );
+    }
+
+    #[test]
+    fn a_lane_that_does_not_come_is_not_waited_for() {
+        let (mut lanes, now) = (asleep(2), Instant::now());
+        assert_eq!(lanes.arrived(now, CHEAP), Some(0));
+        assert_eq!(lanes.arrived(now + NEAR_MAX, CHEAP), None);
+        let later = now + NEAR_MAX * 2;
+        assert_eq!(lanes.arrived(later, CHEAP), Some(1), "something else has the first one's core");
+        assert_eq!(lanes.took(later, 1, 1, CHEAP), None);
+        assert_eq!(lanes.arrived(later, CHEAP), None);
     }
 
     #[test]
     fn whatever_comes_some_lane_is_awake_while_work_waits_and_one_sleeps() {
+        let now = Instant::now();
         // Every order of so many arrivals, takings and sleeps of two lanes, by the digits of a number.
         for mut order in 0..4usize.pow(8) {
             let (mut lanes, mut waiting, mut awake, mut away) = (asleep(2), 0usize, [false; 2], [false; 2]);
@@ -134,11 +156,11 @@ mod tests {
                 let woken = match order % 4 {
                     0 => {
                         waiting += 1;
-                        lanes.arrived(CHEAP)
+                        lanes.arrived(now, CHEAP)
                     }
                     1 => {
                         waiting += 1;
-                        lanes.arrived(DEAR)
+                        lanes.arrived(now, DEAR)
                     }
                     lane => {
                         // A lane that is awake takes what there is, whatever it cost, or sleeps.
@@ -153,7 +175,7 @@ mod tests {
                             (true, _) => {
                                 waiting -= 1;
                                 away[lane] = waiting % 2 == 1;
-                                lanes.took(lane, 1, if away[lane] { DEAR } else { CHEAP })
+                                lanes.took(now, lane, 1, if away[lane] { DEAR } else { CHEAP })
                             }
                         }
                     }
