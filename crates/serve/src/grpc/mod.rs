@@ -12,6 +12,7 @@ mod service;
 mod status;
 mod stream;
 mod tfs;
+mod unary;
 mod unserved;
 
 use std::future::Future;

@@ -46,7 +46,7 @@ impl Inference {
     }
 
     /// Answers `message`, which came at `now` with `origin`; `deadline` is the call's own.
-    async fn infer(
+    pub(super) async fn infer(
         &self,
         message: ModelInferRequest,
         origin: Origin,
@@ -68,6 +68,11 @@ impl Inference {
         let response = self.scheduler.infer(request).await?;
         let answer = give(response, &reply.wishes, &model, memory)?;
         convert::encode(reply, answer)
+    }
+
+    /// The largest request message, in bytes.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.limits.message_bytes_max
     }
 
     fn metadata(&self, request: ModelMetadataRequest) -> Result<ModelMetadataResponse> {

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use engine::{DataType, Error, Result, Tensor, element_count, strings_from_wire};
+use fast_float2::FastFloat;
 use serde::Serialize;
 
 use super::document;
@@ -30,8 +31,8 @@ pub(super) fn decode(text: &str, dtype: DataType, shape: &[usize], depth_max: us
         DataType::I32 => lists.integers(i32::to_le_bytes),
         DataType::I64 => lists.integers(i64::to_le_bytes),
         // Parsed at the width of the tensor: by way of a double some values would round twice.
-        DataType::F32 => lists.fixed(|token| float(token, f32::is_finite).map(f32::to_le_bytes)),
-        DataType::F64 => lists.fixed(|token| float(token, f64::is_finite).map(f64::to_le_bytes)),
+        DataType::F32 => lists.floats(f32::is_finite, f32::to_le_bytes),
+        DataType::F64 => lists.floats(f64::is_finite, f64::to_le_bytes),
         DataType::Bytes => lists.strings(),
         DataType::F16 | DataType::Bf16 => Err(Error::invalid(format!(
             "{dtype} has no form in JSON; send it as binary data, with the parameter binary_data_size"
@@ -103,14 +104,6 @@ fn binary_only(reason: &str) -> Error {
     Error::invalid(format!("{reason}; ask for it as binary data, with the parameter binary_data"))
 }
 
-fn float<T: FromStr + Copy + From<f32>>(token: &str, is_finite: fn(T) -> bool) -> Option<T> {
-    token
-        .parse()
-        .ok()
-        .filter(|&value| is_finite(value))
-        .or_else(|| document::word(token).map(|(_, value)| T::from(value)))
-}
-
 fn each<T, const N: usize>(data: &[u8], value: fn([u8; N]) -> T) -> impl Iterator<Item = T> {
     data.as_chunks::<N>().0.iter().map(move |&bytes| value(bytes))
 }
@@ -159,27 +152,53 @@ impl<'a> Lists<'a> {
     }
 
     fn fixed<const N: usize>(&self, parse: impl Fn(&str) -> Option<[u8; N]>) -> Result<Vec<u8>> {
+        self.sized(|text| {
+            let token = token(text);
+            parse(token).map(|bytes| (bytes, token.len()))
+        })
+    }
+
+    /// Floats are many and long, so each is read in one go, without its end being looked for first.
+    fn floats<T: FastFloat + From<f32>, const N: usize>(
+        &self,
+        is_finite: fn(T) -> bool,
+        bytes: fn(T) -> [u8; N],
+    ) -> Result<Vec<u8>> {
+        self.sized(|text| match fast_float2::parse_partial::<T, _>(text) {
+            Ok((value, length)) if is_finite(value) => Some((bytes(value), length)),
+            _ => {
+                let token = token(text);
+                document::word(token).map(|(_, value)| (bytes(T::from(value)), token.len()))
+            }
+        })
+    }
+
+    /// Elements of one size, each given by `parse` from the text that begins with it, together with its own length.
+    fn sized<const N: usize>(&self, parse: impl Fn(&str) -> Option<([u8; N], usize)>) -> Result<Vec<u8>> {
         let count = element_count(self.shape)?;
         // An element takes two characters at the least, so a shape reserves no more than its text can fill.
         let mut data = Vec::with_capacity(count.min(self.text.len() / 2 + 1) * N);
-        self.walk(count, |index, token| {
-            data.extend_from_slice(&parse(token).ok_or_else(|| self.misfit(index, token))?);
-            Ok(())
+        self.walk(count, |index, text| {
+            let (bytes, length) = parse(text).ok_or_else(|| self.misfit(index, token(text)))?;
+            data.extend_from_slice(&bytes);
+            Ok(length)
         })?;
         Ok(data)
     }
 
     fn strings(&self) -> Result<Vec<u8>> {
         let mut data = Vec::new();
-        self.walk(element_count(self.shape)?, |index, token| {
+        self.walk(element_count(self.shape)?, |index, text| {
+            let token = token(text);
             let plain = token.strip_prefix('"').and_then(|token| token.strip_suffix('"'));
             match plain {
-                Some(plain) if !plain.contains('\\') => push_string(&mut data, plain.as_bytes()),
+                Some(plain) if !plain.contains('\\') => push_string(&mut data, plain.as_bytes())?,
                 _ => {
                     let string: String = serde_json::from_str(token).map_err(|_| self.misfit(index, token))?;
-                    push_string(&mut data, string.as_bytes())
+                    push_string(&mut data, string.as_bytes())?;
                 }
             }
+            Ok(token.len())
         })?;
         Ok(data)
     }
@@ -190,8 +209,9 @@ impl<'a> Lists<'a> {
         Error::invalid(format!("element {index} is {shown}, which {} cannot hold", self.dtype))
     }
 
-    /// Gives each element's text to `element`, in order, and checks the nesting.
-    fn walk(&self, count: usize, mut element: impl FnMut(usize, &'a str) -> Result<()>) -> Result<()> {
+    /// Gives the text from each element on to `element`, in order, which says how long the element is; checks the
+    /// nesting.
+    fn walk(&self, count: usize, mut element: impl FnMut(usize, &'a str) -> Result<usize>) -> Result<()> {
         let bytes = self.text.as_bytes();
         let mut nesting = Nesting::default();
         let (mut at, mut seen) = (0, 0);
@@ -209,13 +229,21 @@ impl<'a> Lists<'a> {
                 b'{' => return Err(Error::invalid("data holds an object; it must be lists of elements")),
                 _ => {
                     nesting.element(self)?;
-                    if seen == count {
-                        return Err(self.disagrees("there are more elements"));
+                    let before = seen;
+                    // What is true of the first of several elements in a row is true of the others.
+                    loop {
+                        if seen == count {
+                            return Err(self.disagrees("there are more elements"));
+                        }
+                        at += element(seen, &self.text[at..])?;
+                        seen += 1;
+                        match bytes.get(at..at + 2) {
+                            Some([b',', b'-' | b'0'..=b'9']) => at += 1,
+                            Some([b',', b' ']) if matches!(bytes.get(at + 2), Some(b'-' | b'0'..=b'9')) => at += 2,
+                            _ => break,
+                        }
                     }
-                    let end = token_end(bytes, at);
-                    element(seen, &self.text[at..end])?;
-                    seen += 1;
-                    at = end;
+                    nesting.more(seen - before - 1);
                 }
             }
         }
@@ -266,6 +294,13 @@ impl Nesting {
         Ok(())
     }
 
+    /// So many elements more, right behind the last.
+    fn more(&mut self, elements: usize) {
+        if let Some(held) = self.open.last_mut() {
+            *held += elements;
+        }
+    }
+
     fn close(&mut self, lists: &Lists<'_>) -> Result<()> {
         let held = self.open.pop().unwrap_or_default();
         let depth = self.open.len();
@@ -288,19 +323,51 @@ impl Nesting {
     }
 }
 
-/// Where the string, number or word that begins at `start` ends.
-fn token_end(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    if bytes[start] != b'"' {
+/// The string, number or word that `text` begins with.
+fn token(text: &str) -> &str {
+    let bytes = text.as_bytes();
+    if bytes.first() != Some(&b'"') {
         let ends = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t');
-        return bytes[at..].iter().position(ends).map_or(bytes.len(), |length| at + length);
+        return &text[..bytes.iter().position(ends).unwrap_or(bytes.len())];
     }
+    let mut at = 1;
     while let Some(&byte) = bytes.get(at) {
         match byte {
-            b'"' => return at + 1,
+            b'"' => return &text[..=at],
             b'\\' => at += 2,
             _ => at += 1,
         }
     }
-    bytes.len()
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `texts` as one list, and what a parser that reads nothing but them makes of each.
+    fn check<T: FromStr, const N: usize>(dtype: DataType, texts: &[String], bytes: fn(T) -> [u8; N])
+    where
+        T::Err: std::fmt::Debug,
+    {
+        let want: Vec<u8> = texts.iter().flat_map(|text| bytes(text.parse().unwrap())).collect();
+        for between in [",", ", ", " ,\n "] {
+            let list = format!("[{}]", texts.join(between));
+            assert_eq!(decode(&list, dtype, &[texts.len()], 1).unwrap(), want, "{list}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_float_is_the_nearest_to_its_text(
+            texts in prop::collection::vec("-?(0|[1-9][0-9]{0,20})([.][0-9]{1,25})?([eE][-+]?[0-2]?[0-9])?", 1..9),
+        ) {
+            let texts: Vec<String> =
+                texts.into_iter().filter(|text| text.parse::<f32>().is_ok_and(f32::is_finite)).collect();
+            check(DataType::F32, &texts, f32::to_le_bytes);
+            check(DataType::F64, &texts, f64::to_le_bytes);
+        }
+    }
 }

@@ -59,27 +59,35 @@ async fn as_sent(body: impl Body<Error: std::fmt::Display>, limits: &HttpLimits)
     }
     limits.bodies.admits(usize::try_from(announced).unwrap_or(usize::MAX))?;
     let mut held = limits.bodies.share();
-    let mut whole = Vec::with_capacity(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
+    let mut whole = Vec::new();
     let mut body = std::pin::pin!(body);
     loop {
+        let came = whole.len();
         let pause = tokio::time::timeout(limits.listen.body_pause, body.frame()).await;
         let Some(frame) = pause.map_err(|_| {
             let pause_s = limits.listen.body_pause.as_secs_f64();
-            let message = format!("nothing of the body came for {pause_s} s; {} bytes had come", whole.len());
+            let message = format!("nothing of the body came for {pause_s} s; {came} bytes had come");
             Refusal::new(StatusCode::REQUEST_TIMEOUT, message)
         })?
         else {
             return Ok((Bytes::from(whole), held));
         };
         let frame = frame.map_err(|error| {
-            Refusal::from(Error::invalid(format!("the body broke off after {} bytes: {error}", whole.len())))
+            Refusal::from(Error::invalid(format!("the body broke off after {came} bytes: {error}")))
         })?;
         // What is not data is trailers, and the protocol has none.
         let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > limit - whole.len() {
+        if data.remaining() > limit - came {
             return Err(Refusal::too_large(limit));
         }
         held.grow(data.remaining())?;
+        if came == 0 {
+            if body.is_end_stream() {
+                // A small body comes in one piece, which is then used where it is.
+                return Ok((data.copy_to_bytes(data.remaining()), held));
+            }
+            whole.reserve(usize::try_from(announced.min(FIRST_BYTES_MAX)).unwrap_or_default());
+        }
         while data.has_remaining() {
             let chunk = data.chunk();
             whole.extend_from_slice(chunk);

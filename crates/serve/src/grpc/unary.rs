@@ -1,0 +1,233 @@
+//! `ModelInfer` as it is on the wire: one framed message each way and a status after it. It is the call that clients
+//! make all day, so it takes the short way from a connection's stream to the scheduler; every other call goes through
+//! the generated services.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, BufMut, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame};
+use prost::Message;
+use proto::inference::ModelInferRequest;
+use tonic::Status;
+
+use super::received::Arrival;
+use super::service::Inference;
+use super::status::status;
+use crate::{Origin, deadline};
+
+/// The path of the call.
+const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
+
+/// In front of each message: a byte that says whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// Whether `request` is a `ModelInfer` whose message is sent as it is.
+pub(super) fn claims<B>(request: &Request<B>) -> bool {
+    let encoding = request.headers().get("grpc-encoding");
+    request.uri().path() == PATH
+        && request.method() == Method::POST
+        && encoding.is_none_or(|encoding| encoding == "identity")
+}
+
+/// The answer to `request`, which [`claims`] was true of.
+pub(super) async fn answer<B>(inference: &Inference, request: Request<B>) -> Response<tonic::body::Body>
+where
+    B: Body<Data = Bytes, Error = Status>,
+{
+    match answered(inference, request).await {
+        Ok(message) => {
+            let mut response = Response::new(tonic::body::Body::new(Framed::Message(message)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+async fn answered<B>(inference: &Inference, request: Request<B>) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes, Error = Status>,
+{
+    let now = Instant::now();
+    let deadline = deadline::of_headers(request.headers(), now).map_err(status)?;
+    let arrival = request.extensions().get::<Arrival>().cloned();
+    let message = message(request.into_body(), inference.message_bytes_max()).await?;
+    let message = ModelInferRequest::decode(message).map_err(|error| Status::internal(error.to_string()))?;
+    let origin = arrival.map_or_else(Origin::default, |arrival| arrival.origin());
+    framed(&inference.infer(message, origin, now, deadline).await.map_err(status)?)
+}
+
+/// The one message in `body`. Memory grows with what arrives and never by what is announced.
+async fn message(body: impl Body<Data = Bytes, Error = Status>, bytes_max: usize) -> Result<Bytes, Status> {
+    const FIRST_BYTES_MAX: usize = 1 << 20;
+    let mut body = pin!(body);
+    // Most requests come in one piece, which is then used where it is.
+    let mut first = Bytes::new();
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame?;
+        // What is not data is trailers, and clients send none.
+        let Ok(data) = frame.into_data() else { continue };
+        let gathered = if first.is_empty() && whole.is_empty() {
+            first = data;
+            &first[..]
+        } else {
+            if whole.is_empty() {
+                whole.reserve(length(&first, bytes_max)?.unwrap_or_default().min(FIRST_BYTES_MAX) + PREFIX_BYTES);
+                whole.extend_from_slice(&std::mem::take(&mut first));
+            }
+            whole.extend_from_slice(&data);
+            &whole[..]
+        };
+        if length(gathered, bytes_max)?.is_some_and(|length| gathered.len() - PREFIX_BYTES > length) {
+            return Err(Status::internal("more follows the request's one message"));
+        }
+    }
+    let mut message = if whole.is_empty() { first } else { Bytes::from(whole) };
+    if message.is_empty() {
+        return Err(Status::internal("the request has no message"));
+    }
+    if length(&message, bytes_max)?.is_none_or(|length| message.len() - PREFIX_BYTES < length) {
+        return Err(Status::internal(format!("the request's message ends after {} bytes", message.len())));
+    }
+    message.advance(PREFIX_BYTES);
+    Ok(message)
+}
+
+/// The length of the message that `gathered` begins with, when so much of it is there that this can be told.
+fn length(gathered: &[u8], bytes_max: usize) -> Result<Option<usize>, Status> {
+    let Some(&[flag, a, b, c, d]) = gathered.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+    if flag != 0 {
+        return Err(Status::internal(format!("the message's compression flag is {flag}, without a grpc-encoding")));
+    }
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    if length > bytes_max {
+        return Err(Status::out_of_range(format!(
+            "the message has {length} bytes, and {bytes_max} bytes are the most that is taken"
+        )));
+    }
+    Ok(Some(length))
+}
+
+/// `message` as it is sent.
+fn framed(message: &impl Message) -> Result<Bytes, Status> {
+    let bytes = message.encoded_len();
+    let length = u32::try_from(bytes)
+        .map_err(|_| Status::resource_exhausted(format!("the answer has {bytes} bytes, and a message takes 4 GiB")))?;
+    let mut framed = Vec::with_capacity(PREFIX_BYTES + bytes);
+    framed.put_u8(0);
+    framed.put_u32(length);
+    message.encode_raw(&mut framed);
+    Ok(Bytes::from(framed))
+}
+
+/// The body of an answer: its message, and then the status that says all went well.
+enum Framed {
+    Message(Bytes),
+    Status,
+    Over,
+}
+
+impl Body for Framed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let (next, frame) = match std::mem::replace(&mut *self, Self::Over) {
+            Self::Message(message) => (Self::Status, Some(Frame::data(message))),
+            Self::Status => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+                (Self::Over, Some(Frame::trailers(trailers)))
+            }
+            Self::Over => (Self::Over, None),
+        };
+        *self = next;
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+    use tonic::Code;
+
+    use super::*;
+
+    /// A body that arrives in these pieces.
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    /// What is read of `body`, which arrives in pieces of `piece_bytes`, by who takes at most 100 bytes.
+    fn read(body: &[u8], piece_bytes: usize) -> Result<Bytes, Status> {
+        let pieces = Pieces(body.chunks(piece_bytes).map(Bytes::copy_from_slice).collect());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(message(pieces, 100))
+    }
+
+    #[test]
+    fn a_message_however_it_arrives() {
+        let of = |length: u8, rest: &[u8]| [&[0, 0, 0, 0, length], rest].concat();
+        for (what, body, want) in [
+            ("a message", of(3, b"abc"), Ok(&b"abc"[..])),
+            ("an empty one", of(0, b""), Ok(b"")),
+            ("nothing", vec![], Err((Code::Internal, "no message"))),
+            ("half a prefix", vec![0, 0], Err((Code::Internal, "ends after 2 bytes"))),
+            ("cut short", of(3, b"ab"), Err((Code::Internal, "ends after 7 bytes"))),
+            ("more than one", of(1, b"abc"), Err((Code::Internal, "more follows"))),
+            ("too large", of(101, b""), Err((Code::OutOfRange, "101 bytes"))),
+            ("compressed after all", vec![1, 0, 0, 0, 0], Err((Code::Internal, "compression flag is 1"))),
+            (
+                "endless, it says",
+                [&[0, 255, 255, 255, 255], &b"abc"[..]].concat(),
+                Err((Code::OutOfRange, "4294967295")),
+            ),
+        ] {
+            for piece_bytes in [1, 2, 5, 6, 100] {
+                match (read(&body, piece_bytes), want) {
+                    (Ok(got), Ok(want)) => assert_eq!(got, want, "{what} in pieces of {piece_bytes}"),
+                    (Err(got), Err((code, says))) => {
+                        assert_eq!(got.code(), code, "{what} in pieces of {piece_bytes}");
+                        assert!(got.message().contains(says), "'{}' does not say '{says}'", got.message());
+                    }
+                    (got, want) => panic!("{what} in pieces of {piece_bytes}: {got:?}, not {want:?}"),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_framed_is_read_again(id in ".{0,60}", piece_bytes in 1usize..80) {
+            let request = ModelInferRequest { id, ..ModelInferRequest::default() };
+            prop_assume!(request.encoded_len() <= 100);
+            let got = read(&framed(&request).unwrap(), piece_bytes).unwrap();
+            prop_assert_eq!(ModelInferRequest::decode(got).unwrap(), request);
+        }
+
+        #[test]
+        fn no_body_is_too_strange(body: Vec<u8>, piece_bytes in 1usize..80) {
+            let _ = read(&body, piece_bytes).map(ModelInferRequest::decode);
+        }
+    }
+}
