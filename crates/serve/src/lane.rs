@@ -179,7 +179,7 @@ pub(crate) fn poll(scheduler: &Scheduler, interval: Duration) {
 }
 
 /// Lowers the calling thread's priority, so that it takes no time that a lane wants.
-fn step_back() {
+pub(crate) fn step_back() {
     // On Linux a thread's id stands for the thread alone here. A refusal costs other models a little time, no more.
     const NICE: i32 = 10;
     let thread: Pid = rustix::thread::gettid();

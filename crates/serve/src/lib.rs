@@ -22,6 +22,7 @@ mod batch;
 mod fair;
 mod queue;
 pub use queue::QueueLimits;
+mod changes;
 mod lane;
 mod scheduler;
 pub use scheduler::{Reply, Scheduler};

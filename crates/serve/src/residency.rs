@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use arc_swap::ArcSwap;
 use engine::{Engine, Error, Load, Result, Session, Weights};
 use store::manifest::{ProgramKind, ProgramRef};
 use store::{Manifest, Store};
@@ -35,8 +36,9 @@ pub struct Residency {
     engine: Arc<dyn Engine>,
     lanes: usize,
     control: Control,
-    /// Replaced as a whole, so that a reader holds the lock only to clone the handle.
-    catalog: RwLock<Arc<Catalog>>,
+    /// Replaced as a whole, and read without a lock: who changes it has a low priority, and a request that waited for a
+    /// lock of his would wait until he has a core again.
+    catalog: ArcSwap<Catalog>,
     /// Held by whoever changes the catalogue, so that changes follow one another.
     changing: Mutex<()>,
     /// The last model's id.
@@ -67,7 +69,7 @@ impl Residency {
             engine,
             lanes,
             control,
-            catalog: RwLock::default(),
+            catalog: ArcSwap::default(),
             changing: Mutex::default(),
             ids: AtomicU64::new(0),
             programs: Mutex::default(),
@@ -348,11 +350,11 @@ impl Residency {
     }
 
     fn publish(&self, catalog: Catalog) {
-        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+        self.catalog.store(Arc::new(catalog));
     }
 
     fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+        self.catalog.load_full()
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {

@@ -16,7 +16,7 @@ pub(super) struct HttpCaller {
     server: SocketAddr,
     request: Bytes,
     stream: Option<TcpStream>,
-    /// The last answer's head and what came with it; kept so that an answer allocates nothing.
+    /// The last answer; kept so that the next one allocates nothing.
     buffer: Vec<u8>,
 }
 
@@ -108,24 +108,24 @@ async fn connected(server: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads one answer with a Content-Length to its end; its head, and the body's beginning, are then in `buffer`.
+/// Reads one answer with a Content-Length to its end; all of it is then in `buffer`.
 pub(super) async fn answer(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> std::io::Result<Head> {
+    const ROOM: usize = 16 << 10;
     buffer.clear();
-    let mut chunk = [0u8; 16 << 10];
     let end = loop {
-        let read = some(stream.read(&mut chunk).await?)?;
         // The blank line may have begun in what came before.
         let searched = buffer.len().saturating_sub(3);
-        buffer.extend_from_slice(&chunk[..read]);
+        buffer.reserve(ROOM);
+        some(stream.read_buf(buffer).await?)?;
         if let Some(found) = buffer[searched..].windows(4).position(|window| window == b"\r\n\r\n") {
             break searched + found;
         }
     };
     let head = head(&buffer[..end])?;
-    let mut left = head.length.saturating_sub(buffer.len() - end - 4);
-    while left > 0 {
-        let most = left.min(chunk.len());
-        left -= some(stream.read(&mut chunk[..most]).await?)?;
+    let length = (end + 4).saturating_add(head.length);
+    while buffer.len() < length {
+        buffer.reserve(ROOM);
+        some(stream.read_buf(buffer).await?)?;
     }
     Ok(head)
 }

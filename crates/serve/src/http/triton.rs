@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::body::{self, Parts};
 use super::router::Target;
 use crate::triton::{self, ModelConfig, Region, SharedMemory, TensorConfig};
-use crate::{Scheduler, Spent, Statistics};
+use crate::{Residency, Scheduler, Spent, Statistics};
 
 /// `GET .../config`
 pub(super) fn config(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>> {
@@ -202,12 +202,11 @@ pub(super) async fn change(
     if change == Change::Load {
         triton::refuse_load_parameters(parameters.iter().flatten().map(|(name, _)| name.as_str()))?;
     }
-    let scheduler = Arc::clone(scheduler);
-    let changed = tokio::task::spawn_blocking(move || match change {
-        Change::Load => scheduler.residency().load_named(&name),
-        Change::Unload => scheduler.residency().unload_named(&name),
-    });
-    changed.await.unwrap_or_else(|_| Err(Error::internal("the change of the repository did not end")))?;
+    let change = match change {
+        Change::Load => Residency::load_named,
+        Change::Unload => Residency::unload_named,
+    };
+    scheduler.change(move |residency| change(residency, &name)).await?;
     Ok(empty())
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bench::{Api, Load, Pace, Question, load, median, table};
 
 use super::Bench;
-use super::server::{Repository, Server};
+use super::server::{BY_REQUEST, Repository, Server};
 use crate::commands::say;
 use crate::exit::Exit;
 
@@ -30,7 +30,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let store = bench.store("churn")?;
     let inputs = super::inputs(bench, &store, &bench.models.join("convnet.onnx"))?;
     let fleet = bench.fleet(&store)?;
-    let server = Server::start(&store, &["--control", "explicit", "--load", &inputs.model])?;
+    let server = Server::start(&store, &[BY_REQUEST, &["--load", &inputs.model]].concat())?;
     let question = Question::infer(Api::Rest, &inputs.model, &inputs.tensors)?;
     let capacity = super::capacity(&server, Api::Rest, &question)?;
     let pace = Pace::Open { per_second: capacity * SHARE, connections: CONNECTIONS };

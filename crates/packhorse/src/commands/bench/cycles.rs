@@ -3,7 +3,7 @@
 use bench::{Api, Connection, Memory, Question, memory_of, table};
 
 use super::Bench;
-use super::server::Server;
+use super::server::{BY_REQUEST, Server};
 use crate::commands::say;
 use crate::exit::Exit;
 
@@ -21,7 +21,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     for models in [&fleet[..1], &fleet[..]] {
         let name = if models.len() == 1 { "one model, over and over" } else { "a fleet, one after the other" };
         say(format_args!("{name}: {WARM_UP} cycles to warm up and {CYCLES} to measure"));
-        let server = Server::start(&store, &["--control", "explicit"])?;
+        let server = Server::start(&store, BY_REQUEST)?;
         let questions = models.iter().map(|model| Question::infer(Api::Rest, model, &inputs.tensors));
         let questions = questions.collect::<engine::Result<Vec<_>>>()?;
         let (mut repository, mut requests) = (server.repository()?, Connection::open(server.addresses.http)?);

@@ -10,6 +10,9 @@ use store::Store;
 
 use crate::exit::Exit;
 
+/// The flags of a server that loads and unloads models when it is asked.
+pub(super) const BY_REQUEST: &[&str] = &["--control", "explicit"];
+
 /// A server on free ports, until it is dropped.
 pub(super) struct Server {
     child: Child,
@@ -20,6 +23,8 @@ pub(super) struct Server {
 pub(super) struct Addresses {
     pub(super) http: SocketAddr,
     pub(super) grpc: SocketAddr,
+    /// Where models are loaded and unloaded, if that is a listener of its own; else it is that of REST.
+    manage: Option<SocketAddr>,
 }
 
 impl Server {
@@ -59,7 +64,7 @@ impl Server {
 
     /// A connection to where models are loaded and unloaded.
     pub(super) fn repository(&self) -> Result<Repository, Exit> {
-        Ok(Repository(Connection::open(self.addresses.http)?))
+        Ok(Repository(Connection::open(self.addresses.manage.unwrap_or(self.addresses.http))?))
     }
 }
 

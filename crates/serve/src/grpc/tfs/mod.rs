@@ -253,10 +253,7 @@ impl ModelService for Models {
         request: Request<ReloadConfigRequest>,
     ) -> Answer<ReloadConfigResponse> {
         let config = request.into_inner().config;
-        let scheduler = Arc::clone(&self.scheduler);
-        // Loading takes as long as it takes; the threads that serve others must not wait for it.
-        let done = tokio::task::spawn_blocking(move || reload::reload(scheduler.residency(), config)).await;
-        let done = done.unwrap_or_else(|_| Err(Error::internal("the reload broke off")));
+        let done = self.scheduler.change(move |residency| reload::reload(residency, config)).await;
         done.map(Response::new).map_err(status)
     }
 }
