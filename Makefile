@@ -13,10 +13,9 @@ endif
 STEP = @scripts/step.sh
 PACKHORSE = target/release/packhorse
 PYTHON = .cache/venv-clients/bin/python
-BERT = .cache/bert_base_qa.onnx
-MLP = .cache/mlp.onnx
+MODELS = .cache/bench
 
-.PHONY: help setup demo test bench lint build test-rust test-python
+.PHONY: help setup demo test bench bench-models lint build test-rust test-python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -31,12 +30,18 @@ test: ## every check that a change must pass
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory lint test-rust build test-python
 
-bench: build ## measure against the floor of this machine
+bench: build bench-models ## measure against the floor of this machine
+	$(STEP) 'bench' $(PACKHORSE) bench
+	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MODELS)/mlp.onnx
+
+bench-models: ## the models that 'make bench' measures with, made once
 	@scripts/setup.sh test
-	@test -f $(BERT) || scripts/step.sh 'a model of BERT-base shape' $(PYTHON) scripts/make_bert.py $(BERT)
-	@test -f $(MLP) || scripts/step.sh 'a small model' $(PYTHON) scripts/make_mlp.py $(MLP)
-	$(STEP) 'bench' $(PACKHORSE) bench --ready $(BERT) --serving $(MLP)
-	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MLP)
+	@mkdir -p $(MODELS)
+	@test -f $(MODELS)/bert_base_qa.onnx || scripts/step.sh 'a model of BERT-base shape' $(PYTHON) scripts/make_bert.py $(MODELS)/bert_base_qa.onnx
+	@test -f $(MODELS)/resnet18.onnx || scripts/step.sh 'a ResNet-18' $(PYTHON) scripts/make_resnet18.py $(MODELS)/resnet18.onnx
+	@test -f $(MODELS)/convnet.onnx || scripts/step.sh 'a model of two milliseconds' $(PYTHON) scripts/make_convnet.py $(MODELS)/convnet.onnx
+	@test -f $(MODELS)/mlp.onnx || scripts/step.sh 'a model of three microseconds' $(PYTHON) scripts/make_mlp.py $(MODELS)/mlp.onnx
+	@test -d $(MODELS)/fleet || scripts/step.sh 'two hundred small models' $(PYTHON) scripts/make_fleet.py $(MODELS)/fleet
 
 lint: ## formatting, clippy and the house rules
 	$(STEP) 'lint: format' cargo fmt --all --check

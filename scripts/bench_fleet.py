@@ -1,8 +1,8 @@
-"""Measures a server with ten thousand models, and one that loads and unloads a model a thousand times over.
+"""Measures a server with ten thousand models.
 
-Usage: bench_fleet.py PACKHORSE MODEL.onnx [MODELS] [CYCLES]
+Usage: bench_fleet.py PACKHORSE MODEL.onnx [MODELS]
 
-MODEL takes one FP32 input `x` [N,64]. Prints two tables in Markdown. Memory is the server's own, from /proc: private is
+MODEL takes one FP32 input `x` [N,64]. Prints a table in Markdown. Memory is the server's own, from /proc: private is
 what no file backs.
 """
 
@@ -22,9 +22,9 @@ FREE = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:
 class Server:
     """`packhorse serve` on free ports, until the block ends."""
 
-    def __init__(self, packhorse, store, *flags):
+    def __init__(self, packhorse, store):
         started = time.monotonic()
-        command = [packhorse, "serve", "--store", store, *FREE, *flags]
+        command = [packhorse, "serve", "--store", store, *FREE]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.addresses = json.loads(self.process.stdout.readline())
         self.start_s = time.monotonic() - started
@@ -87,29 +87,14 @@ def many(packhorse, store, models):
     table([f"{models} models", ""], rows)
 
 
-def cycles(packhorse, store, count):
-    """Load, ask and unload one model over and over."""
-    rows = []
-    with Server(packhorse, store, "--control", "explicit", "--manage", "127.0.0.1:0") as server:
-        begun = time.monotonic()
-        for cycle in range(1, count + 1):
-            server.ask("/v2/repository/models/m/load", b"", "manage")
-            server.ask("/v2/models/m/infer", BODY)
-            server.ask("/v2/repository/models/m/unload", b"", "manage")
-            if cycle in (count // 10, count // 2, count):
-                rows.append([str(cycle), server.private_mb(), f"{(time.monotonic() - begun) * 1e3 / cycle:.1f}"])
-    table(["cycles of load, ask, unload", "private MB", "ms a cycle"], rows)
-
-
 def main():
-    """Both, on stores of their own."""
+    """On a store of its own."""
     packhorse, model = sys.argv[1:3]
-    models, count = (int(text) for text in (sys.argv[3:] + ["10000", "4000"])[:2])
+    models = int(sys.argv[3]) if len(sys.argv) > 3 else 10000
     with tempfile.TemporaryDirectory() as folder:
         store = pathlib.Path(folder) / "store"
         pack = [packhorse, "pack", model, "--store", store, "--name", "m"]
         subprocess.run(pack, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        cycles(packhorse, store, count)
         many(packhorse, store, models)
 
 

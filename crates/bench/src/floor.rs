@@ -28,14 +28,14 @@ pub fn decode_fps(clip: &Path, frames: u64, width: usize, height: usize) -> Resu
 }
 
 /// Frames a second that the bare runtime computes, in a loop on every one of `cores`, each with a plain session of
-/// its own over the file at `model`, and the CPU time of a frame. No queue, no decoder, the same input every time.
+/// its own over the file at `model`, and the CPU time of a frame. No queue, no decoder, the same inputs every time.
 ///
 /// # Errors
 /// The runtime's own.
 pub fn runtime_fps(
     onnx: &Onnx,
     model: &Path,
-    input: &Tensor,
+    inputs: &[Tensor],
     cores: &[usize],
     per_core: usize,
 ) -> Result<(f64, Duration)> {
@@ -51,15 +51,14 @@ pub fn runtime_fps(
                 let (barrier, none, outputs) = (&barrier, &none, &outputs);
                 scope.spawn(move || -> Result<(Duration, Duration)> {
                     engine::cpu::pin_to(core);
-                    let inputs = [input.clone()];
                     // The first run allocates the arena; nobody's steady state has that in it. The barrier is passed
                     // whatever came of it, or the others would wait for ever.
-                    let warm = session.run(none.as_ref(), &inputs, outputs).map(drop);
+                    let warm = session.run(none.as_ref(), inputs, outputs).map(drop);
                     barrier.wait();
                     warm?;
                     let (started, cpu) = (Instant::now(), engine::cpu::thread_cpu());
                     for _ in 0..per_core {
-                        session.run(none.as_ref(), &inputs, outputs)?;
+                        session.run(none.as_ref(), inputs, outputs)?;
                     }
                     Ok((started.elapsed(), engine::cpu::thread_cpu().saturating_sub(cpu)))
                 })

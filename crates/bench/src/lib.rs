@@ -6,14 +6,11 @@
 mod floor;
 pub use floor::{decode_fps, runtime_fps};
 
-mod grpc;
-pub use grpc::grpc_load;
-
 mod load;
-pub use load::{Load, cpu_of, http_load};
+pub use load::{Api, Connection, Load, Pace, Question, input, load};
 
-mod memory;
-pub use memory::private_bytes;
+mod process;
+pub use process::{Memory, cpu_of, memory_of, private_bytes};
 
 mod ready;
 pub use ready::{Readiness, readiness};

@@ -1,206 +1,155 @@
-//! Closed-loop load on a server: so many callers, each sending its next request when it has the answer to the last.
+//! Load on a server, by REST or gRPC: in a closed loop, which finds what it can do, or in an open one, which sends at its
+//! own pace whether or not earlier requests were answered.
+//!
+//! One thread drives every connection, so that the cores are left to the server when both share a machine; what the
+//! generator itself took is part of the result.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod arrivals;
+mod grpc;
+mod http;
+mod question;
+mod tally;
+
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use engine::{Error, Result};
-use hdrhistogram::Histogram;
+use engine::{Error, Result, cpu};
+use tokio::task::{JoinSet, LocalSet};
 
-/// Latencies are told apart to three digits, up to a minute.
-const DIGITS: u8 = 3;
-const LATENCY_MAX_US: u64 = 60_000_000;
+use self::arrivals::Arrivals;
+use self::grpc::GrpcCaller;
+use self::http::HttpCaller;
+use self::tally::{Answer, Tally};
 
-/// What a load came to.
-#[derive(Debug)]
-pub struct Load {
-    /// Requests answered with 200.
-    pub answered: u64,
-    /// Requests answered with anything else.
-    pub refused: u64,
-    /// From the first request to the last answer.
-    pub wall: Duration,
-    /// Of the answered ones, in microseconds; all callers' merged.
-    pub latencies_us: Histogram<u64>,
+pub use self::http::Connection;
+pub use self::question::{Api, Question, input};
+pub use self::tally::Load;
+
+/// How requests come.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// So many callers, each sending its next request when it has the answer to the last.
+    Closed {
+        /// Requests in flight, and connections.
+        callers: usize,
+    },
+    /// Evenly in time, whatever becomes of earlier requests. A latency is counted from when its request was due, so
+    /// that a server that keeps requests from being sent does not look fast.
+    Open {
+        /// Requests a second.
+        per_second: f64,
+        /// The most that can be in flight. A request that finds all of them busy is sent late, or never.
+        connections: usize,
+    },
 }
 
-impl Load {
-    /// What the callers came to in all: their latencies and how many of their requests were refused.
-    pub(crate) fn merged(parts: Vec<(Histogram<u64>, u64)>, wall: Duration) -> Result<Self> {
-        let mut load = Self { answered: 0, refused: 0, wall, latencies_us: histogram()? };
-        for (latencies_us, refused) in parts {
-            load.answered += latencies_us.len();
-            load.refused += refused;
-            load.latencies_us
-                .add(latencies_us)
-                .map_err(|error| Error::internal(format!("histograms do not merge: {error}")))?;
-        }
-        Ok(load)
-    }
+/// The longest wait for one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-    /// Answers a second.
-    pub fn per_second(&self) -> f64 {
-        self.answered as f64 / self.wall.as_secs_f64()
-    }
-
-    /// The latency that this share of the requests did not exceed, in milliseconds.
-    pub fn quantile_ms(&self, share: f64) -> f64 {
-        self.latencies_us.value_at_quantile(share) as f64 / 1e3
-    }
-}
-
-/// Sends `request`, a whole HTTP/1.1 message, over and over from `callers` connections for `time`.
+/// Puts `question` to `server` over and over for `time`.
 ///
 /// # Errors
-/// [`Unavailable`](engine::ErrorKind::Unavailable) when the server cannot be reached or answers no HTTP.
-pub fn http_load(server: SocketAddr, request: &[u8], callers: usize, time: Duration) -> Result<Load> {
-    let until = Instant::now() + time;
-    let started = Instant::now();
-    let parts = std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..callers).map(|_| scope.spawn(move || caller(server, request, until))).collect();
-        callers
-            .into_iter()
-            .map(|caller| caller.join().unwrap_or_else(|_| Err(Error::internal("a caller panicked"))))
-            .collect::<Result<Vec<_>>>()
-    })?;
-    Load::merged(parts, started.elapsed())
-}
-
-fn caller(server: SocketAddr, request: &[u8], until: Instant) -> Result<(Histogram<u64>, u64)> {
-    let lost = |source: std::io::Error| Error::unavailable(format!("{server}: the connection failed: {source}"));
-    let mut stream = TcpStream::connect(server).map_err(lost)?;
-    stream.set_nodelay(true).map_err(lost)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(lost)?;
-    let (mut latencies_us, mut refused) = (histogram()?, 0);
-    let mut buffer = Vec::new();
-    while Instant::now() < until {
-        let sent = Instant::now();
-        stream.write_all(request).map_err(lost)?;
-        if status(&mut stream, &mut buffer).map_err(lost)? == 200 {
-            let us = u64::try_from(sent.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
-            latencies_us.saturating_record(us);
-        } else {
-            refused += 1;
-        }
-    }
-    Ok((latencies_us, refused))
-}
-
-/// Reads one response with a Content-Length to its end, and gives its status.
-fn status(stream: &mut impl Read, buffer: &mut Vec<u8>) -> std::io::Result<u16> {
-    let broken = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
-    buffer.clear();
-    let mut chunk = [0u8; 16 << 10];
-    let head = loop {
-        let read = stream.read(&mut chunk)?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        buffer.extend_from_slice(&chunk[..read]);
-        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end;
-        }
+/// [`Unavailable`](engine::ErrorKind::Unavailable) when the server cannot be reached at all; what goes wrong later is
+/// counted.
+pub fn load(server: SocketAddr, question: &Question, pace: Pace, time: Duration) -> Result<Load> {
+    let connections = match pace {
+        Pace::Closed { callers } => callers,
+        Pace::Open { connections, .. } => connections,
     };
-    let text = std::str::from_utf8(&buffer[..head]).map_err(|_| broken("a head that is no text"))?;
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| broken("no status"))?;
-    let length = text.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    let mut left = (head + 4 + length.ok_or_else(|| broken("no Content-Length"))?).saturating_sub(buffer.len());
-    while left > 0 {
-        let most = left.min(chunk.len());
-        let read = stream.read(&mut chunk[..most])?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+    let runtime = runtime()?;
+    let cpu_before = cpu::thread_cpu();
+    let callers = runtime.block_on(Caller::connect(server, question, connections))?;
+    let started = Instant::now();
+    let until = started + time;
+    let arrivals = match pace {
+        Pace::Closed { .. } => None,
+        Pace::Open { per_second, .. } => Some(Arrivals::start(started, per_second, time)?),
+    };
+    let arrivals = std::rc::Rc::new(arrivals);
+    let tallies = runtime.block_on(LocalSet::new().run_until(async {
+        let mut tasks = JoinSet::new();
+        for caller in callers {
+            tasks.spawn_local(ask_until(caller, std::rc::Rc::clone(&arrivals), until));
         }
-        left -= read;
+        tasks.join_all().await
+    }));
+    let wall = started.elapsed();
+    let generator_cpu = cpu::thread_cpu().saturating_sub(cpu_before);
+    let paced_cpu = std::rc::Rc::into_inner(arrivals).flatten().map_or(Ok(Duration::ZERO), Arrivals::stop)?;
+    let mut all = Tally::new()?;
+    for tally in tallies {
+        all.add(&tally?)?;
     }
-    Ok(status)
+    Ok(all.over(wall, generator_cpu + paced_cpu))
 }
 
-pub(crate) fn histogram() -> Result<Histogram<u64>> {
-    Histogram::new_with_max(LATENCY_MAX_US, DIGITS).map_err(|error| Error::internal(format!("no histogram: {error}")))
+/// A runtime on the calling thread alone.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::internal(format!("the network cannot be used: {source}")))
 }
 
-/// CPU time that the process `id` and its threads have used: `utime` and `stime` of `/proc/ID/stat` (proc_pid_stat(5)),
-/// which the kernel counts in hundredths of a second.
-pub fn cpu_of(id: u32) -> Result<Duration> {
-    const TICKS_PER_S: f64 = 100.0;
-    let path = format!("/proc/{id}/stat");
-    let text = std::fs::read_to_string(&path).map_err(|error| Error::unavailable(format!("{path}: {error}")))?;
-    // The second field is the program's name in parentheses, and may hold anything.
-    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
-    let spent = ticks(11).zip(ticks(12)).map(|(user, system)| (user + system) as f64 / TICKS_PER_S);
-    spent.map(Duration::from_secs_f64).ok_or_else(|| Error::internal(format!("{path} is not as the manual says")))
+/// One connection, over which one request is in flight at a time.
+enum Caller {
+    Http(HttpCaller),
+    Grpc(Box<GrpcCaller>),
+}
+
+impl Caller {
+    async fn connect(server: SocketAddr, question: &Question, count: usize) -> Result<Vec<Self>> {
+        let mut callers = Vec::with_capacity(count);
+        for _ in 0..count {
+            callers.push(match question {
+                Question::Http(request) => Self::Http(HttpCaller::connect(server, request.clone()).await?),
+                Question::Grpc(request) => {
+                    Self::Grpc(Box::new(GrpcCaller::connect(server, (**request).clone()).await?))
+                }
+            });
+        }
+        Ok(callers)
+    }
+
+    async fn ask(&mut self) -> Answer {
+        let answer = async {
+            match self {
+                Self::Http(caller) => caller.ask().await,
+                Self::Grpc(caller) => caller.ask().await,
+            }
+        };
+        match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                if let Self::Http(caller) = self {
+                    caller.hang_up();
+                }
+                Answer::Failed("no answer in time".to_owned())
+            }
+        }
+    }
+}
+
+/// The life of a caller: with `arrivals`, one request for each that it gets; without, one after the other.
+async fn ask_until(mut caller: Caller, arrivals: std::rc::Rc<Option<Arrivals>>, until: Instant) -> Result<Tally> {
+    let mut tally = Tally::new()?;
+    loop {
+        let due = match arrivals.as_ref() {
+            None => Instant::now(),
+            Some(arrivals) => match arrivals.next().await {
+                Some(due) => due,
+                None => return Ok(tally),
+            },
+        };
+        if Instant::now() < until {
+            tally.count(caller.ask().await, due.elapsed());
+        } else if arrivals.is_some() {
+            tally.unsent();
+        } else {
+            return Ok(tally);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn answers_are_read_to_their_end_however_they_arrive() {
-        for (what, reply, want) in [
-            ("whole", &[&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..]][..], Some(200)),
-            ("in pieces", &[b"HTTP/1.1 429 Too", b" Many\r\ncontent-length:", b" 3\r\n\r\nno", b"!"], Some(429)),
-            ("cut off", &[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok"], None),
-            ("no length", &[b"HTTP/1.1 200 OK\r\n\r\n"], None),
-        ] {
-            let mut pieces = reply.iter().copied();
-            let mut piece: &[u8] = &[];
-            let got = status(&mut Pieces { pieces: &mut pieces, piece: &mut piece }, &mut Vec::new());
-            assert_eq!(got.ok(), want, "{what}");
-        }
-    }
-
-    /// Gives one piece a read, as a network may.
-    struct Pieces<'a, 'b> {
-        pieces: &'a mut dyn Iterator<Item = &'b [u8]>,
-        piece: &'a mut &'b [u8],
-    }
-
-    impl Read for Pieces<'_, '_> {
-        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-            if self.piece.is_empty() {
-                *self.piece = self.pieces.next().unwrap_or(&[]);
-            }
-            Read::read(self.piece, out)
-        }
-    }
-
-    #[test]
-    fn a_load_counts_answers_and_refusals() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().take(2) {
-                std::thread::spawn(move || {
-                    let (mut stream, mut request, mut count) = (stream.unwrap(), [0; 4], 0);
-                    while stream.read_exact(&mut request).is_ok() {
-                        count += 1;
-                        let code = if count % 2 == 0 { "503 no" } else { "200 ok" };
-                        let _ = write!(stream, "HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n");
-                    }
-                });
-            }
-        });
-        let load = http_load(server, b"GET\n", 2, Duration::from_millis(500)).unwrap();
-        assert!(load.answered > 0 && load.refused > 0, "{load:?}");
-        assert_eq!(load.latencies_us.len(), load.answered);
-        assert!(load.quantile_ms(0.5) <= load.quantile_ms(1.0));
-    }
-
-    #[test]
-    fn cpu_time_of_a_process_grows_with_its_work() {
-        let before = cpu_of(std::process::id()).unwrap();
-        let begun = Instant::now();
-        while cpu_of(std::process::id()).unwrap() == before {
-            assert!(begun.elapsed() < Duration::from_secs(60), "the clock stands still");
-            std::hint::black_box((0..1_000_000u64).sum::<u64>());
-        }
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use store::manifest::ProgramKind;
 use store::{Manifest, Store};
 
-use crate::memory::private_bytes;
+use crate::process::private_bytes;
 
 /// Two ways to the same answers.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -32,6 +32,7 @@ mod job;
 mod queue;
 mod waiting;
 pub use queue::QueueLimits;
+mod changes;
 mod lane;
 mod scheduler;
 pub use scheduler::{Reply, Scheduler};

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
+use arc_swap::ArcSwap;
 use engine::{Engine, Error, ErrorKind, Result};
 use store::{Repository, Serving};
 
@@ -31,8 +32,9 @@ pub struct Residency {
     control: Control,
     /// What the server's operator says of how models are served, by name.
     overrides: BTreeMap<String, Serving>,
-    /// Replaced as a whole, so that a reader holds the lock only to clone the handle.
-    catalog: RwLock<Arc<Catalog>>,
+    /// Replaced as a whole, and read without a lock: who changes it has a low priority, and a request that waited for a
+    /// lock of his would wait until he has a core again.
+    catalog: ArcSwap<Catalog>,
     /// Held by whoever changes the catalogue, so that changes follow one another.
     changing: Mutex<()>,
     /// Versions to be packed before they are served; filled at the start, taken from by [`settle_next`](Self::settle_next).
@@ -90,7 +92,7 @@ impl Residency {
             lanes,
             control,
             overrides,
-            catalog: RwLock::default(),
+            catalog: ArcSwap::default(),
             changing: Mutex::default(),
             waiting: Mutex::default(),
             unsettled: AtomicUsize::new(0),
@@ -219,11 +221,11 @@ impl Residency {
     }
 
     fn publish(&self, catalog: Catalog) {
-        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+        self.catalog.store(Arc::new(catalog));
     }
 
     fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+        self.catalog.load_full()
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
+use crate::changes::Changes;
 use crate::infer::{inputs_in_order, output_indices};
 use crate::job::Job;
 use crate::model::Model;
@@ -66,12 +67,14 @@ pub struct Scheduler {
     idle: Condvar,
     /// The end has come; whoever only sleeps leaves.
     stopped: Condvar,
+    /// Changes of the repository, which a thread of its own carries out.
+    changes: Changes,
     /// Joined when the scheduler stops.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Scheduler {
-    /// Starts a lane on each of `cores`, and the loader.
+    /// Starts a lane on each of `cores`, the loader, and the thread that changes the repository.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
@@ -84,6 +87,7 @@ impl Scheduler {
         residency.count_in(&metrics);
         metrics.watch_models(Arc::clone(&residency) as Arc<dyn ModelSource>);
         metrics.lanes.set(i64::try_from(cores.len()).unwrap_or(i64::MAX));
+        let (changes, waiting) = Changes::new();
         let scheduler = Arc::new(Self {
             residency,
             metrics,
@@ -95,6 +99,7 @@ impl Scheduler {
             load: Condvar::new(),
             idle: Condvar::new(),
             stopped: Condvar::new(),
+            changes,
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = Vec::new();
@@ -104,6 +109,8 @@ impl Scheduler {
         }
         let loader = Arc::clone(&scheduler);
         threads.push(spawn("loader", move || lane::load(&loader))?);
+        let changer = Arc::clone(&scheduler);
+        threads.push(spawn("changes", move || changer.changes.run(&waiting))?);
         *scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(scheduler)
     }
@@ -228,6 +235,19 @@ impl Scheduler {
         answer.unwrap_or_else(|_| Err(Error::internal("the lane gave no answer")))
     }
 
+    /// Has `change` made to the models, in its turn and where it takes no time from the lanes.
+    ///
+    /// # Errors
+    /// [`Exhausted`](ErrorKind::Exhausted) when too many changes wait, [`Unavailable`](ErrorKind::Unavailable) when the
+    /// scheduler stops first, and the change's own.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Residency) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let residency = Arc::clone(&self.residency);
+        self.changes.make(move || change(&residency)).await
+    }
+
     /// Takes nothing new, finishes what is held, and stops; false when `limit` passed first, and then what still
     /// waited was answered as [`Unavailable`](ErrorKind::Unavailable).
     pub fn drain(&self, limit: Duration) -> bool {
@@ -245,6 +265,7 @@ impl Scheduler {
         self.work.notify_all();
         self.load.notify_all();
         self.stopped.notify_all();
+        self.changes.stop();
         for job in left {
             self.metrics.queued.dec();
             job.into_reply().send(Err(Error::unavailable("the server stopped before this request's turn")));

@@ -1,12 +1,19 @@
 //! `packhorse bench`: this machine, measured; every figure beside its floor, in one run.
 
+mod churn;
+mod cycles;
+mod overload;
+mod server;
 mod serving;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use bench::{Readiness, median, table};
+use bench::{Api, Pace, Question, Readiness, median, table};
+use clap::ValueEnum;
 use engine::Tensor;
 use engine::onnx::Onnx;
 use serve::{Control, QueueLimits, Scheduler};
@@ -14,6 +21,7 @@ use store::Store;
 use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
 
+use self::server::Server;
 use super::demo::{assets_folder, drain};
 use super::{print_json, say};
 use crate::exit::Exit;
@@ -26,77 +34,211 @@ const READY_TIMES: usize = 200;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Measure only this; may be given several times
+    #[arg(long, value_enum, value_name = "SECTION")]
+    only: Vec<Section>,
+    /// The models to measure with, as 'make bench-models' writes them [default: .cache/bench, here or beside the build]
+    #[arg(long, value_name = "FOLDER")]
+    models: Option<PathBuf>,
     /// The bundled models and clip [default: assets, here or beside the build]
     #[arg(long, env = "PACKHORSE_ASSETS")]
     assets: Option<PathBuf>,
     /// How often floor and product take turns; medians are reported
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// More ONNX files to make ready, beside the bundled one
-    #[arg(long, value_name = "FILE")]
-    ready: Vec<PathBuf>,
-    /// A small model of one FP32 input `x` [N,64], to measure what serving costs
-    #[arg(long, value_name = "FILE")]
-    serving: Option<PathBuf>,
     /// Measure only how FILE, packed in STORE as NAME, is made ready; how this command calls itself
     #[arg(long, hide = true, num_args = 3, value_names = ["FILE", "STORE", "NAME"])]
     ready_alone: Option<Vec<String>>,
+}
+
+/// What is measured, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Section {
+    /// Making packed models ready, beside plain sessions
+    Ready,
+    /// What serving costs, beside the bare runtime
+    Serving,
+    /// A model's latency while two hundred others load and unload
+    Churn,
+    /// What is still answered when five times too much is asked
+    Overload,
+    /// Memory after a thousand loads and unloads
+    Cycles,
+    /// From queue to durable detections, beside decoding and the bare runtime
+    Video,
+}
+
+/// What every section stands on.
+struct Bench {
+    onnx: Arc<Onnx>,
+    /// Gone with everything in it when the measuring ends.
+    scratch: tempfile::TempDir,
+    assets: PathBuf,
+    models: PathBuf,
+    rounds: u32,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
     if let Some([file, store, name]) = args.ready_alone.as_deref() {
         return ready_alone(Path::new(file), store, name);
     }
-    let assets = assets_folder(args.assets.as_deref())?;
     let scratch = tempfile::tempdir().map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
-    let store = Store::create(&scratch.path().join("store").to_string_lossy())?;
-    let onnx = Arc::new(node::onnx()?);
-    let mut out = String::from("### Ready\n\n");
-    out += &ready(&store, &onnx, &[vec![assets.join("bert_tiny_qa.onnx")], args.ready.clone()].concat())?;
-    if let Some(file) = &args.serving {
-        out += "\n\n### Serving\n\n";
-        out += &serving::run(&store, &onnx, file, args.rounds)?;
+    let bench = Bench {
+        onnx: Arc::new(node::onnx()?),
+        scratch,
+        assets: assets_folder(args.assets.as_deref())?,
+        models: models_folder(args.models.as_deref()),
+        rounds: args.rounds,
+    };
+    let sections = if args.only.is_empty() { Section::value_variants() } else { &args.only };
+    for section in sections {
+        let missing = section.files().iter().map(|file| bench.models.join(file)).find(|file| !file.exists());
+        if let Some(file) = missing {
+            let what = format!("{}: 'make bench-models' writes it, and --models says where", file.display());
+            if args.only.contains(section) {
+                return Err(Exit::Configuration(what));
+            }
+            say(format_args!("{section:?} is not measured, because there is no {what}"));
+            continue;
+        }
+        let text = section.measure(&bench)?;
+        writeln!(std::io::stdout(), "### {}\n\n{text}\n", section.title())?;
     }
-    out += "\n\n### Video, end to end\n\n";
-    out += &video(&store, &onnx, &assets, scratch.path(), args.rounds)?;
-    use std::io::Write;
-    writeln!(std::io::stdout(), "{out}")?;
     Ok(())
 }
 
-/// Making packed models ready, beside plain sessions; each in a process of its own, or memory could not be told.
-fn ready(store: &Store, onnx: &Onnx, files: &[PathBuf]) -> Result<String, Exit> {
-    let ms = |time: std::time::Duration| format!("{:.3}", time.as_secs_f64() * 1e3);
-    let mb = |bytes: u64| format!("{:.3}", bytes as f64 / 1e6);
-    let mut rows = Vec::new();
-    for file in files {
-        say(format_args!("making {} ready {READY_TIMES} times", file.display()));
-        let packed = packed(store, onnx, file, None)?;
-        let figures = readiness(file, store, &packed.manifest.name)?;
-        rows.push(vec![
-            packed.manifest.name.clone(),
-            packed.manifest.weights.len().to_string(),
-            format!("{:.1}", packed.weight_bytes as f64 / 1e6),
-            ms(figures.ready),
-            ms(figures.ready_p99),
-            mb(figures.ready_bytes),
-            ms(figures.program),
-            ms(figures.plain),
-            mb(figures.plain_bytes),
-        ]);
+impl Section {
+    /// The files of the models' folder that it cannot do without.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Ready | Self::Video => &[],
+            Self::Serving => &["mlp.onnx", "resnet18.onnx"],
+            Self::Churn | Self::Cycles => &["convnet.onnx", "fleet"],
+            Self::Overload => &["convnet.onnx"],
+        }
     }
-    let header = [
-        "model",
-        "weights",
-        "weights MB",
-        "ready ms p50",
-        "ready ms p99",
-        "ready private MB",
-        "program ms, once",
-        "plain session ms",
-        "plain private MB",
-    ];
-    Ok(table(&header, &rows))
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Ready => "Making a model ready",
+            Self::Serving => "What serving costs",
+            Self::Churn => "A model while others come and go",
+            Self::Overload => "More than it can do",
+            Self::Cycles => "Memory of models that come and go",
+            Self::Video => "Video, end to end",
+        }
+    }
+
+    fn measure(self, bench: &Bench) -> Result<String, Exit> {
+        match self {
+            Self::Ready => bench.ready(),
+            Self::Serving => serving::run(bench),
+            Self::Churn => churn::run(bench),
+            Self::Overload => overload::run(bench),
+            Self::Cycles => cycles::run(bench),
+            Self::Video => bench.video(),
+        }
+    }
+}
+
+/// The folder given, or the one that is here, or the one beside the build.
+fn models_folder(given: Option<&Path>) -> PathBuf {
+    const FOLDER: &str = ".cache/bench";
+    let here = given.map_or_else(|| PathBuf::from(FOLDER), Path::to_path_buf);
+    if given.is_some() || here.is_dir() {
+        return here;
+    }
+    let build = std::env::current_exe().ok().and_then(|program| Some(program.ancestors().nth(3)?.join(FOLDER)));
+    build.unwrap_or(here)
+}
+
+/// What a model is asked.
+struct Inputs {
+    model: String,
+    /// By name.
+    tensors: Vec<(String, Tensor)>,
+}
+
+/// Packs the file at `path` into `store`, and makes up inputs for it.
+fn inputs(bench: &Bench, store: &Store, path: &Path) -> Result<Inputs, Exit> {
+    let manifest = bench.packed(store, path, None)?.manifest;
+    let signature = manifest.signature()?;
+    let tensors = signature.inputs.iter().map(|spec| Ok((spec.name.clone(), bench::input(spec, None)?)));
+    Ok(Inputs { model: manifest.name, tensors: tensors.collect::<engine::Result<_>>()? })
+}
+
+/// Answers a second that `server` gives at most: to four callers a lane, each with one request after the other.
+fn capacity(server: &Server, api: Api, question: &Question) -> Result<f64, Exit> {
+    const TIME: Duration = Duration::from_secs(3);
+    let callers = engine::cpu::lane_cores().len() * 4;
+    let load = bench::load(server.listener(api), question, Pace::Closed { callers }, TIME)?;
+    if load.answered > 0 && load.refused + load.failures() == 0 {
+        return Ok(load.per_second());
+    }
+    Err(Exit::Failed(format!("requests within what the server can do were not answered: {load:?}")))
+}
+
+impl Bench {
+    /// A store of a section's own.
+    fn store(&self, name: &str) -> Result<Store, Exit> {
+        Ok(Store::create(&self.scratch.path().join(name).to_string_lossy())?)
+    }
+
+    /// Packs the file at `path` into `store`.
+    fn packed(&self, store: &Store, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
+        let request = Request { path: path.to_owned(), name: None, version: None, task, labels: Default::default() };
+        Ok(pack(store, &self.onnx, &request)?)
+    }
+
+    /// Packs the fleet of small models into `store`, and gives their names.
+    fn fleet(&self, store: &Store) -> Result<Vec<String>, Exit> {
+        let folder = self.models.join("fleet");
+        let entries = std::fs::read_dir(&folder)
+            .map_err(|error| Exit::Configuration(format!("{}: cannot be read: {error}", folder.display())))?;
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        files.sort();
+        say(format_args!("packing {} models", files.len()));
+        files.iter().map(|file| Ok(self.packed(store, file, None)?.manifest.name)).collect()
+    }
+}
+
+impl Bench {
+    /// Making packed models ready; each in a process of its own, or memory could not be told.
+    fn ready(&self) -> Result<String, Exit> {
+        let store = self.store("ready")?;
+        let files = [self.assets.join("bert_tiny_qa.onnx"), self.models.join("bert_base_qa.onnx")];
+        let ms = |time: Duration| format!("{:.3}", time.as_secs_f64() * 1e3);
+        let mb = |bytes: u64| format!("{:.3}", bytes as f64 / 1e6);
+        let mut rows = Vec::new();
+        for file in files.iter().filter(|file| file.exists()) {
+            say(format_args!("making {} ready {READY_TIMES} times", file.display()));
+            let packed = self.packed(&store, file, None)?;
+            let figures = readiness(file, &store, &packed.manifest.name)?;
+            rows.push(vec![
+                packed.manifest.name.clone(),
+                packed.manifest.weights.len().to_string(),
+                format!("{:.1}", packed.weight_bytes as f64 / 1e6),
+                ms(figures.ready),
+                ms(figures.ready_p99),
+                mb(figures.ready_bytes),
+                ms(figures.program),
+                ms(figures.plain),
+                mb(figures.plain_bytes),
+            ]);
+        }
+        let header = [
+            "model",
+            "weights",
+            "weights MB",
+            "ready ms p50",
+            "ready ms p99",
+            "ready private MB",
+            "program ms, once",
+            "plain session ms",
+            "plain private MB",
+        ];
+        Ok(table(&header, &rows))
+    }
 }
 
 fn readiness(file: &Path, store: &Store, name: &str) -> Result<Readiness, Exit> {
@@ -118,51 +260,59 @@ fn ready_alone(file: &Path, store: &str, name: &str) -> Outcome {
     print_json(&bench::readiness(&store, &node::onnx()?, &manifest, file, READY_TIMES)?)
 }
 
-/// The clip from queue to durable detections, beside the floor; they take turns, so that a machine that changes its
-/// speed changes both.
-fn video(store: &Store, onnx: &Arc<Onnx>, assets: &Path, scratch: &Path, rounds: u32) -> Result<String, Exit> {
-    let (clip, model) = (assets.join("street.mp4"), assets.join("nanodet_g_coco80.onnx"));
-    let packed = packed(store, onnx, &model, Some(TaskChoice::ObjectDetection))?;
-    let Some(Task::ObjectDetection(Detection::Nanodet { width, height, .. })) = packed.manifest.task else {
-        return Err(Exit::Failed("the bundled detector was not recognised".to_owned()));
-    };
-    let scheduler = node::start_with(store.clone(), Arc::clone(onnx), QueueLimits::default(), Control::None)?;
-    let cores = engine::cpu::lane_cores();
-    let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
-    let (mut decode, mut runtime, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut runtime_cpu, mut splits) = (Vec::new(), Vec::new());
-    for round in 1..=rounds {
-        say(format_args!("round {round} of {rounds}: the whole way, then the floor"));
-        let summary = end_to_end(&clip, scratch, &scheduler, &packed)?;
-        let decode_fps = bench::decode_fps(&clip, summary.frames, width, height)?;
-        let (runtime_fps, cpu) = bench::runtime_fps(onnx, &model, &input, &cores, RUNS_PER_CORE)?;
-        ratios.push(summary.fps / decode_fps.min(runtime_fps));
-        decode.push(decode_fps);
-        runtime.push(runtime_fps);
-        runtime_cpu.push(cpu.as_secs_f64() * 1e3);
-        ours.push(summary.fps);
-        splits.push(summary.cpu_s_per_frame);
+impl Bench {
+    /// The clip from queue to durable detections, beside the floor; they take turns, so that a machine that changes its
+    /// speed changes both.
+    fn video(&self) -> Result<String, Exit> {
+        let (store, onnx, rounds) = (self.store("video")?, &self.onnx, self.rounds);
+        let (clip, model) = (self.assets.join("street.mp4"), self.assets.join("nanodet_g_coco80.onnx"));
+        let packed = self.packed(&store, &model, Some(TaskChoice::ObjectDetection))?;
+        let Some(Task::ObjectDetection(Detection::Nanodet { width, height, .. })) = packed.manifest.task else {
+            return Err(Exit::Failed("the bundled detector was not recognised".to_owned()));
+        };
+        let scheduler = node::start_with(store, Arc::clone(onnx), QueueLimits::default(), Control::None)?;
+        let cores = engine::cpu::lane_cores();
+        let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
+        let (mut decode, mut runtime, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut runtime_cpu, mut splits) = (Vec::new(), Vec::new());
+        for round in 1..=rounds {
+            say(format_args!("round {round} of {rounds}: the whole way, then the floor"));
+            let summary = end_to_end(&clip, self.scratch.path(), &scheduler, &packed)?;
+            let decode_fps = bench::decode_fps(&clip, summary.frames, width, height)?;
+            let (runtime_fps, cpu) =
+                bench::runtime_fps(onnx, &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
+            ratios.push(summary.fps / decode_fps.min(runtime_fps));
+            decode.push(decode_fps);
+            runtime.push(runtime_fps);
+            runtime_cpu.push(cpu.as_secs_f64() * 1e3);
+            ours.push(summary.fps);
+            splits.push(summary.cpu_s_per_frame);
+        }
+        scheduler.drain(Duration::from_secs(5));
+        let one = |values: &[f64]| format!("{:.1}", median(values));
+        let rows = [
+            vec!["ffmpeg alone: decode and scale".to_owned(), one(&decode), String::new()],
+            vec![
+                format!("bare runtime loop on {} cores", cores.len()),
+                one(&runtime),
+                format!("{:.2}", median(&runtime_cpu)),
+            ],
+            vec!["packhorse: queue to durable detections".to_owned(), one(&ours), cpu_ms(&splits, |split| split.total)],
+            vec![
+                "ratio to the floor (median of the rounds)".to_owned(),
+                format!("{:.3}", median(&ratios)),
+                String::new(),
+            ],
+        ];
+        let phases = [
+            vec!["decode (child and pipe)".to_owned(), cpu_ms(&splits, |split| split.decode)],
+            vec!["prepare".to_owned(), cpu_ms(&splits, |split| split.prepare)],
+            vec!["infer".to_owned(), cpu_ms(&splits, |split| split.infer)],
+            vec!["post".to_owned(), cpu_ms(&splits, |split| split.post)],
+        ];
+        let first = table(&["", "frames a second", "CPU ms a frame"], &rows);
+        Ok(format!("{first}\n\n{}", table(&["phase", "CPU ms a frame"], &phases)))
     }
-    scheduler.drain(std::time::Duration::from_secs(5));
-    let one = |values: &[f64]| format!("{:.1}", median(values));
-    let rows = [
-        vec!["ffmpeg alone: decode and scale".to_owned(), one(&decode), String::new()],
-        vec![
-            format!("bare runtime loop on {} cores", cores.len()),
-            one(&runtime),
-            format!("{:.2}", median(&runtime_cpu)),
-        ],
-        vec!["packhorse: queue to durable detections".to_owned(), one(&ours), cpu_ms(&splits, |split| split.total)],
-        vec!["ratio to the floor (median of the rounds)".to_owned(), format!("{:.3}", median(&ratios)), String::new()],
-    ];
-    let phases = [
-        vec!["decode (child and pipe)".to_owned(), cpu_ms(&splits, |split| split.decode)],
-        vec!["prepare".to_owned(), cpu_ms(&splits, |split| split.prepare)],
-        vec!["infer".to_owned(), cpu_ms(&splits, |split| split.infer)],
-        vec!["post".to_owned(), cpu_ms(&splits, |split| split.post)],
-    ];
-    let first = table(&["", "frames a second", "CPU ms a frame"], &rows);
-    Ok(format!("{first}\n\n{}", table(&["phase", "CPU ms a frame"], &phases)))
 }
 
 fn cpu_ms(splits: &[work::result::CpuSplit], of: impl Fn(&work::result::CpuSplit) -> f64) -> String {
@@ -174,9 +324,4 @@ fn end_to_end(clip: &Path, scratch: &Path, scheduler: &Arc<Scheduler>, packed: &
     let folder =
         tempfile::tempdir_in(scratch).map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
     drain(clip, &packed.manifest.name, folder.path(), folder.path(), scheduler)
-}
-
-fn packed(store: &Store, onnx: &Onnx, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
-    let request = Request { path: path.to_owned(), name: None, version: None, task, labels: Default::default() };
-    Ok(pack(store, onnx, &request)?)
 }

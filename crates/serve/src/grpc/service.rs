@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Error, Result};
+use engine::Result;
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::{
@@ -101,15 +101,14 @@ impl Inference {
         Ok(ModelStatisticsResponse { model_stats: models.into_iter().map(extensions::model_statistics).collect() })
     }
 
-    /// Carries out `change` of the repository off the threads that serve the network, and waits for it.
+    /// Carries out `change` of the repository on the thread that does so, and waits for it.
     async fn change(
         &self,
         name: &str,
         change: impl FnOnce(&Residency, &str) -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let (scheduler, name) = (Arc::clone(&self.scheduler), name.to_owned());
-        let changed = tokio::task::spawn_blocking(move || change(scheduler.residency(), &name));
-        changed.await.unwrap_or_else(|_| Err(Error::internal("the change of the repository did not end")))
+        let name = name.to_owned();
+        self.scheduler.change(move |residency| change(residency, &name)).await
     }
 
     async fn load(&self, request: RepositoryModelLoadRequest) -> Result<RepositoryModelLoadResponse> {

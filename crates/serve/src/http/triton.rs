@@ -15,7 +15,7 @@ use store::repository::VersionPolicy;
 use super::body::{self, Parts};
 use super::router::Target;
 use crate::triton::{self, LogValue, ModelConfig, Region, SharedMemory, TensorConfig};
-use crate::{LoadOptions, Management, Scheduler, Spent, Statistics};
+use crate::{LoadOptions, Management, Residency, Scheduler, Spent, Statistics};
 
 /// `GET .../config`
 pub(super) fn config(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>> {
@@ -250,12 +250,11 @@ pub(super) async fn change(
         Change::Unload => None,
     };
     let options = LoadOptions { config, ..LoadOptions::default() };
-    let scheduler = Arc::clone(scheduler);
-    let changed = tokio::task::spawn_blocking(move || match change {
-        Change::Load => scheduler.residency().load_named(&name, &options),
-        Change::Unload => scheduler.residency().unload_named(&name),
-    });
-    changed.await.unwrap_or_else(|_| Err(Error::internal("the change of the repository did not end")))?;
+    let change = move |residency: &Residency| match change {
+        Change::Load => residency.load_named(&name, &options),
+        Change::Unload => residency.unload_named(&name),
+    };
+    scheduler.change(change).await?;
     Ok(empty())
 }
 

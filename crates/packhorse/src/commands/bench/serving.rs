@@ -1,161 +1,108 @@
-//! What the server itself costs: a model that takes no time, asked by eight callers over each API, beside the bare
-//! runtime. The server is a process of its own, so that its CPU time can be told from the callers'.
+//! What the server itself costs: models asked over each API, beside the bare runtime. A model that takes no time shows
+//! the server alone; one of an ordinary size shows what is left of that.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bench::{Load, cpu_of, grpc_load, http_load, median, table};
-use engine::onnx::Onnx;
+use bench::{Api, Load, Pace, Question, cpu_of, load, median, table};
 use engine::{Tensor, cpu};
-use serde::Deserialize;
 use store::Store;
 
-use super::packed;
+use super::Bench;
+use super::server::Server;
 use crate::commands::say;
 use crate::exit::Exit;
 
-const CALLERS: usize = 8;
-/// Long enough for thousands of requests, short enough for the rounds to see the same machine.
+const CALLERS: usize = 4;
+/// Long enough for hundreds of requests, short enough for the rounds to see the same machine.
 const TURN: Duration = Duration::from_secs(3);
-const INPUTS: usize = 64;
-
-/// The ways in that are measured.
-#[derive(Clone, Copy)]
-enum Way {
-    HttpBinary,
-    HttpJson,
-    Grpc,
-}
+const WAYS: [(Api, &str); 3] =
+    [(Api::Rest, "REST, binary tensors"), (Api::RestJson, "REST, JSON"), (Api::Grpc, "gRPC, raw contents")];
 
 /// One way's figures, a value per round.
 #[derive(Default)]
 struct Figures {
     per_second: Vec<f64>,
     cpu_ms: Vec<f64>,
+    /// Of the bare runtime's CPU time in the same round.
+    ratio: Vec<f64>,
     p50_ms: Vec<f64>,
     p99_ms: Vec<f64>,
 }
 
-/// The table of what a request costs the server, for the model at `file`.
-pub(super) fn run(store: &Store, onnx: &Onnx, file: &Path, rounds: u32) -> Result<String, Exit> {
-    let name = packed(store, onnx, file, None)?.manifest.name;
-    let values: Vec<f32> = (0..INPUTS).map(|index| index as f32 / 8.0 - 3.0).collect();
-    let input = Tensor::from_f32(vec![1, INPUTS], values.clone())?;
-    let requests =
-        [(Way::HttpBinary, binary(&name, &input)), (Way::HttpJson, json(&name, &values)), (Way::Grpc, Vec::new())];
-    let mut server = Server::start(store)?;
-    let mut figures = [Figures::default(), Figures::default(), Figures::default()];
+/// A table for each model, of what a request costs the server.
+pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
+    let store = bench.store("serving")?;
+    let tables = [("mlp.onnx", 20_000), ("resnet18.onnx", 60)].map(|(file, runs)| {
+        let file = bench.models.join(file);
+        Ok(format!("{}\n\n{}", file.file_name().unwrap_or_default().display(), model(bench, &store, &file, runs)?))
+    });
+    Ok(tables.into_iter().collect::<Result<Vec<_>, Exit>>()?.join("\n\n"))
+}
+
+/// The table of the model at `file`, which the bare runtime runs `runs` times on each core in a round.
+fn model(bench: &Bench, store: &Store, file: &Path, runs: usize) -> Result<String, Exit> {
+    let inputs = super::inputs(bench, store, file)?;
+    let (name, tensors) = (&inputs.model, &inputs.tensors);
+    let alone: Vec<Tensor> = tensors.iter().map(|(_, tensor)| tensor.clone()).collect();
+    let cores = cpu::lane_cores();
+    let server = Server::start(store, &[])?;
+    let questions = WAYS.map(|(api, _)| Question::infer(api, name, tensors));
+    let mut figures = WAYS.map(|_| Figures::default());
     let mut bare_ms = Vec::new();
-    for round in 1..=rounds {
-        say(format_args!("round {round} of {rounds}: the bare runtime, then {CALLERS} callers over each API"));
-        let (_, cpu) = bench::runtime_fps(onnx, file, &input, &cpu::lane_cores()[..1], 50_000)?;
-        bare_ms.push(cpu.as_secs_f64() * 1e3);
-        for ((way, request), figures) in requests.iter().zip(&mut figures) {
-            let before = cpu_of(server.child.id())?;
-            let load = server.load(*way, &name, request, &input)?;
-            let spent = cpu_of(server.child.id())?.saturating_sub(before);
-            if load.refused > 0 || load.answered == 0 {
-                return Err(Exit::Failed(format!("{} requests were refused", load.refused)));
+    for round in 0..=bench.rounds {
+        // The first round warms what is measured by the others.
+        let counts = round > 0;
+        if counts {
+            say(format_args!("{name}, round {round} of {}: the bare runtime, then {CALLERS} callers", bench.rounds));
+        }
+        let runs = if counts { runs } else { 1 };
+        let bare = bench::runtime_fps(&bench.onnx, file, &alone, &cores, runs)?.1.as_secs_f64() * 1e3;
+        for ((question, (api, _)), figures) in questions.iter().zip(WAYS).zip(&mut figures) {
+            let question = question.as_ref().map_err(Clone::clone)?;
+            let before = cpu_of(server.id())?;
+            let load = turn(&server, api, question, if counts { TURN } else { Duration::from_millis(200) })?;
+            let spent = cpu_of(server.id())?.saturating_sub(before).as_secs_f64() * 1e3 / load.answered as f64;
+            if counts {
+                figures.add(&load, spent, bare);
             }
-            figures.per_second.push(load.per_second());
-            figures.cpu_ms.push(spent.as_secs_f64() * 1e3 / load.answered as f64);
-            figures.p50_ms.push(load.quantile_ms(0.5));
-            figures.p99_ms.push(load.quantile_ms(0.99));
+        }
+        if counts {
+            bare_ms.push(bare);
         }
     }
-    server.stop();
-    let bare = median(&bare_ms);
-    let mut rows = vec![vec![
-        "bare runtime, one thread".to_owned(),
-        String::new(),
-        format!("{bare:.4}"),
-        String::new(),
-        String::new(),
-    ]];
-    for (name, figures) in ["REST, binary tensors", "REST, JSON", "gRPC, raw contents"].iter().zip(&figures) {
-        rows.push(vec![
-            (*name).to_owned(),
-            format!("{:.0}", median(&figures.per_second)),
-            format!("{:.4}", median(&figures.cpu_ms)),
-            format!("{:.3}", median(&figures.p50_ms)),
-            format!("{:.3}", median(&figures.p99_ms)),
-        ]);
+    let none = String::new;
+    let first = format!("bare runtime, a loop on each of {} cores", cores.len());
+    let mut rows = vec![vec![first, none(), format!("{:.4}", median(&bare_ms)), "1.000".to_owned(), none(), none()]];
+    rows.extend(WAYS.iter().zip(&figures).map(|((_, name), figures)| figures.row(name)));
+    Ok(table(&["", "requests a second", "CPU ms a request", "of the bare", "p50 ms", "p99 ms"], &rows))
+}
+
+fn turn(server: &Server, api: Api, question: &Question, time: Duration) -> Result<Load, Exit> {
+    let load = load(server.listener(api), question, Pace::Closed { callers: CALLERS }, time)?;
+    if load.answered == 0 || load.refused + load.failures() > 0 {
+        return Err(Exit::Failed(format!("requests were not answered: {load:?}")));
     }
-    Ok(table(&["", "requests a second", "CPU ms a request", "p50 ms", "p99 ms"], &rows))
+    Ok(load)
 }
 
-/// `packhorse serve` as a child, on free ports.
-struct Server {
-    child: Child,
-    addresses: Addresses,
-}
-
-#[derive(Deserialize)]
-struct Addresses {
-    http: SocketAddr,
-    grpc: SocketAddr,
-}
-
-impl Server {
-    fn start(store: &Store) -> Result<Self, Exit> {
-        let failed = |reason: &dyn std::fmt::Display| Exit::Failed(format!("the server did not start: {reason}"));
-        let program = std::env::current_exe().map_err(|error| failed(&error))?;
-        let mut child = Command::new(program)
-            .args(["serve", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store"])
-            .arg(store.root())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| failed(&error))?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).map_err(|error| failed(&error))?;
-        }
-        let addresses = serde_json::from_str(&line).map_err(|error| failed(&error));
-        addresses.map(|addresses| Self { child, addresses })
+impl Figures {
+    fn add(&mut self, load: &Load, cpu_ms: f64, bare_ms: f64) {
+        self.per_second.push(load.per_second());
+        self.cpu_ms.push(cpu_ms);
+        self.ratio.push(cpu_ms / bare_ms);
+        self.p50_ms.push(load.quantile_ms(0.5));
+        self.p99_ms.push(load.quantile_ms(0.99));
     }
 
-    fn load(&self, way: Way, model: &str, request: &[u8], input: &Tensor) -> Result<Load, Exit> {
-        Ok(match way {
-            Way::HttpBinary | Way::HttpJson => http_load(self.addresses.http, request, CALLERS, TURN)?,
-            Way::Grpc => grpc_load(self.addresses.grpc, model, ("x", input), CALLERS, TURN)?,
-        })
+    fn row(&self, name: &str) -> Vec<String> {
+        vec![
+            name.to_owned(),
+            format!("{:.0}", median(&self.per_second)),
+            format!("{:.4}", median(&self.cpu_ms)),
+            format!("{:.3}", median(&self.ratio)),
+            format!("{:.3}", median(&self.p50_ms)),
+            format!("{:.3}", median(&self.p99_ms)),
+        ]
     }
-
-    fn stop(&mut self) {
-        // The measurement is over; how its server ends is of no interest.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn binary(model: &str, input: &Tensor) -> Vec<u8> {
-    let size = input.data().len();
-    let head = format!(
-        r#"{{"inputs":[{{"name":"x","shape":[1,{INPUTS}],"datatype":"FP32","parameters":{{"binary_data_size":{size}}}}}],"parameters":{{"binary_data_output":true}}}}"#
-    );
-    let body = [head.as_bytes(), input.data()].concat();
-    post(model, &format!("Inference-Header-Content-Length: {}\r\n", head.len()), &body)
-}
-
-fn json(model: &str, values: &[f32]) -> Vec<u8> {
-    let body = format!(r#"{{"inputs":[{{"name":"x","shape":[1,{INPUTS}],"datatype":"FP32","data":{values:?}}}]}}"#);
-    post(model, "", body.as_bytes())
-}
-
-fn post(model: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
 }

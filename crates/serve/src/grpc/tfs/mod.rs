@@ -268,10 +268,7 @@ impl ModelService for Models {
     ) -> Answer<ReloadConfigResponse> {
         Management::may_change_models(self.management.as_ref(), &self.scheduler).map_err(status)?;
         let config = request.into_inner().config;
-        let scheduler = Arc::clone(&self.scheduler);
-        // Loading takes as long as it takes; the threads that serve others must not wait for it.
-        let done = tokio::task::spawn_blocking(move || reload::reload(scheduler.residency(), config)).await;
-        let done = done.unwrap_or_else(|_| Err(Error::internal("the reload broke off")));
+        let done = self.scheduler.change(move |residency| reload::reload(residency, config)).await;
         done.map(Response::new).map_err(status)
     }
 }
