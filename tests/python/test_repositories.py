@@ -63,6 +63,8 @@ class Repositories(unittest.TestCase):
     def served(self, store=None, **settings):
         """A server of the repository with these settings."""
         settings = {"pack_cache": str(self.folder / "cache")} | settings
+        if settings.get("control") == "explicit":
+            settings["manage"] = "127.0.0.1:0"
         variables = {f"PACKHORSE_{name.upper()}": value for name, value in settings.items()}
         with unittest.mock.patch.dict(os.environ, variables):
             server = product.Server(store or self.root)
@@ -75,9 +77,9 @@ class Repositories(unittest.TestCase):
         (self.root / name / "config.pbtxt").write_text(text, encoding="utf-8")
 
     def clients(self, server):
-        """The public clients of both APIs."""
+        """The public clients of both APIs, where they may change the server if there is such a place."""
         for module, address in ((tritonclient.http, server.http), (tritonclient.grpc, server.grpc)):
-            client = module.InferenceServerClient(address)
+            client = module.InferenceServerClient(server.manage or address)
             self.addCleanup(client.close)
             yield module, client
 
@@ -330,7 +332,7 @@ class TensorFlowServing(Repositories):
                 one.version_labels[label] = version
             return request
 
-        with self.served(self.models_config(), control="explicit") as server, grpc.insecure_channel(server.grpc) as channel:
+        with self.served(self.models_config(), control="explicit") as server, grpc.insecure_channel(server.manage) as channel:
             reload = tfs_stubs.api("model_service_pb2_grpc").ModelServiceStub(channel).HandleReloadConfigRequest
             reload(config([1, 2], stable=1, canary=2), timeout=SECONDS_MAX)
             self.assertEqual([self.predicted(server, f"canary/labels/{label}") for label in ("stable", "canary")], [1, 2])

@@ -4,14 +4,16 @@ use bytes::Bytes;
 use engine::{Error, Result, Tensor, strings_from_wire};
 
 use crate::costs::Costs;
+use crate::wake::WAKE_COST;
 
 /// How many of `waiting` items one lane takes when `idle` lanes, itself among them, could: work is shared before it is
-/// batched, for a lane that does nothing helps nobody.
+/// batched, for a lane that does nothing helps nobody, unless it is over before another lane could be there.
 pub(crate) fn take(waiting: u64, idle: u64, costs: &Costs, batching_max: u64) -> u64 {
     if batching_max <= 1 || waiting <= 1 {
         return 1;
     }
-    let share = waiting.div_ceil(idle.max(1));
+    let brief = costs.curve().reckoned(waiting) < WAKE_COST;
+    let share = if brief { waiting } else { waiting.div_ceil(idle.max(1)) };
     if share <= 1 { 1 } else { share.min(costs.worthwhile_size(batching_max)).max(1) }
 }
 
@@ -99,6 +101,13 @@ mod tests {
             (3, 8, 32, 1),
         ] {
             assert_eq!(take(waiting, idle, &costs, max), want, "{waiting} waiting, {idle} idle, at most {max}");
+        }
+        let brief = Costs::default();
+        for items in [1, 2, 4, 8, 16] {
+            brief.learn(items, Duration::from_micros(2 + items));
+        }
+        for (waiting, idle, want) in [(1, 2, 1), (2, 2, 2), (8, 4, 8), (64, 2, 16)] {
+            assert_eq!(take(waiting, idle, &brief, 16), want, "{waiting} brief ones waiting, {idle} idle");
         }
     }
 

@@ -3,6 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::wake::WAKE_COST;
+
 /// Sizes are learnt by powers of two: 1, 2, 4, ... up to 128.
 const BUCKETS: usize = 8;
 /// A larger batch has to save this share of an item's cost, or it only delays whoever is in it.
@@ -98,6 +100,11 @@ impl Curve {
         let (smaller, larger) = self.buckets.split_at(place + 1);
         let known = smaller.iter().rev().chain(larger).find(|bucket| bucket.item_s > 0.0)?;
         Some(known.item_s * items.max(1) as f64)
+    }
+
+    /// What a run of `items` is likely to take; of what never ran, more than it takes to wake a lane.
+    pub(crate) fn reckoned(&self, items: u64) -> Duration {
+        self.run_s(items).map_or(WAKE_COST * 2, Duration::from_secs_f64)
     }
 
     /// As [`Costs::worthwhile_size`], which also counts that it was asked.

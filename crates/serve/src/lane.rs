@@ -19,7 +19,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
     if !cpu::pin_to(core) {
         tracing::warn!(lane, core, "not pinned: the system refused; the lane runs wherever there is room");
     }
-    while let Some(batch) = scheduler.next_batch() {
+    while let Some(batch) = scheduler.next_batch(lane) {
         let started = Instant::now();
         let Some(model) = batch.first().map(|job| Arc::clone(&job.model)) else { continue };
         let (due, overdue): (Vec<_>, Vec<_>) = batch

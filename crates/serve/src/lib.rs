@@ -31,6 +31,7 @@ mod hold;
 mod job;
 mod queue;
 mod waiting;
+mod wake;
 pub use queue::QueueLimits;
 mod changes;
 mod lane;

@@ -11,6 +11,7 @@ use crate::fair::Fair;
 use crate::job::Job;
 use crate::model::Model;
 use crate::waiting::{Queue, State};
+use crate::wake::Lanes;
 
 /// A queue's three bounds, which never travel apart: how many wait, for how long, and what is said when that is over.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +92,8 @@ pub(crate) struct Queues {
     /// Batches on a lane right now.
     running: usize,
     lanes: usize,
+    /// Which lanes sleep; the scheduler's, and here because it is under the same lock.
+    pub(crate) sleepers: Lanes,
     /// Jobs taken so far; the age of the next.
     taken: u64,
     phase: Phase,
@@ -108,6 +111,7 @@ impl Queues {
             loads: VecDeque::new(),
             running: 0,
             lanes,
+            sleepers: Lanes::new(lanes),
             taken: 0,
             phase: Phase::Running,
             limits,
@@ -231,7 +235,6 @@ impl Queues {
     }
 
     /// Whether something waits for a lane and for nothing else.
-    #[cfg(test)]
     pub(crate) fn has_work(&self) -> bool {
         !self.fair.is_empty()
     }

@@ -59,8 +59,8 @@ pub struct Scheduler {
     /// Told to balancers; turns true first of all when the server is asked to stop.
     leaving: AtomicBool,
     queues: Mutex<Queues>,
-    /// A lane may find work, or should leave.
-    work: Condvar,
+    /// By lane: it may find work, or should leave.
+    work: Vec<Condvar>,
     /// The loader may find work, or should leave.
     load: Condvar,
     /// Something finished; the drain looks whether that was the last.
@@ -95,7 +95,7 @@ impl Scheduler {
             lanes: cores.len(),
             leaving: AtomicBool::new(false),
             queues: Mutex::new(Queues::new(limits, cores.len())),
-            work: Condvar::new(),
+            work: cores.iter().map(|_| Condvar::new()).collect(),
             load: Condvar::new(),
             idle: Condvar::new(),
             stopped: Condvar::new(),
@@ -200,9 +200,12 @@ impl Scheduler {
             reply,
             held: request.origin.held,
         };
-        let (wake, swept) = {
+        let (now, cost) = (job.submitted, job.model.costs().curve().reckoned(job.items() as u64));
+        let (wake, lane, swept) = {
             let mut queues = self.lock();
-            (queues.push(job), queues.swept())
+            let wake = queues.push(job);
+            let lane = if wake == Ok(Wake::Lane) { queues.sleepers.arrived(now, cost) } else { None };
+            (wake, lane, queues.swept())
         };
         for (job, why) in swept {
             self.metrics.queued.dec();
@@ -210,10 +213,9 @@ impl Scheduler {
         }
         let wake = wake?;
         self.metrics.queued.inc();
-        match wake {
-            Wake::Lane => self.work.notify_one(),
-            Wake::Loader => self.load.notify_one(),
-            Wake::Nobody => {}
+        self.wake(lane);
+        if wake == Wake::Loader {
+            self.load.notify_one();
         }
         Ok(())
     }
@@ -254,7 +256,7 @@ impl Scheduler {
         self.leave();
         let mut queues = self.lock();
         queues.drain();
-        self.work.notify_all();
+        self.wake(0..self.lanes);
         let (mut queues, _) = self
             .idle
             .wait_timeout_while(queues, limit, |queues| !queues.is_idle())
@@ -262,7 +264,7 @@ impl Scheduler {
         let finished = queues.is_idle();
         let left = queues.stop();
         drop(queues);
-        self.work.notify_all();
+        self.wake(0..self.lanes);
         self.load.notify_all();
         self.stopped.notify_all();
         self.changes.stop();
@@ -280,9 +282,34 @@ impl Scheduler {
         finished
     }
 
-    /// The next batch for a lane; waits for one. `None` when the lane should leave.
-    pub(crate) fn next_batch(&self) -> Option<Vec<Job>> {
-        let batch = self.wait(&self.work, |queues| queues.next_batch(Instant::now()))?;
+    /// The next batch for `lane`; waits for one. `None` when the lane should leave.
+    pub(crate) fn next_batch(&self, lane: usize) -> Option<Vec<Job>> {
+        let mut queues = self.lock();
+        let (now, batch) = loop {
+            let now = Instant::now();
+            match queues.next_batch(now) {
+                Next::Do(batch) => break (now, batch),
+                Next::Leave => return None,
+                Next::Wait => {
+                    queues.sleepers.slept(lane);
+                    queues = self.work[lane].wait(queues).unwrap_or_else(PoisonError::into_inner);
+                }
+                Next::WaitUntil(until) => {
+                    queues.sleepers.slept(lane);
+                    let left = until.saturating_duration_since(now);
+                    queues = self.work[lane].wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        };
+        let items: usize = batch.iter().map(Job::items).sum();
+        let cost = batch.first().map_or(Duration::ZERO, |job| job.model.costs().curve().reckoned(items as u64));
+        let more = queues.has_work();
+        let mut another = queues.sleepers.took(now, lane, (batch.len(), cost), more);
+        if another.is_none() && queues.wants_a_look() {
+            another = queues.sleepers.called(now);
+        }
+        drop(queues);
+        self.wake(another);
         self.metrics.queued.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
         Some(batch)
     }
@@ -309,16 +336,29 @@ impl Scheduler {
 
     /// The next model whose program somebody waits for; waits for one. `None` when the loader should leave.
     pub(crate) fn next_load(&self) -> Option<Arc<Model>> {
-        self.wait(&self.load, Queues::next_load)
+        let mut queues = self.lock();
+        loop {
+            match queues.next_load() {
+                Next::Do(model) => return Some(model),
+                Next::Leave => return None,
+                Next::Wait | Next::WaitUntil(_) => {
+                    queues = self.load.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
     }
 
     /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
     pub(crate) fn loaded(&self, model: &Model, outcome: Result<()>) {
-        let Loaded { refused, asked } = self.lock().loaded(model.id(), outcome.is_ok());
+        let Loaded { refused, asked } = {
+            let mut queues = self.lock();
+            queues.sleepers.all_woken(Instant::now());
+            queues.loaded(model.id(), outcome.is_ok())
+        };
         if let Some(asked) = asked {
             self.metrics.cold_started(asked.elapsed());
         }
-        self.work.notify_all();
+        self.wake(0..self.lanes);
         self.idle.notify_all();
         if let Err(error) = outcome {
             for job in refused {
@@ -335,23 +375,10 @@ impl Scheduler {
         !stopped.unwrap_or_else(PoisonError::into_inner).0.is_stopped()
     }
 
-    fn wait<T>(&self, turn: &Condvar, next: impl Fn(&mut Queues) -> Next<T>) -> Option<T> {
-        let mut queues = self.lock();
-        loop {
-            match next(&mut queues) {
-                Next::Do(what) => {
-                    if queues.wants_a_look() {
-                        self.work.notify_one();
-                    }
-                    return Some(what);
-                }
-                Next::Leave => return None,
-                Next::Wait => queues = turn.wait(queues).unwrap_or_else(PoisonError::into_inner),
-                Next::WaitUntil(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    queues = turn.wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
+    fn wake(&self, lanes: impl IntoIterator<Item = usize>) {
+        for lane in lanes {
+            // Only the lane itself waits there.
+            self.work[lane].notify_one();
         }
     }
 

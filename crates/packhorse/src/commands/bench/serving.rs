@@ -13,7 +13,6 @@ use super::server::Server;
 use crate::commands::say;
 use crate::exit::Exit;
 
-const CALLERS: usize = 4;
 /// Long enough for hundreds of requests, short enough for the rounds to see the same machine.
 const TURN: Duration = Duration::from_secs(3);
 const WAYS: [(Api, &str); 3] =
@@ -33,15 +32,20 @@ struct Figures {
 /// A table for each model, of what a request costs the server.
 pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let store = bench.store("serving")?;
-    let tables = [("mlp.onnx", 20_000), ("resnet18.onnx", 60)].map(|(file, runs)| {
+    let tables = [("mlp.onnx", 20_000, 8), ("resnet18.onnx", 60, 4)].map(|(file, runs, callers)| {
         let file = bench.models.join(file);
-        Ok(format!("{}\n\n{}", file.file_name().unwrap_or_default().display(), model(bench, &store, &file, runs)?))
+        Ok(format!(
+            "{}\n\n{}",
+            file.file_name().unwrap_or_default().display(),
+            model(bench, &store, &file, (runs, callers))?
+        ))
     });
     Ok(tables.into_iter().collect::<Result<Vec<_>, Exit>>()?.join("\n\n"))
 }
 
-/// The table of the model at `file`, which the bare runtime runs `runs` times on each core in a round.
-fn model(bench: &Bench, store: &Store, file: &Path, runs: usize) -> Result<String, Exit> {
+/// The table of the model at `file`, which the bare runtime runs `runs` times on each core in a round, and so many `callers`
+/// ask for.
+fn model(bench: &Bench, store: &Store, file: &Path, (runs, callers): (usize, usize)) -> Result<String, Exit> {
     let inputs = super::inputs(bench, store, file)?;
     let (name, tensors) = (&inputs.model, &inputs.tensors);
     let alone: Vec<Tensor> = tensors.iter().map(|(_, tensor)| tensor.clone()).collect();
@@ -54,14 +58,15 @@ fn model(bench: &Bench, store: &Store, file: &Path, runs: usize) -> Result<Strin
         // The first round warms what is measured by the others.
         let counts = round > 0;
         if counts {
-            say(format_args!("{name}, round {round} of {}: the bare runtime, then {CALLERS} callers", bench.rounds));
+            say(format_args!("{name}, round {round} of {}: the bare runtime, then {callers} callers", bench.rounds));
         }
         let runs = if counts { runs } else { 1 };
         let bare = bench::runtime_fps(&bench.onnx, file, &alone, &cores, runs)?.1.as_secs_f64() * 1e3;
         for ((question, (api, _)), figures) in questions.iter().zip(WAYS).zip(&mut figures) {
             let question = question.as_ref().map_err(Clone::clone)?;
             let before = cpu_of(server.id())?;
-            let load = turn(&server, api, question, if counts { TURN } else { Duration::from_millis(200) })?;
+            let time = if counts { TURN } else { Duration::from_millis(200) };
+            let load = turn(&server, api, question, (callers, time))?;
             let spent = cpu_of(server.id())?.saturating_sub(before).as_secs_f64() * 1e3 / load.answered as f64;
             if counts {
                 figures.add(&load, spent, bare);
@@ -78,8 +83,8 @@ fn model(bench: &Bench, store: &Store, file: &Path, runs: usize) -> Result<Strin
     Ok(table(&["", "requests a second", "CPU ms a request", "of the bare", "p50 ms", "p99 ms"], &rows))
 }
 
-fn turn(server: &Server, api: Api, question: &Question, time: Duration) -> Result<Load, Exit> {
-    let load = load(server.listener(api), question, Pace::Closed { callers: CALLERS }, time)?;
+fn turn(server: &Server, api: Api, question: &Question, (callers, time): (usize, Duration)) -> Result<Load, Exit> {
+    let load = load(server.listener(api), question, Pace::Closed { callers }, time)?;
     if load.answered == 0 || load.refused + load.failures() > 0 {
         return Err(Exit::Failed(format!("requests were not answered: {load:?}")));
     }
