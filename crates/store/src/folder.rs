@@ -1,4 +1,4 @@
-//! A store in a folder: `programs/HASH.onnx`, `segments/HASH.seg`, `models/NAME/VERSION.json`.
+//! A store in a folder: `programs/HASH.onnx`, `segments/HASH.seg`, `files/HASH.bin`, `models/NAME/VERSION.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ impl Store {
     /// As the file system's, naming the place.
     pub fn create(place: &str) -> Result<Self> {
         let root = local(place)?;
-        for folder in ["programs", "segments", "models"] {
+        for folder in ["programs", "segments", "files", "models"] {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "cannot be made", &source))?;
         }
@@ -139,6 +139,36 @@ impl Store {
             })
             .collect::<Result<_>>()
             .map_err(|error| error.context(format!("model '{}' version {}", manifest.name, manifest.version)))
+    }
+
+    /// The file that `manifest` calls `name`, mapped, and checked against its hash.
+    ///
+    /// # Errors
+    /// [`NotFound`](engine::ErrorKind::NotFound) when it has none of that name, [`Corrupt`](engine::ErrorKind::Corrupt)
+    /// when its bytes are others than were packed.
+    pub fn file(&self, manifest: &Manifest, name: &str) -> Result<Bytes> {
+        let hash = manifest.files.get(name).ok_or_else(|| {
+            Error::not_found(format!("model '{}' version {} has no {name}", manifest.name, manifest.version))
+        })?;
+        let path = self.content_path("files", hash, "bin")?;
+        let bytes = engine::map::map_file(&path)?;
+        if blake3::hash(&bytes).to_hex().as_str() != hash {
+            return Err(Error::corrupt(format!(
+                "{}: the file's bytes are not those of its hash; pack the model again",
+                path.display()
+            )));
+        }
+        Ok(bytes)
+    }
+
+    /// Writes `bytes` under their hash, unless they are there, and returns it.
+    pub(crate) fn put_file(&self, bytes: &[u8]) -> Result<String> {
+        let hash = blake3::hash(bytes).to_hex().to_string();
+        let folder = self.root.join("files");
+        // A store that an earlier build made has no such folder.
+        std::fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "cannot be made", &source))?;
+        atomic::create(&folder, &format!("{hash}.bin"), |file| std::io::Write::write_all(file, bytes))?;
+        Ok(hash)
     }
 
     pub(crate) fn put_program(&self, program: &[u8], target: &str) -> Result<String> {

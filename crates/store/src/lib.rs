@@ -11,6 +11,7 @@ mod folder;
 mod segment;
 
 pub mod labels;
+mod hf;
 mod onnx;
 pub mod pack;
 

@@ -38,6 +38,9 @@ pub struct Manifest {
     /// Class id to name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<u32, String>,
+    /// Files that belong to the model, such as its tokenizer: name to content hash.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     /// The segments that `weights` point into, by content hash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub segments: Vec<String>,
@@ -50,7 +53,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `onnx`
+    /// `onnx`, or `hugging-face` for a folder
     pub format: String,
     /// BLAKE3 of the source's bytes, with any external data.
     pub hash: String,

@@ -3,28 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use engine::onnx::Onnx;
 use engine::{Error, ErrorKind, Result};
 
 use crate::atomic::Written;
 use crate::manifest::{FORMAT, Io, Manifest, ProgramRef, Source};
-use crate::onnx::import;
+use crate::onnx::import::{self, Imported};
 use crate::segment::Layout;
-use crate::task::{self, TaskChoice};
-use crate::{Store, name};
+use crate::task::{self, Task, TaskChoice};
+use crate::{Store, hf, name};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The ONNX file.
+    /// The ONNX file, or the Hugging Face folder.
     pub path: PathBuf,
-    /// The model's name; the file's own without its ending when absent.
+    /// The model's name; the folder's own, or the file's without its ending, when absent.
     pub name: Option<String>,
     /// The version; the next free one when absent.
     pub version: Option<u64>,
-    /// What the tensors mean.
+    /// What the tensors mean; a Hugging Face folder says so itself.
     pub task: Option<TaskChoice>,
-    /// Class id to name.
+    /// Class id to name; those of a Hugging Face folder when empty.
     pub labels: BTreeMap<u32, String>,
 }
 
@@ -37,6 +38,8 @@ pub struct Packed {
     pub changed: bool,
     /// The weights' bytes, equal tensors counted once each time they are named.
     pub weight_bytes: u64,
+    /// What the person who packs should know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Packs `request` into `store`. The manifest is written last and at once, so a model is either whole or not there.
@@ -52,10 +55,10 @@ pub fn pack(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
 fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
     let name = request.name.clone().map_or_else(|| name_of(&request.path), Ok)?;
     name::check(&name)?;
-    let source = import::identify(&request.path)?;
+    let source = identify(request)?;
     let existing = existing(store, &name)?;
     if let Some(manifest) = same(&existing, request, &source) {
-        return Ok(Packed { weight_bytes: weight_bytes(manifest), manifest: manifest.clone(), changed: false });
+        return Ok(Packed { weight_bytes: weight_bytes(manifest), manifest: manifest.clone(), changed: false, notes: Vec::new() });
     }
     let newest = existing.iter().map(|manifest| manifest.version).max().unwrap_or(0);
     let version = match request.version {
@@ -67,8 +70,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         None => newest + 1,
     };
 
-    let imported = import::import(engine, &request.path)?;
-    let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
+    let Found { imported, task, labels, files, notes } = find(engine, request)?;
     let layout = Layout::of(&imported.weights)?;
     let segments = if imported.weights.is_empty() { Vec::new() } else { vec![store.put_segment(&layout)?] };
     let hash = store.put_program(&imported.program, &imported.target)?;
@@ -82,15 +84,56 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
         max_batch_size: imported.max_batch_size,
         task,
-        labels: request.labels.clone(),
+        labels,
+        files: files
+            .iter()
+            .map(|(name, bytes)| Ok((name.clone(), store.put_file(bytes)?)))
+            .collect::<Result<_>>()?,
         segments,
         weights: layout.weights,
     };
     match store.put_manifest(&manifest)? {
-        Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true }),
+        Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true, notes }),
         // Another packer was faster with this version: either it holds the very same, or there is a next one.
         Written::Existed => pack(store, engine, request),
     }
+}
+
+/// Whether `path` is a Hugging Face folder, which is packed as one model.
+pub fn is_checkpoint(path: &Path) -> bool {
+    hf::is_checkpoint(path)
+}
+
+fn identify(request: &Request) -> Result<Source> {
+    hf::refuse_other_formats(&request.path)?;
+    if !hf::is_checkpoint(&request.path) {
+        return import::identify(&request.path);
+    }
+    if request.task.is_some() {
+        return Err(Error::invalid("its config.json says what the model is for; leave --task out"));
+    }
+    hf::identify(&request.path)
+}
+
+/// A model as its importer found it.
+struct Found {
+    imported: Imported,
+    task: Option<Task>,
+    labels: BTreeMap<u32, String>,
+    files: Vec<(String, Bytes)>,
+    notes: Vec<String>,
+}
+
+fn find(engine: &Onnx, request: &Request) -> Result<Found> {
+    let asked = request.labels.clone();
+    if hf::is_checkpoint(&request.path) {
+        let hf::Folder { imported, task, labels, files, notes, .. } = hf::import(engine, &request.path)?;
+        let labels = if asked.is_empty() { labels } else { asked };
+        return Ok(Found { imported, task, labels, files, notes });
+    }
+    let imported = import::import(engine, &request.path)?;
+    let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
+    Ok(Found { imported, task, labels: asked, files: Vec::new(), notes: Vec::new() })
 }
 
 /// The bytes that `manifest`'s weights take.
@@ -121,14 +164,16 @@ fn same<'a>(existing: &'a [Manifest], request: &Request, source: &Source) -> Opt
     existing.iter().rev().find(|manifest| {
         manifest.source == *source
             && request.version.is_none_or(|version| version == manifest.version)
-            && manifest.labels == request.labels
-            && manifest.task.as_ref().map(task::choice) == request.task
+            && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
+            && manifest.task.as_ref().and_then(task::choice) == request.task
             && (manifest.program.target == import::PORTABLE || manifest.program.target == engine::cpu::target())
     })
 }
 
 fn name_of(path: &Path) -> Result<String> {
-    path.file_stem()
+    // A folder's name has no ending, whatever dots are in it.
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name
         .and_then(|stem| stem.to_str())
         .map(str::to_owned)
         .ok_or_else(|| Error::invalid("no name can be made of this path; give --name"))

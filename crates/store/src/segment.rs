@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use engine::{Error, Result, Tensor};
@@ -14,6 +14,13 @@ use crate::manifest::{WeightRef, datatype};
 const PAGE_BYTES: u64 = 4096;
 /// Smaller tensors share pages, each on a cache line of its own.
 const LINE_BYTES: u64 = 64;
+
+/// Where a tensor lies in a file outside the store, to be mapped in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) path: PathBuf,
+    pub(crate) offset_bytes: u64,
+}
 
 /// Where each weight goes, and what has to be written. Equal tensors are stored once.
 pub(crate) struct Layout<'a> {

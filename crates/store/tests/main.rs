@@ -12,6 +12,8 @@ use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
 use store::{Manifest, Store};
 
+mod hf;
+
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use store::Store;
 use store::manifest::ProgramKind;
-use store::pack::{Packed, Request, pack};
+use store::pack::{Packed, Request, is_checkpoint, pack};
 use store::task::{Task, TaskChoice};
 
 use super::{human_bytes, print_json, say};
@@ -16,7 +16,7 @@ use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// ONNX files, and folders of which every file that ends in .onnx is packed
+    /// ONNX files, Hugging Face folders, and folders of which every file that ends in .onnx is packed
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The folder of packs; made when it is not there
@@ -51,6 +51,8 @@ struct Report<'a> {
     weight_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<&'a Task>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    notes: &'a [String],
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -93,7 +95,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
 fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
     let mut files = Vec::new();
     for path in &args.paths {
-        if path.is_dir() {
+        if is_checkpoint(path) {
+            files.push(path.clone());
+        } else if path.is_dir() {
             files.extend(files_in(path)?);
         } else if path.is_file() {
             files.push(path.clone());
@@ -149,6 +153,7 @@ fn report(packed: &Packed) -> Report<'_> {
         weights: manifest.weights.len(),
         weight_bytes: packed.weight_bytes,
         task: manifest.task.as_ref(),
+        notes: &packed.notes,
     }
 }
 
@@ -169,5 +174,8 @@ fn describe(packed: &Packed, seconds: f64) {
             human_bytes(packed.weight_bytes)
         )),
         Some(why) => say(format_args!("  kept whole, in memory of its own when it is loaded: {why}")),
+    }
+    for note in &packed.notes {
+        say(format_args!("  {note}"));
     }
 }

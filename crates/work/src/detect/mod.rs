@@ -148,6 +148,7 @@ mod tests {
             max_batch_size: 0,
             task: task.map(Task::ObjectDetection),
             labels: Default::default(),
+            files: Default::default(),
             segments: vec![],
             weights: vec![],
         }
