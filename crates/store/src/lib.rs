@@ -10,8 +10,8 @@ mod atomic;
 mod folder;
 mod segment;
 
-pub mod labels;
 mod hf;
+pub mod labels;
 mod onnx;
 pub mod pack;
 

@@ -58,7 +58,12 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
     let source = identify(request)?;
     let existing = existing(store, &name)?;
     if let Some(manifest) = same(&existing, request, &source) {
-        return Ok(Packed { weight_bytes: weight_bytes(manifest), manifest: manifest.clone(), changed: false, notes: Vec::new() });
+        return Ok(Packed {
+            weight_bytes: weight_bytes(manifest),
+            manifest: manifest.clone(),
+            changed: false,
+            notes: Vec::new(),
+        });
     }
     let newest = existing.iter().map(|manifest| manifest.version).max().unwrap_or(0);
     let version = match request.version {
@@ -85,10 +90,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         max_batch_size: imported.max_batch_size,
         task,
         labels,
-        files: files
-            .iter()
-            .map(|(name, bytes)| Ok((name.clone(), store.put_file(bytes)?)))
-            .collect::<Result<_>>()?,
+        files: files.iter().map(|(name, bytes)| Ok((name.clone(), store.put_file(bytes)?))).collect::<Result<_>>()?,
         segments,
         weights: layout.weights,
     };
@@ -173,8 +175,7 @@ fn same<'a>(existing: &'a [Manifest], request: &Request, source: &Source) -> Opt
 fn name_of(path: &Path) -> Result<String> {
     // A folder's name has no ending, whatever dots are in it.
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    name
-        .and_then(|stem| stem.to_str())
+    name.and_then(|stem| stem.to_str())
         .map(str::to_owned)
         .ok_or_else(|| Error::invalid("no name can be made of this path; give --name"))
 }

@@ -86,7 +86,9 @@ impl Checkpoint {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
             let held = Held { file, dtype: info.dtype, shape: info.shape.clone(), range };
             if self.tensors.insert(common_name(&name, prefix), held).is_some() {
-                return Err(Error::invalid(format!("the tensor '{name}' is there twice, by this or by its older name")));
+                return Err(Error::invalid(format!(
+                    "the tensor '{name}' is there twice, by this or by its older name"
+                )));
             }
         }
         // Mapped weights are named in a manifest, whoever reads that and from wherever.
@@ -138,9 +140,10 @@ fn header(bytes: &[u8]) -> Result<(Metadata, usize)> {
     let broken = |reason: &str| Error::invalid(format!("this is no safetensors file: {reason}"));
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| broken("it is shorter than its length field"))?;
     let length = u64::from_le_bytes(*length);
-    let text = usize::try_from(length).ok().and_then(|length| rest.get(..length)).ok_or_else(|| {
-        broken(&format!("it declares a header of {length} bytes, and {} follow", rest.len()))
-    })?;
+    let text = usize::try_from(length)
+        .ok()
+        .and_then(|length| rest.get(..length))
+        .ok_or_else(|| broken(&format!("it declares a header of {length} bytes, and {} follow", rest.len())))?;
     // The reader refuses tensors that overlap, leave gaps or are not as long as shape and type say.
     let metadata: Metadata = serde_json::from_slice(text).map_err(|error| broken(&error.to_string()))?;
     let (declared, there) = (metadata.data_len(), rest.len() - text.len());

@@ -146,10 +146,16 @@ impl Config {
 
     fn check(&self, object: &Object<'_>) -> Result<()> {
         if !self.width.is_multiple_of(self.heads) {
-            return Err(Error::invalid(format!("{} attention heads do not divide a width of {}", self.heads, self.width)));
+            return Err(Error::invalid(format!(
+                "{} attention heads do not divide a width of {}",
+                self.heads, self.width
+            )));
         }
         if self.layers > LAYERS_MAX {
-            return Err(Error::invalid(format!("{} layers are more than the {LAYERS_MAX} that are taken", self.layers)));
+            return Err(Error::invalid(format!(
+                "{} layers are more than the {LAYERS_MAX} that are taken",
+                self.layers
+            )));
         }
         if self.head == Head::QuestionAnswering && self.classes != 2 {
             return Err(Error::invalid(format!("question answering has 2 outputs, not {}", self.classes)));

@@ -154,10 +154,8 @@ impl<'a> Encoder<'a> {
         let distance = self.graph.op("Clip", [&distance, &low, &high], &[]);
         let index = self.graph.op("Add", [&distance, &high], &[]);
         let bucket = self.graph.op("Gather", [&buckets, &index], &[]);
-        let table = self.graph.weight(
-            &["encoder.relative_attention_bias.weight"],
-            &[2 * BUCKETS_ONE_WAY as usize, heads],
-        );
+        let table =
+            self.graph.weight(&["encoder.relative_attention_bias.weight"], &[2 * BUCKETS_ONE_WAY as usize, heads]);
         let bias = self.graph.op("Gather", [&table, &bucket], &[]);
         let bias = self.graph.op("Transpose", [&bias], &[("perm", Setting::Ints(&[2, 0, 1]))]);
         let axis = self.graph.ints(&[0]);

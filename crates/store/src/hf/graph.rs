@@ -69,7 +69,11 @@ impl Graph {
 
     /// A constant list of whole numbers.
     pub(super) fn ints(&mut self, values: &[i64]) -> Value {
-        self.constant(&[signed(values.len())], DataType::I64, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        self.constant(
+            &[signed(values.len())],
+            DataType::I64,
+            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        )
     }
 
     /// A constant whole number without dimensions.
@@ -84,7 +88,9 @@ impl Graph {
 
     fn constant(&mut self, dims: &[i64], dtype: DataType, bytes: Vec<u8>) -> Value {
         let known = |held: &&TensorProto| {
-            held.dims == dims && held.data_type == Some(datatype_number(dtype)) && held.raw_data.as_deref() == Some(&bytes[..])
+            held.dims == dims
+                && held.data_type == Some(datatype_number(dtype))
+                && held.raw_data.as_deref() == Some(&bytes[..])
         };
         if let Some(name) = self.constants.iter().find(known).and_then(|held| held.name.clone()) {
             return name;

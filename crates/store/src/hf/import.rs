@@ -29,7 +29,7 @@ const CONFIGURATIONS: [&str; 3] = ["config.json", "modules.json", "1_Pooling/con
 pub(crate) struct Folder {
     pub(crate) imported: Imported,
     /// Where each weight lies in the checkpoint, in program order; `None` for one that had to be converted.
-    #[cfg_attr(not(test), expect(dead_code, reason = "segments do not map files outside the store yet"))]
+    #[expect(dead_code, reason = "segments do not map files outside the store yet")]
     pub(crate) origins: Vec<Option<Origin>>,
     pub(crate) task: Option<Task>,
     pub(crate) labels: BTreeMap<u32, String>,
@@ -94,9 +94,8 @@ pub(crate) fn identify(folder: &Path) -> Result<Source> {
 
 fn no_weights(folder: &Path) -> Error {
     let pickle = |path: PathBuf| refuse_other_formats(&path).err().filter(|_| !path.ends_with("training_args.bin"));
-    let found = std::fs::read_dir(folder).ok().and_then(|mut entries| {
-        entries.find_map(|entry| pickle(entry.ok()?.path()))
-    });
+    let found =
+        std::fs::read_dir(folder).ok().and_then(|mut entries| entries.find_map(|entry| pickle(entry.ok()?.path())));
     found.unwrap_or_else(|| Error::not_found("the folder holds neither model.safetensors nor its index"))
 }
 

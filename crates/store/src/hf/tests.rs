@@ -26,7 +26,8 @@ fn wanted(name: &str, shape: &[usize]) -> super::graph::Wanted {
 
 #[test]
 fn safetensors_that_lie_are_refused() {
-    let one = |offsets: &str, shape: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
+    let one =
+        |offsets: &str, shape: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
     let two = |first: &str, second: &str| {
         format!(
             r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{first}}},"b":{{"dtype":"F32","shape":[2],"data_offsets":{second}}}}}"#
@@ -57,10 +58,13 @@ fn safetensors_that_lie_are_refused() {
         ("tensors that overlap", safetensors(two("[0,8]", "[4,12]").as_bytes(), &[0; 12])),
         ("tensors in one place", safetensors(two("[0,8]", "[0,8]").as_bytes(), &[0; 8])),
         ("sizes that wrap round", safetensors(format!("{{{}}}", huge.join(",")).as_bytes(), &[0; 8])),
-        ("two spellings of one name", safetensors(
-            two("[0,8]", "[8,16]").replace("\"a\"", "\"n.gamma\"").replace("\"b\"", "\"bert.n.weight\"").as_bytes(),
-            &[0; 16],
-        )),
+        (
+            "two spellings of one name",
+            safetensors(
+                two("[0,8]", "[8,16]").replace("\"a\"", "\"n.gamma\"").replace("\"b\"", "\"bert.n.weight\"").as_bytes(),
+                &[0; 16],
+            ),
+        ),
     ] {
         let error = open(&bytes).expect_err(what);
         assert_eq!(error.kind, ErrorKind::InvalidInput, "{what}: {error}");
@@ -166,8 +170,13 @@ fn what_no_number_depends_on_does_not_change_the_program() {
 fn modules_that_are_not_known_are_refused_by_name() {
     let modules = |types: &[&str], pooling: Value| {
         let folder = tempfile::tempdir().unwrap();
-        let list: Vec<_> = types.iter().map(|kind| json!({"type": format!("sentence_transformers.models.{kind}"),
-            "path": if *kind == "Pooling" { "1_Pooling" } else { "" }})).collect();
+        let list: Vec<_> = types
+            .iter()
+            .map(|kind| {
+                json!({"type": format!("sentence_transformers.models.{kind}"),
+            "path": if *kind == "Pooling" { "1_Pooling" } else { "" }})
+            })
+            .collect();
         std::fs::write(folder.path().join("modules.json"), json!(list).to_string()).unwrap();
         std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
         std::fs::write(folder.path().join("1_Pooling/config.json"), pooling.to_string()).unwrap();
