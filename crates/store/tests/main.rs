@@ -12,6 +12,7 @@ use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
 use store::{Manifest, Store};
 
+mod hf;
 mod repositories;
 
 fn workspace() -> PathBuf {
@@ -41,7 +42,7 @@ fn place() -> Place {
 }
 
 fn request(path: PathBuf, name: &str) -> Request {
-    Request { path, name: Some(name.to_owned()), version: None, task: None, labels: BTreeMap::new() }
+    Request { path, name: Some(name.to_owned()), ..Request::default() }
 }
 
 /// Every file below the store with its bytes' hash: equal listings are equal stores.

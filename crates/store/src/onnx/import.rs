@@ -27,7 +27,7 @@ pub(crate) struct Imported {
 
 /// The largest batch that requests are put together to. Past this a batch of small models gains nothing on a core, and
 /// one of large models takes memory that nobody planned for.
-const BATCH_MAX: u64 = 32;
+pub(crate) const BATCH_MAX: u64 = 32;
 
 /// What a program that runs anywhere is said to be laid out for.
 pub(crate) const PORTABLE: &str = "portable";

@@ -69,6 +69,23 @@ fn close(want: &Tensor, got: &Tensor) -> bool {
     want.iter().zip(got).all(|(want, got)| want.to_bits() == got.to_bits() || (want - got).abs() <= tolerance)
 }
 
+/// Runs `session` once on made-up inputs of one item.
+///
+/// # Errors
+/// The runtime's refusal, when it takes none of the sizes tried.
+pub(crate) fn runs(session: &mut dyn Session, weights: &dyn Weights) -> Result<()> {
+    let signature = session.signature().clone();
+    let all: Vec<usize> = (0..signature.outputs.len()).collect();
+    let mut refusal = None;
+    for (batch, size) in [(1, 1)].into_iter().chain(SIZES) {
+        match session.run(weights, &made_up(&signature, batch, size)?, &all) {
+            Ok(_) => return Ok(()),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    refusal.map_or(Ok(()), |error| Err(error.context("the program does not run")))
+}
+
 /// Whether `session` treats the items of a batch apart from each other: whether two requests answer the same when they
 /// are put together along the first dimension as when each runs alone. Nothing in an ONNX file says so; a graph that
 /// mixes its items, or that refuses a batch, is run request by request.

@@ -28,6 +28,12 @@ pub(crate) fn datatype(number: i32) -> Option<DataType> {
     })
 }
 
+/// The number of `dtype` in `TensorProto.DataType`.
+pub(crate) fn datatype_number(dtype: DataType) -> i32 {
+    // The list is short, and both directions come from the one table.
+    (1..=16).find(|&number| datatype(number) == Some(dtype)).unwrap_or(0)
+}
+
 /// The tensor that `proto` holds; external data is mapped from a file in `folder`.
 ///
 /// # Errors
