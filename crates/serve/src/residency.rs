@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use engine::{Engine, Error, Load, Result, Session, Weights};
-use store::manifest::{ProgramKind, ProgramRef};
+use store::manifest::ProgramKind;
+use store::variant::PORTABLE;
 use store::{Manifest, Store};
 
 use crate::catalog::{Catalog, Control, Entry, IndexEntry, ModelState, newest, unloaded};
@@ -299,7 +300,12 @@ impl Residency {
     fn entry(&self, name: &str, version: u64) -> Entry {
         let model = || {
             let manifest = self.store.manifest(name, version)?;
-            runnable_here(&manifest.program)?;
+            let first = manifest.program.target.clone();
+            let manifest = manifest.on(&engine::cpu::target())?;
+            if manifest.program.target != first && manifest.program.target == PORTABLE {
+                let here = engine::cpu::target();
+                tracing::warn!(model = %name, version, %here, packed = %first, "runs the form for any CPU, which is slower");
+            }
             Model::unloaded(self.ids.fetch_add(1, Ordering::Relaxed) + 1, manifest)
         };
         model().map_or_else(
@@ -362,16 +368,4 @@ impl Residency {
     fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A program laid out for another CPU computes nonsense here, so it is refused before it runs.
-fn runnable_here(program: &ProgramRef) -> Result<()> {
-    let here = engine::cpu::target();
-    if program.target == "portable" || program.target == here {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "it was packed for {}, and this node is {here}; pack it again on such a node",
-        program.target
-    )))
 }

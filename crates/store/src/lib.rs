@@ -5,6 +5,7 @@
 pub mod manifest;
 pub mod name;
 pub mod task;
+pub mod variant;
 
 mod atomic;
 mod folder;

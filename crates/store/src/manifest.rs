@@ -6,6 +6,7 @@ use engine::{DataType, Error, Result, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::task::Task;
+use crate::variant::Variant;
 
 /// The manifest format this build writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -44,6 +45,9 @@ pub struct Manifest {
     /// One entry for each weight input of the program, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<WeightRef>,
+    /// The same model for other kinds of CPU; see [`Manifest::on`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Variant>,
 }
 
 /// Where a pack came from.

@@ -11,6 +11,7 @@ use crate::manifest::{FORMAT, Io, Manifest, ProgramRef, Source};
 use crate::onnx::import;
 use crate::segment::Layout;
 use crate::task::{self, TaskChoice};
+use crate::variant::{PORTABLE, Variant};
 use crate::{Store, name};
 
 /// What to pack, and as what.
@@ -26,6 +27,8 @@ pub struct Request {
     pub task: Option<TaskChoice>,
     /// Class id to name.
     pub labels: BTreeMap<u32, String>,
+    /// Whether to keep a form for any CPU as well, when the quickest one is for this kind alone.
+    pub portable: bool,
 }
 
 /// What packing did.
@@ -67,30 +70,43 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         None => newest + 1,
     };
 
-    let imported = import::import(engine, &request.path)?;
+    let imported = import::import(engine, &request.path, request.portable)?;
     let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
-    let layout = Layout::of(&imported.weights)?;
-    let segments = if imported.weights.is_empty() { Vec::new() } else { vec![store.put_segment(&layout)?] };
-    let hash = store.put_program(&imported.program, &imported.target)?;
+    let mut variants = imported
+        .variants
+        .into_iter()
+        .map(|variant| put_variant(store, variant, imported.why_whole.as_ref()))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter();
+    let first = variants.next().ok_or_else(|| Error::internal("nothing was imported"))?;
     let manifest = Manifest {
         format: FORMAT,
         name,
         version,
         source,
-        program: ProgramRef { hash, kind: imported.kind, target: imported.target, why_whole: imported.why_whole },
+        program: first.program,
         inputs: imported.signature.inputs.iter().map(Io::from_spec).collect(),
         outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
         max_batch_size: imported.max_batch_size,
         task,
         labels: request.labels.clone(),
-        segments,
-        weights: layout.weights,
+        segments: first.segments,
+        weights: first.weights,
+        others: variants.collect(),
     };
     match store.put_manifest(&manifest)? {
         Written::New => Ok(Packed { weight_bytes: weight_bytes(&manifest), manifest, changed: true }),
         // Another packer was faster with this version: either it holds the very same, or there is a next one.
         Written::Existed => pack(store, engine, request),
     }
+}
+
+fn put_variant(store: &Store, variant: import::Variant, why_whole: Option<&String>) -> Result<Variant> {
+    let layout = Layout::of(&variant.weights)?;
+    let segments = if variant.weights.is_empty() { Vec::new() } else { vec![store.put_segment(&layout)?] };
+    let hash = store.put_program(&variant.program, &variant.target)?;
+    let program = ProgramRef { hash, kind: variant.kind, target: variant.target, why_whole: why_whole.cloned() };
+    Ok(Variant { program, segments, weights: layout.weights })
 }
 
 /// The bytes that `manifest`'s weights take.
@@ -118,12 +134,13 @@ fn existing(store: &Store, name: &str) -> Result<Vec<Manifest>> {
 
 /// The version that already is what `request` asks for.
 fn same<'a>(existing: &'a [Manifest], request: &Request, source: &Source) -> Option<&'a Manifest> {
+    let here = engine::cpu::target();
     existing.iter().rev().find(|manifest| {
         manifest.source == *source
             && request.version.is_none_or(|version| version == manifest.version)
             && manifest.labels == request.labels
             && manifest.task.as_ref().map(task::choice) == request.task
-            && (manifest.program.target == import::PORTABLE || manifest.program.target == engine::cpu::target())
+            && manifest.targets().any(|target| target == PORTABLE || target == here && !request.portable)
     })
 }
 

@@ -39,7 +39,7 @@ fn place() -> Place {
 }
 
 fn request(path: PathBuf, name: &str) -> Request {
-    Request { path, name: Some(name.to_owned()), version: None, task: None, labels: BTreeMap::new() }
+    Request { path, name: Some(name.to_owned()), version: None, task: None, labels: BTreeMap::new(), portable: false }
 }
 
 /// Every file below the store with its bytes' hash: equal listings are equal stores.

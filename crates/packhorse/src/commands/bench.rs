@@ -177,6 +177,7 @@ fn end_to_end(clip: &Path, scratch: &Path, scheduler: &Arc<Scheduler>, packed: &
 }
 
 fn packed(store: &Store, onnx: &Onnx, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
-    let request = Request { path: path.to_owned(), name: None, version: None, task, labels: Default::default() };
+    let request =
+        Request { path: path.to_owned(), name: None, version: None, task, labels: Default::default(), portable: false };
     Ok(pack(store, onnx, &request)?)
 }

@@ -95,6 +95,7 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
             version: None,
             task: Some(TaskChoice::ObjectDetection),
             labels: store::labels::read(&assets.join(labels))?,
+            portable: false,
         };
         let packed = pack(&store, &onnx, &request)?;
         say(format_args!(

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Class names: a name a line, counted from 0, or lines of the form `N: name`
     #[arg(long)]
     labels: Option<PathBuf>,
+    /// Keep a form for any CPU too, when the quickest one runs only on CPUs like this
+    #[arg(long)]
+    portable: bool,
 }
 
 /// What a program reads about a pack.
@@ -45,6 +48,9 @@ struct Report<'a> {
     program: &'a str,
     kind: ProgramKind,
     target: &'a str,
+    /// What it was packed for beside `target`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other_targets: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_whole: Option<&'a str>,
     weights: usize,
@@ -70,6 +76,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             version: args.version,
             task: args.task,
             labels: labels.clone(),
+            portable: args.portable,
         };
         let started = Instant::now();
         match pack(&store, &onnx, &request) {
@@ -145,6 +152,7 @@ fn report(packed: &Packed) -> Report<'_> {
         program: &manifest.program.hash,
         kind: manifest.program.kind,
         target: &manifest.program.target,
+        other_targets: manifest.targets().skip(1).collect(),
         why_whole: manifest.program.why_whole.as_deref(),
         weights: manifest.weights.len(),
         weight_bytes: packed.weight_bytes,
@@ -164,7 +172,7 @@ fn describe(packed: &Packed, seconds: f64) {
     match &manifest.program.why_whole {
         None => say(format_args!(
             "  program {program} ({}), {} weights of {} lifted out",
-            manifest.program.target,
+            manifest.targets().collect::<Vec<_>>().join(" and "),
             manifest.weights.len(),
             human_bytes(packed.weight_bytes)
         )),

@@ -1,8 +1,18 @@
 //! ONNX files become packs: the graph is optimised, its weights are lifted out, and what is left is the program.
 
-pub(crate) mod canonical;
 pub(crate) mod import;
-pub(crate) mod lift;
-pub(crate) mod probe;
-pub(crate) mod tensor;
-pub(crate) mod wire;
+
+// From a graph to its program, in the order in which they are applied.
+mod canonical;
+mod lift;
+mod linear;
+mod names;
+mod roles;
+mod sparse;
+
+mod probe;
+mod tensor;
+mod wire;
+
+#[cfg(test)]
+mod scramble;
