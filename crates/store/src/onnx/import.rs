@@ -228,3 +228,7 @@ fn read(path: &Path) -> Result<(Bytes, Model)> {
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+#[cfg(test)]
+#[path = "import_tests.rs"]
+mod tests;

@@ -24,12 +24,6 @@ pub(crate) struct Weight {
     pub(crate) transposed: bool,
 }
 
-impl Weight {
-    pub(crate) fn name(&self) -> &str {
-        self.tensor.name.as_deref().unwrap_or("")
-    }
-}
-
 /// Splits `model` into a program and its weights.
 ///
 /// # Errors
@@ -196,7 +190,7 @@ mod tests {
 
     fn lifted(graph: Graph) -> (Graph, Vec<String>) {
         let result = lift(Model { graph: Some(graph), ..Model::default() }).unwrap();
-        let names = result.weights.iter().map(|weight| weight.name().to_owned()).collect();
+        let names = result.weights.iter().map(|weight| weight.tensor.name.clone().unwrap()).collect();
         (result.program.graph.unwrap(), names)
     }
 

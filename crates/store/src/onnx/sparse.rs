@@ -57,18 +57,24 @@ fn dense(sparse: &SparseTensor, folder: &Path) -> Result<TensorProto> {
 
 /// Which element of the dense tensor value number `which` is; the format counts either all elements or each axis.
 fn place(indices: &Tensor, which: usize, dims: &[usize]) -> Option<usize> {
-    let index = |at: usize| -> Option<usize> {
-        let bytes = indices.data().get(at.checked_mul(8)?..)?.first_chunk::<8>()?;
-        usize::try_from(i64::from_le_bytes(*bytes)).ok()
+    // The runtime writes indices in the narrowest type that counts the elements.
+    let size = match indices.dtype() {
+        dtype @ (DataType::I8 | DataType::I16 | DataType::I32 | DataType::I64) => dtype.size_bytes()?,
+        _ => return None,
     };
-    match (indices.dtype(), indices.shape()) {
-        (DataType::I64, [_]) => index(which),
-        (DataType::I64, [_, rank]) if *rank == dims.len() => {
-            dims.iter().enumerate().try_fold(0usize, |place, (axis, &dim)| {
-                let at = index(which.checked_mul(*rank)?.checked_add(axis)?)?;
-                (at < dim).then_some(place.checked_mul(dim)?.checked_add(at)?)
-            })
-        }
+    let index = |at: usize| -> Option<usize> {
+        let start = at.checked_mul(size)?;
+        let bytes = indices.data().get(start..start.checked_add(size)?)?;
+        // The last byte holds the sign.
+        let negative = bytes.last().is_some_and(|&byte| byte > i8::MAX as u8);
+        (!negative).then(|| bytes.iter().rev().fold(0usize, |value, &byte| value << 8 | usize::from(byte)))
+    };
+    match indices.shape() {
+        [_] => index(which),
+        [_, rank] if *rank == dims.len() => dims.iter().enumerate().try_fold(0usize, |place, (axis, &dim)| {
+            let at = index(which.checked_mul(*rank)?.checked_add(axis)?)?;
+            (at < dim).then_some(place.checked_mul(dim)?.checked_add(at)?)
+        }),
         _ => None,
     }
 }
@@ -92,6 +98,9 @@ mod tests {
         for (what, dims, indices, want) in [
             ("counted through", &[2, 3][..], indices(&[2], &[1, 5]), Some([0, 7, 0, 0, 0, 9])),
             ("counted by axis", &[2, 3], indices(&[2, 2], &[0, 1, 1, 2]), Some([0, 7, 0, 0, 0, 9])),
+            ("counted in bytes", &[2, 3], tensor(3, &[2], vec![1, 5]), Some([0, 7, 0, 0, 0, 9])),
+            ("negative bytes", &[2, 3], tensor(3, &[2], vec![1, 255]), None),
+            ("counted in floats", &[2, 3], tensor(1, &[2], vec![0; 8]), None),
             ("outside", &[2, 3], indices(&[2], &[1, 6]), None),
             ("outside its axis", &[2, 3], indices(&[2, 2], &[0, 1, 0, 5]), None),
             ("negative", &[2, 3], indices(&[2], &[1, -1]), None),
