@@ -27,16 +27,11 @@ fn what_another_exporter_wrote_is_the_same_program() {
         let (_, model) = read(&asset(file)).unwrap();
         let want = import(&onnx, &asset(file), false).unwrap();
         assert_eq!(want.why_whole, None, "{file}");
-        for seed in [99] {
-            let other = folder.path().join(file);
-            std::fs::write(&other, scramble(&model, seed).encode_to_vec()).unwrap();
-            let got = import(&onnx, &other, false).unwrap();
-            assert!(
-                got.variants[0].program == want.variants[0].program,
-                "{file} scrambled by {seed} is another program"
-            );
-            assert!(got.variants[0].weights == want.variants[0].weights, "{file} scrambled by {seed}: other weights");
-        }
+        let other = folder.path().join(file);
+        std::fs::write(&other, scramble(&model, 99).encode_to_vec()).unwrap();
+        let got = import(&onnx, &other, false).unwrap();
+        assert!(got.variants[0].program == want.variants[0].program, "{file} scrambled is another program");
+        assert!(got.variants[0].weights == want.variants[0].weights, "{file} scrambled has other weights");
     }
 }
 
