@@ -2,7 +2,7 @@
 
 pub(crate) mod import;
 
-// From a graph to its program, in the order in which they are applied.
+// From a graph to its program: `sparse`, `names` and `roles` serve `lift`, then come `linear` and `canonical`.
 mod canonical;
 mod lift;
 mod linear;
