@@ -29,6 +29,8 @@ pub struct Request {
     pub labels: BTreeMap<u32, String>,
     /// Whether to store weights that could be mapped where they lie, so that the source may go.
     pub copy: bool,
+    /// Whether to pack a form for any CPU, when the quickest one is for this kind alone.
+    pub portable: bool,
 }
 
 /// What packing did.
@@ -202,7 +204,7 @@ fn find(engine: &Onnx, request: &Request) -> Result<Found> {
         let labels = if asked.is_empty() { labels } else { asked };
         return Ok(Found { imported, origins, task, labels, files, notes });
     }
-    let imported = import::import(engine, &request.path)?;
+    let imported = import::import(engine, &request.path, request.portable)?;
     let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
     Ok(Found { imported, origins: Vec::new(), task, labels: asked, files: Vec::new(), notes: Vec::new() })
 }
@@ -235,12 +237,13 @@ fn existing(store: &Store, name: &str) -> Result<Vec<Manifest>> {
 
 /// The version that already is what `request` asks for.
 fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: &Source) -> Option<&'a Manifest> {
+    let here = engine::cpu::target();
     existing.iter().rev().find(|manifest| {
         manifest.source == *source
             && request.version.is_none_or(|version| version == manifest.version)
             && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
             && manifest.task.as_ref().and_then(task::choice) == request.task
-            && (manifest.program.target == import::PORTABLE || manifest.program.target == engine::cpu::target())
+            && (manifest.program.target == import::PORTABLE || manifest.program.target == here && !request.portable)
             && outside_is_there(store, manifest, request.copy)
     })
 }

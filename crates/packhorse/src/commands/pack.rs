@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Store weights that would be mapped where they lie, so that their folder may go
     #[arg(long)]
     copy: bool,
+    /// Pack a form for any CPU, when the quickest one runs only on CPUs like this
+    #[arg(long)]
+    portable: bool,
 }
 
 /// What a program reads about a pack.
@@ -78,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             task: args.task,
             labels: labels.clone(),
             copy: args.copy,
+            portable: args.portable,
         };
         let started = Instant::now();
         match pack(&store, &onnx, &request) {

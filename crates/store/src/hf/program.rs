@@ -32,7 +32,8 @@ impl Program {
             graph.output(value, output.dtype, &output.shape);
         }
         let (mut model, wanted) = graph.finish();
-        canonical::rename(&mut model);
+        // The weights are inputs of the graph already, in the order of their use.
+        canonical::canonicalise(&mut model, &mut Vec::new());
         Self { model, wanted, signature }
     }
 }

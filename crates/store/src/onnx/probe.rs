@@ -50,10 +50,21 @@ fn compare(want: &[Tensor], got: Result<Vec<Tensor>>, signature: &Signature) -> 
         got.map_err(|refusal| format!("with its weights lifted the runtime refuses to run it: {}", refusal.message))?;
     for ((want, got), spec) in want.iter().zip(&got).zip(&signature.outputs) {
         if !close(want, got) {
-            return Err(format!("with its weights lifted its output '{}' differs", spec.name));
+            return Err(format!("with its weights lifted its output '{}' differs{}", spec.name, how_far(want, got)));
         }
     }
     Ok(())
+}
+
+/// By how much, for a person; nothing when that is no number.
+fn how_far(want: &Tensor, got: &Tensor) -> String {
+    if want.shape() != got.shape() {
+        return format!(": it has shape {:?} instead of {:?}", got.shape(), want.shape());
+    }
+    let (Some(want), Some(got)) = (want.as_f32(), got.as_f32()) else { return String::new() };
+    let largest = want.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let off = want.iter().zip(got).map(|(want, got)| (want - got).abs()).fold(0.0f32, f32::max);
+    format!(" by {off:.2e}, where its largest value is {largest:.2e}")
 }
 
 fn close(want: &Tensor, got: &Tensor) -> bool {
@@ -195,6 +206,14 @@ mod tests {
         ] {
             assert_eq!(close(&of(want), &of(got)), same, "{want:?} {got:?}");
         }
+    }
+
+    #[test]
+    fn a_difference_is_told_in_numbers() {
+        let of = |shape: &[usize], values: &[f32]| Tensor::from_f32(shape.to_vec(), values.to_vec()).unwrap();
+        let want = of(&[2], &[1.0, -4.0]);
+        assert_eq!(how_far(&want, &of(&[2], &[1.5, -4.0])), " by 5.00e-1, where its largest value is 4.00e0");
+        assert_eq!(how_far(&want, &of(&[1, 2], &[1.0, -4.0])), ": it has shape [1, 2] instead of [2]");
     }
 
     #[test]
