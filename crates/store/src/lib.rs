@@ -15,6 +15,7 @@ mod maps;
 mod segment;
 mod table;
 
+mod hf;
 pub mod labels;
 mod onnx;
 pub mod pack;

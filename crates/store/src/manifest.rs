@@ -100,7 +100,7 @@ pub struct External {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `onnx`
+    /// `onnx`, or `hugging-face` for a folder
     pub format: String,
     /// BLAKE3 of the source's bytes, with any external data.
     pub hash: String,

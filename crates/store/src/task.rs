@@ -9,6 +9,31 @@ use serde::{Deserialize, Serialize};
 pub enum Task {
     /// Pictures in, boxes with a class and a score out.
     ObjectDetection(Detection),
+    /// A question and a text in; for each token, how well the answer starts and ends there.
+    QuestionAnswering,
+    /// A text in, a score for each class out.
+    TextClassification {
+        /// What the scores mean.
+        problem: Problem,
+    },
+    /// A text in, a score for each class and token out.
+    TokenClassification,
+    /// A text with holes in, a score for each word of the vocabulary and token out.
+    FillMask,
+    /// A text in, one vector out.
+    SentenceEmbedding,
+}
+
+/// What the scores of a text's classes mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Problem {
+    /// The scores are the answer.
+    Regression,
+    /// Exactly one class applies: softmax.
+    SingleLabel,
+    /// Each class applies or not: sigmoid.
+    MultiLabel,
 }
 
 /// The family of detector: it decides what a frame looks like going in and what the outputs mean.
@@ -87,10 +112,15 @@ impl std::str::FromStr for TaskChoice {
     }
 }
 
-/// What was asked for when `task` was packed.
-pub fn choice(task: &Task) -> TaskChoice {
+/// What was asked for when `task` was packed; `None` when the source itself said what it is.
+pub fn choice(task: &Task) -> Option<TaskChoice> {
     match task {
-        Task::ObjectDetection(_) => TaskChoice::ObjectDetection,
+        Task::ObjectDetection(_) => Some(TaskChoice::ObjectDetection),
+        Task::QuestionAnswering
+        | Task::TextClassification { .. }
+        | Task::TokenClassification
+        | Task::FillMask
+        | Task::SentenceEmbedding => None,
     }
 }
 

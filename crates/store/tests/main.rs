@@ -12,6 +12,7 @@ use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
 use store::{Manifest, Store};
 
+mod hf;
 mod repositories;
 
 fn workspace() -> PathBuf {
@@ -41,7 +42,7 @@ fn place() -> Place {
 }
 
 fn request(path: PathBuf, name: &str) -> Request {
-    Request { path, name: Some(name.to_owned()), version: None, task: None, labels: BTreeMap::new() }
+    Request { path, name: Some(name.to_owned()), ..Request::default() }
 }
 
 /// Every file below the store with its bytes' hash: equal listings are equal stores.
@@ -318,4 +319,18 @@ fn a_store_that_was_tampered_with_is_refused() {
     std::fs::write(&file, text.replace(name, "../../../etc/passwd")).unwrap();
     let manifest = place.store.manifest("m", 1).unwrap();
     assert_eq!(place.store.weights(&manifest).unwrap_err().kind, ErrorKind::Corrupt, "a hash that is a path");
+}
+
+#[test]
+fn a_form_for_any_cpu_is_packed_when_it_is_asked_for() {
+    let (onnx, place) = (onnx(), place());
+    let native = request(asset("nanodet_g_coco80.onnx"), "m");
+    let portable = Request { portable: true, ..native.clone() };
+    for (request, version, changed) in
+        [(&native, 1, true), (&portable, 2, true), (&portable, 2, false), (&native, 2, false)]
+    {
+        let packed = pack(&place.store, &onnx, request).unwrap();
+        assert_eq!((packed.manifest.version, packed.changed), (version, changed), "portable: {}", request.portable);
+        assert_eq!(packed.manifest.program.target == "portable", version == 2);
+    }
 }

@@ -22,6 +22,15 @@ use crate::{Engine, Error, ErrorKind, Load, Result, Session, Tensor, Weights};
 /// The environment variable that names the shared library.
 pub const LIBRARY_VARIABLE: &str = "PACKHORSE_ONNXRUNTIME";
 
+/// What [`Onnx::optimise`] may make of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Whatever is quickest here: convolutions may be laid out in blocks of this CPU's vectors.
+    Native,
+    /// What every CPU computes.
+    Portable,
+}
+
 /// ONNX Runtime. One per process; loading it again gives the same one.
 pub struct Onnx {
     environment: Environment,
@@ -57,18 +66,25 @@ impl Onnx {
         Ok(Self { environment, library })
     }
 
-    /// Optimises the graph at `source` for this CPU and writes it to `graph`, its larger tensors to `tensors` beside
-    /// it (a bare file name), so that graph and weights can each be read without the other.
+    /// Optimises the graph at `source` and writes it to `graph`, its larger tensors to `tensors` beside it (a bare file
+    /// name), so that graph and weights can each be read without the other.
+    ///
+    /// Constants that happen to be equal stay apart: in the next fine-tune they differ, and the graph must not.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) when the runtime refuses the graph.
-    pub fn optimise(&self, source: &Path, graph: &Path, tensors: &str) -> Result<()> {
-        self.builder(GraphOptimizationLevel::All)?
+    pub fn optimise(&self, source: &Path, graph: &Path, tensors: &str, layout: Layout) -> Result<()> {
+        let level = match layout {
+            Layout::Native => GraphOptimizationLevel::All,
+            Layout::Portable => GraphOptimizationLevel::Level2,
+        };
+        self.builder(level)?
             .with_optimized_model_path(graph)
             .and_then(|set| set.with_config_entry("session.optimized_model_external_initializers_file_name", tensors))
             .and_then(|set| {
                 set.with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
             })
+            .and_then(|set| set.with_config_entry("optimization.disable_specified_optimizers", "ConstantSharing"))
             .map_err(|source| refused("ONNX Runtime refuses the settings", &source))?
             .commit_from_file(source)
             .map(drop)

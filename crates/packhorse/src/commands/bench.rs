@@ -186,7 +186,7 @@ impl Bench {
 
     /// Packs the file at `path` into `store`.
     fn packed(&self, store: &Store, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
-        let request = Request { path: path.to_owned(), name: None, version: None, task, labels: Default::default() };
+        let request = Request { path: path.to_owned(), task, ..Request::default() };
         Ok(pack(store, &self.onnx, &request)?)
     }
 

@@ -93,9 +93,9 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
         let request = Request {
             path: assets.join(file),
             name: Some(name.to_owned()),
-            version: None,
             task: Some(TaskChoice::ObjectDetection),
             labels: store::labels::read(&assets.join(labels))?,
+            ..Request::default()
         };
         let packed = pack(&store, &onnx, &request)?;
         say(format_args!(

@@ -170,5 +170,10 @@ fn task(task: Option<&Task>) -> &'static str {
         None => "-",
         Some(Task::ObjectDetection(Detection::Nanodet { .. })) => "object-detection (NanoDet)",
         Some(Task::ObjectDetection(Detection::Odapi { .. })) => "object-detection (TF OD API)",
+        Some(Task::QuestionAnswering) => "question-answering",
+        Some(Task::TextClassification { .. }) => "text-classification",
+        Some(Task::TokenClassification) => "token-classification",
+        Some(Task::FillMask) => "fill-mask",
+        Some(Task::SentenceEmbedding) => "sentence-embedding",
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use store::Store;
 use store::manifest::ProgramKind;
-use store::pack::{Packed, Request, pack};
+use store::pack::{Packed, Request, is_checkpoint, name_of, pack};
 use store::task::{Task, TaskChoice};
 
 use super::{human_bytes, print_json, say};
@@ -16,7 +16,7 @@ use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// ONNX files, and folders of which every file that ends in .onnx is packed
+    /// ONNX files, Hugging Face folders, and folders of which every file that ends in .onnx is packed
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The folder of packs; made when it is not there
@@ -34,6 +34,12 @@ pub(crate) struct Args {
     /// Class names: a name a line, counted from 0, or lines of the form `N: name`
     #[arg(long)]
     labels: Option<PathBuf>,
+    /// Store weights that would be mapped where they lie, so that their folder may go
+    #[arg(long)]
+    copy: bool,
+    /// Pack a form for any CPU, when the quickest one runs only on CPUs like this
+    #[arg(long)]
+    portable: bool,
 }
 
 /// What a program reads about a pack.
@@ -53,6 +59,8 @@ struct Report<'a> {
     stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<&'a Task>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    notes: &'a [String],
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -72,6 +80,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
             version: args.version,
             task: args.task,
             labels: labels.clone(),
+            copy: args.copy,
+            portable: args.portable,
         };
         let started = Instant::now();
         match pack(&store, &onnx, &request) {
@@ -95,7 +105,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
 fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
     let mut files = Vec::new();
     for path in &args.paths {
-        if path.is_dir() {
+        if is_checkpoint(path) {
+            files.push(path.clone());
+        } else if path.is_dir() {
             files.extend(files_in(path)?);
         } else if path.is_file() {
             files.push(path.clone());
@@ -109,7 +121,7 @@ fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
     }
     let mut known: HashMap<_, &Path> = HashMap::new();
     for file in &files {
-        if let Some(other) = known.insert(file.file_stem(), file) {
+        if let Some(other) = known.insert(name_of(file)?, file) {
             return Err(Exit::Configuration(format!(
                 "{} and {} would be one model by name; pack them one by one, each with its --name",
                 other.display(),
@@ -152,6 +164,7 @@ fn report(packed: &Packed) -> Report<'_> {
         weight_bytes: packed.weight_bytes,
         stored_bytes: packed.stored_bytes,
         task: manifest.task.as_ref(),
+        notes: &packed.notes,
     }
 }
 
@@ -173,5 +186,8 @@ fn describe(packed: &Packed, seconds: f64) {
             human_bytes(packed.stored_bytes)
         )),
         Some(why) => say(format_args!("  kept whole, in memory of its own when it is loaded: {why}")),
+    }
+    for note in &packed.notes {
+        say(format_args!("  {note}"));
     }
 }

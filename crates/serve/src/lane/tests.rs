@@ -181,8 +181,7 @@ fn a_real_model_answers_together_as_alone() {
     let path = folder.path().to_str().unwrap();
     let store = Store::create(path).unwrap();
     let file = workspace.join("assets/bert_tiny_qa.onnx");
-    let request =
-        Request { path: file, name: Some("m".to_owned()), version: None, task: None, labels: BTreeMap::new() };
+    let request = Request { path: file, name: Some("m".to_owned()), ..Request::default() };
     pack(&store, &runtime(), &request).unwrap();
     let inputs = store.manifest("m", 1).unwrap().inputs;
     let tensor = |seed: usize| {

@@ -89,7 +89,7 @@ pub(super) fn runnable_here(program: &ProgramRef) -> Result<()> {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "it was packed for {}, and this node is {here}; pack it again on such a node",
+        "it was packed for {}, and this node is {here}; pack it again on such a node or with --portable",
         program.target
     )))
 }

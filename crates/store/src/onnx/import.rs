@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use engine::onnx::Onnx;
+use engine::onnx::{Layout, Onnx};
 use engine::{Engine, Error, Load, Result, Session, Signature, Tensor};
 use prost::Message;
 
-use super::wire::{Model, TensorProto};
-use super::{canonical, lift, probe, tensor};
+use super::lift::{Lifted, Weight};
+use super::wire::{Graph, Model};
+use super::{canonical, lift, linear, probe, sparse, tensor};
 use crate::manifest::{ProgramKind, Source};
 
 /// A graph on its way into the store.
@@ -25,24 +26,27 @@ pub(crate) struct Imported {
     pub(crate) weights: Vec<Tensor>,
 }
 
-/// The largest batch that requests are put together to. Past this a batch of small models gains nothing on a core, and
-/// one of large models takes memory that nobody planned for.
-const BATCH_MAX: u64 = 32;
-
 /// What a program that runs anywhere is said to be laid out for.
 pub(crate) const PORTABLE: &str = "portable";
+
+/// The largest batch that requests are put together to. Past this a batch of small models gains nothing on a core, and
+/// one of large models takes memory that nobody planned for.
+pub(crate) const BATCH_MAX: u64 = 32;
+
+/// A protobuf message is smaller than this, by its own rules.
+const MESSAGE_BYTES_MAX: u64 = 1 << 31;
 
 /// Identifies the file at `path` and everything it refers to.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it is no ONNX file or refers to what is not there.
 pub(crate) fn identify(path: &Path) -> Result<Source> {
-    let (bytes, model) = read(path)?;
+    let (bytes, graph) = read(path).map(|(bytes, model)| (bytes, model.graph.unwrap_or_default()))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes);
     let mut total = bytes.len() as u64;
-    for file in external_files(&model) {
-        let data = engine::map::map_file(&tensor::beside(folder(path), file)?)?;
+    for file in files(&graph) {
+        let data = engine::map::map_file(&tensor::beside(folder(path), &file)?)?;
         hasher.update(&data);
         total += data.len() as u64;
     }
@@ -62,100 +66,144 @@ pub(crate) fn snapshot(path: &Path, folder: &Path) -> Result<PathBuf> {
     let target = folder.join("model.onnx");
     copy(path, &target)?;
     let (_, model) = read(&target)?;
-    for file in external_files(&model) {
-        let to = tensor::beside(folder, file)?;
+    for file in files(&model.graph.unwrap_or_default()) {
+        let to = tensor::beside(folder, &file)?;
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent)
                 .map_err(|source| crate::atomic::io_error(parent, "cannot be made", &source))?;
         }
-        copy(&tensor::beside(self::folder(path), file)?, &to)?;
+        copy(&tensor::beside(self::folder(path), &file)?, &to)?;
     }
     Ok(target)
 }
 
-/// The files with weights that `model` refers to, each once.
-fn external_files(model: &Model) -> Vec<&str> {
-    let mut files: Vec<&str> = model.graph.iter().flat_map(|graph| &graph.initializer).filter_map(location).collect();
+/// The files that hold numbers of `graph`, each once.
+fn files(graph: &Graph) -> Vec<String> {
+    let mut files = Vec::new();
+    let Ok(()) = graph.each_tensor::<std::convert::Infallible>(&mut |tensor| {
+        files.extend(tensor::location(tensor).map(str::to_owned));
+        Ok(())
+    });
     files.sort_unstable();
     files.dedup();
     files
 }
 
-/// Optimises the file at `path` for this CPU, lifts its weights and checks that the answers stay the same; a graph
-/// for which that cannot be done is kept whole, with the reason.
+/// Optimises the file at `path` for this CPU (when `portable`, for any), lifts its weights and checks that the answers
+/// stay the same; a graph for which that cannot be done is kept whole, with the reason.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported) when the
 /// runtime cannot run it at all.
-pub(crate) fn import(engine: &Onnx, path: &Path) -> Result<Imported> {
+pub(crate) fn import(engine: &Onnx, path: &Path, portable: bool) -> Result<Imported> {
     let mut plain = engine.session_from_file(path)?;
-    let signature = plain.signature().clone();
-    match lifted(engine, path, plain.as_mut())? {
-        Ok(imported) => Ok(imported),
+    match lifted(engine, path, Layout::Native, plain.as_mut())? {
+        // Most graphs are the same on every CPU, whichever layout was asked for.
+        Ok(native) if portable && native.target != PORTABLE => {
+            let any = lifted(engine, path, Layout::Portable, plain.as_mut())?;
+            any.map_err(|why| Error::unsupported(format!("it has no form for any CPU: {why}")))
+        }
+        Ok(native) => Ok(native),
         Err(why) => {
-            let (bytes, model) = read(path)?;
-            if model.graph.iter().flat_map(|graph| &graph.initializer).any(|tensor| location(tensor).is_some()) {
-                return Err(Error::unsupported(format!(
-                    "it cannot be lifted ({why}), and a graph kept whole must be one file; save it without external \
-                     data"
-                )));
-            }
             let none = engine.bind(Vec::new())?;
             let apart = probe::items_are_apart(plain.as_mut(), none.as_ref());
+            let program = whole(path).map_err(|error| error.context(format!("it cannot be lifted ({why})")))?;
             Ok(Imported {
-                signature,
-                max_batch_size: if apart { BATCH_MAX } else { 0 },
-                program: bytes,
+                signature: plain.signature().clone(),
+                program,
                 kind: ProgramKind::Whole,
                 target: PORTABLE.to_owned(),
                 why_whole: Some(why),
+                max_batch_size: if apart { BATCH_MAX } else { 0 },
                 weights: Vec::new(),
             })
         }
     }
 }
 
+/// The file at `path` as one message, with the numbers that it keeps in others.
+fn whole(path: &Path) -> Result<Bytes> {
+    let (bytes, mut model) = read(path)?;
+    let graph = model.graph.get_or_insert_default();
+    if files(graph).is_empty() {
+        return Ok(bytes);
+    }
+    let mut total = bytes.len() as u64;
+    graph.each_tensor_mut(&mut |tensor| {
+        tensor::inline(tensor, folder(path))?;
+        total += tensor.raw_data.as_ref().map_or(0, |data| data.len() as u64);
+        if total < MESSAGE_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Error::unsupported("a graph kept whole must be one file, and with its external data it is over 2 GB"))
+    })?;
+    Ok(Bytes::from(model.encode_to_vec()))
+}
+
 /// The inner error is the reason to keep the graph whole.
-fn lifted(engine: &Onnx, path: &Path, plain: &mut dyn Session) -> Result<std::result::Result<Imported, String>> {
+fn lifted(
+    engine: &Onnx,
+    path: &Path,
+    layout: Layout,
+    plain: &mut dyn Session,
+) -> Result<std::result::Result<Imported, String>> {
     const TENSORS: &str = "tensors";
     let scratch = tempfile::tempdir().map_err(|source| Error::internal(format!("no temporary folder: {source}")))?;
-    let graph = scratch.path().join("graph.onnx");
-    if let Err(refusal) = engine.optimise(path, &graph, TENSORS) {
+    let file = scratch.path().join("graph.onnx");
+    if let Err(refusal) = engine.optimise(path, &file, TENSORS, layout) {
         // The runtime does not tell a graph that it will not write from a disk that takes no more.
         room_in(scratch.path())?;
         return Ok(Err(refusal.message));
     }
-    let (_, model) = read(&graph)?;
-    let mut lifted = match lift::lift(model) {
+    let (_, mut model) = read(&file)?;
+    if let Err(refusal) = sparse::densify(model.graph.get_or_insert_default(), scratch.path()) {
+        return Ok(Err(refusal.message));
+    }
+    let Lifted { mut program, mut weights, blocked_layout } = match lift::lift(model) {
         Ok(lifted) => lifted,
         Err(why) => return Ok(Err(why)),
     };
-    for kept in lifted.program.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-        inline(kept, scratch.path())?;
-    }
-    let weights =
-        lifted.weights.iter().map(|weight| tensor::read(weight, scratch.path())).collect::<Result<Vec<_>>>()?;
-    canonical::rename(&mut lifted.program);
-    let program = Bytes::from(lifted.program.encode_to_vec());
+    linear::rewrite(&mut program, &mut weights);
+    // A constant that stays in the program carries its own numbers there.
+    let graph = program.graph.get_or_insert_default();
+    graph.each_tensor_mut(&mut |kept| tensor::inline(kept, scratch.path()))?;
+    let names = canonical::canonicalise(&mut program, &mut weights);
+    let program = Bytes::from(program.encode_to_vec());
+    let weights = weights.iter().map(|weight| numbers(weight, scratch.path())).collect::<Result<Vec<_>>>()?;
 
     let mut session = match engine.session(&program, weights.len(), Load::AsIs) {
         Ok(session) => session,
-        Err(refusal) => return Ok(Err(refusal.message)),
+        Err(refusal) => return Ok(Err(names.translate(&refusal.message))),
     };
     let signature = plain.signature().clone();
-    if !same_signature(&signature, session.signature()) {
-        return Ok(Err("optimising it changed its inputs or outputs".to_owned()));
+    if let Err(why) = same_signature(&signature, session.signature()) {
+        return Ok(Err(why));
     }
-    // Bytes from a mapped scratch file need not be aligned as a segment's are.
-    let bound = engine.bind(weights.iter().map(aligned_copy).collect::<Result<_>>()?)?;
+    let bound = engine.bind(weights.iter().map(aligned).collect::<Result<_>>()?)?;
     let none = engine.bind(Vec::new())?;
     if let Err(why) = probe::same_answers(plain, session.as_mut(), bound.as_ref(), none.as_ref()) {
-        return Ok(Err(why));
+        return Ok(Err(names.translate(&why)));
     }
     let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
     let max_batch_size = if apart { BATCH_MAX } else { 0 };
-    let target = if lifted.blocked_layout { engine::cpu::target() } else { PORTABLE.to_owned() };
+    let target = if blocked_layout { engine::cpu::target() } else { PORTABLE.to_owned() };
     Ok(Ok(Imported { signature, program, kind: ProgramKind::Lifted, target, why_whole: None, max_batch_size, weights }))
+}
+
+/// A weight as its program takes it.
+fn numbers(weight: &Weight, folder: &Path) -> Result<Tensor> {
+    let read = tensor::read(&weight.tensor, folder)?;
+    if weight.transposed { tensor::transposed(&read) } else { Ok(read) }
+}
+
+/// Bytes of a scratch file need not be aligned as a segment's are.
+fn aligned(tensor: &Tensor) -> Result<Tensor> {
+    let size = tensor.dtype().size_bytes().unwrap_or(1);
+    if tensor.data().as_ptr().addr().is_multiple_of(size) {
+        return Ok(tensor.clone());
+    }
+    // Vectors of this size come from the allocator at 16-byte boundaries.
+    Tensor::new(tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec().into())
 }
 
 /// Whether `folder` takes as much as the smallest graph.
@@ -169,31 +217,24 @@ fn room_in(folder: &Path) -> Result<()> {
 }
 
 /// Only the names may differ: the program's are canonical.
-fn same_signature(plain: &Signature, lifted: &Signature) -> bool {
-    let same = |plain: &[engine::TensorSpec], lifted: &[engine::TensorSpec]| {
-        plain.len() == lifted.len() && plain.iter().zip(lifted).all(|(a, b)| a.dtype == b.dtype)
-    };
-    same(&plain.inputs, &lifted.inputs) && same(&plain.outputs, &lifted.outputs)
-}
-
-/// A constant that stays in the program carries its own numbers there.
-fn inline(proto: &mut TensorProto, folder: &Path) -> Result<()> {
-    if location(proto).is_some() {
-        let read = tensor::read(proto, folder)?;
-        proto.raw_data = Some(Bytes::copy_from_slice(read.data()));
-        proto.external_data.clear();
-        proto.data_location = None;
+fn same_signature(plain: &Signature, lifted: &Signature) -> std::result::Result<(), String> {
+    for (side, plain, lifted) in [("input", &plain.inputs, &lifted.inputs), ("output", &plain.outputs, &lifted.outputs)]
+    {
+        if plain.len() != lifted.len() {
+            return Err(format!("optimising it made {} {side}s of {}", lifted.len(), plain.len()));
+        }
+        if let Some((was, is)) = plain.iter().zip(lifted).find(|(was, is)| was.dtype != is.dtype) {
+            return Err(format!("optimising it made {} of its {side} '{}', a {}", is.dtype, was.name, was.dtype));
+        }
     }
     Ok(())
 }
 
-fn aligned_copy(tensor: &Tensor) -> Result<Tensor> {
-    // Vectors of this size come from the allocator at 16-byte boundaries.
-    Tensor::new(tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec().into())
-}
-
 fn read(path: &Path) -> Result<(Bytes, Model)> {
     let bytes = engine::map::map_file(path)?;
+    if bytes.len() as u64 >= MESSAGE_BYTES_MAX {
+        return Err(Error::invalid("an ONNX file is smaller than 2 GB; save the model with external data"));
+    }
     let model = Model::decode(bytes.clone())
         .ok()
         .filter(|model| model.graph.is_some())
@@ -201,12 +242,10 @@ fn read(path: &Path) -> Result<(Bytes, Model)> {
     Ok((bytes, model))
 }
 
-fn location(tensor: &TensorProto) -> Option<&str> {
-    // 1 is EXTERNAL in TensorProto.DataLocation.
-    (tensor.data_location == Some(1)).then_some(())?;
-    tensor.external_data.iter().find(|entry| entry.key.as_deref() == Some("location"))?.value.as_deref()
-}
-
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+#[cfg(test)]
+#[path = "import_tests.rs"]
+mod tests;

@@ -50,10 +50,21 @@ fn compare(want: &[Tensor], got: Result<Vec<Tensor>>, signature: &Signature) -> 
         got.map_err(|refusal| format!("with its weights lifted the runtime refuses to run it: {}", refusal.message))?;
     for ((want, got), spec) in want.iter().zip(&got).zip(&signature.outputs) {
         if !close(want, got) {
-            return Err(format!("with its weights lifted its output '{}' differs", spec.name));
+            return Err(format!("with its weights lifted its output '{}' differs{}", spec.name, how_far(want, got)));
         }
     }
     Ok(())
+}
+
+/// By how much, for a person; nothing when that is no number.
+fn how_far(want: &Tensor, got: &Tensor) -> String {
+    if want.shape() != got.shape() {
+        return format!(": it has shape {:?} instead of {:?}", got.shape(), want.shape());
+    }
+    let (Some(want), Some(got)) = (want.as_f32(), got.as_f32()) else { return String::new() };
+    let largest = want.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let off = want.iter().zip(got).map(|(want, got)| (want - got).abs()).fold(0.0f32, f32::max);
+    format!(" by {off:.2e}, where its largest value is {largest:.2e}")
 }
 
 fn close(want: &Tensor, got: &Tensor) -> bool {
@@ -67,6 +78,23 @@ fn close(want: &Tensor, got: &Tensor) -> bool {
     let largest = want.iter().filter(|value| value.is_finite()).fold(0.0f32, |largest, value| largest.max(value.abs()));
     let tolerance = largest * RELATIVE_TOLERANCE + f32::MIN_POSITIVE;
     want.iter().zip(got).all(|(want, got)| want.to_bits() == got.to_bits() || (want - got).abs() <= tolerance)
+}
+
+/// Runs `session` once on made-up inputs of one item.
+///
+/// # Errors
+/// The runtime's refusal, when it takes none of the sizes tried.
+pub(crate) fn runs(session: &mut dyn Session, weights: &dyn Weights) -> Result<()> {
+    let signature = session.signature().clone();
+    let all: Vec<usize> = (0..signature.outputs.len()).collect();
+    let mut refusal = None;
+    for (batch, size) in [(1, 1)].into_iter().chain(SIZES) {
+        match session.run(weights, &made_up(&signature, batch, size)?, &all) {
+            Ok(_) => return Ok(()),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    refusal.map_or(Ok(()), |error| Err(error.context("the program does not run")))
 }
 
 /// Whether `session` treats the items of a batch apart from each other: whether two requests answer the same when they
@@ -178,6 +206,14 @@ mod tests {
         ] {
             assert_eq!(close(&of(want), &of(got)), same, "{want:?} {got:?}");
         }
+    }
+
+    #[test]
+    fn a_difference_is_told_in_numbers() {
+        let of = |shape: &[usize], values: &[f32]| Tensor::from_f32(shape.to_vec(), values.to_vec()).unwrap();
+        let want = of(&[2], &[1.0, -4.0]);
+        assert_eq!(how_far(&want, &of(&[2], &[1.5, -4.0])), " by 5.00e-1, where its largest value is 4.00e0");
+        assert_eq!(how_far(&want, &of(&[1, 2], &[1.0, -4.0])), ": it has shape [1, 2] instead of [2]");
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub(crate) fn datatype(number: i32) -> Option<DataType> {
     })
 }
 
+/// The number of `dtype` in `TensorProto.DataType`.
+pub(crate) fn datatype_number(dtype: DataType) -> i32 {
+    // The list is short, and both directions come from the one table.
+    (1..=16).find(|&number| datatype(number) == Some(dtype)).unwrap_or(0)
+}
+
 /// The tensor that `proto` holds; external data is mapped from a file in `folder`.
 ///
 /// # Errors
@@ -50,6 +56,51 @@ pub(crate) fn read(proto: &TensorProto, folder: &Path) -> Result<Tensor> {
         typed(proto, dtype)
     };
     Tensor::new(dtype, shape, data).map_err(|error| of(&error.message))
+}
+
+/// `tensor`, a matrix of 32-bit floats, with rows and columns exchanged.
+///
+/// # Errors
+/// [`Internal`](engine::ErrorKind::Internal) when it is something else.
+pub(crate) fn transposed(tensor: &Tensor) -> Result<Tensor> {
+    // Both the block that is read and the one that is written stay in the nearest cache.
+    const BLOCK: usize = 32;
+    const SIZE: usize = size_of::<f32>();
+    let (DataType::F32, &[rows, columns]) = (tensor.dtype(), tensor.shape()) else {
+        return Err(Error::internal("only matrices of 32-bit floats are transposed"));
+    };
+    let from = tensor.data();
+    let mut data = vec![0u8; from.len()];
+    for (row, column) in (0..rows).step_by(BLOCK).flat_map(|row| (0..columns).step_by(BLOCK).map(move |to| (row, to))) {
+        for column in column..columns.min(column + BLOCK) {
+            for row in row..rows.min(row + BLOCK) {
+                let (source, target) = ((row * columns + column) * SIZE, (column * rows + row) * SIZE);
+                data[target..target + SIZE].copy_from_slice(&from[source..source + SIZE]);
+            }
+        }
+    }
+    Tensor::new(DataType::F32, vec![columns, rows], data.into())
+}
+
+/// Puts the numbers of `proto` that are in a file of `folder` into itself.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn inline(proto: &mut TensorProto, folder: &Path) -> Result<()> {
+    if location(proto).is_some() {
+        let read = read(proto, folder)?;
+        proto.raw_data = Some(read.data().clone());
+        proto.external_data.clear();
+        proto.data_location = None;
+    }
+    Ok(())
+}
+
+/// The file that holds the numbers of `tensor`, when it is another than the graph's.
+pub(crate) fn location(tensor: &TensorProto) -> Option<&str> {
+    // 1 is EXTERNAL in TensorProto.DataLocation.
+    (tensor.data_location == Some(1)).then_some(())?;
+    tensor.external_data.iter().find(|entry| entry.key.as_deref() == Some("location"))?.value.as_deref()
 }
 
 /// The typed lists: floats and doubles have their own, everything narrow shares `int32_data`, element by element.
@@ -132,6 +183,17 @@ mod tests {
         }
         assert!(of(1, &|proto| proto.float_data = vec![1.0]).is_err(), "one of two");
         assert!(of(14, &|_| ()).is_err(), "complex");
+    }
+
+    #[test]
+    fn rows_and_columns_are_exchanged() {
+        let (rows, columns) = (45, 70);
+        let matrix = Tensor::from_f32(vec![rows, columns], (0u16..3150).map(f32::from).collect()).unwrap();
+        let turned = transposed(&matrix).unwrap();
+        assert_eq!(turned.shape(), [columns, rows]);
+        assert_eq!(turned.data()[(69 * rows + 2) * 4..][..4], (2.0 * 70.0 + 69.0f32).to_le_bytes());
+        assert_eq!(transposed(&turned).unwrap(), matrix);
+        assert!(transposed(&Tensor::from_f32(vec![1], vec![0.0]).unwrap()).is_err());
     }
 
     #[test]

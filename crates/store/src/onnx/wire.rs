@@ -64,8 +64,8 @@ pub(crate) struct Graph {
     pub(crate) value_info: Vec<ValueInfo>,
     #[prost(bytes = "bytes", repeated, tag = "14")]
     pub(crate) quantization_annotation: Vec<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "15")]
-    pub(crate) sparse_initializer: Vec<Bytes>,
+    #[prost(message, repeated, tag = "15")]
+    pub(crate) sparse_initializer: Vec<SparseTensor>,
     #[prost(message, repeated, tag = "16")]
     pub(crate) metadata_props: Vec<Entry>,
 }
@@ -90,6 +90,60 @@ pub(crate) struct Node {
     pub(crate) overload: Option<String>,
     #[prost(message, repeated, tag = "9")]
     pub(crate) metadata_props: Vec<Entry>,
+}
+
+impl Node {
+    pub(crate) fn operator(&self) -> &str {
+        self.op_type.as_deref().unwrap_or("")
+    }
+
+    /// Whether the operator is the format's own and not an extension.
+    pub(crate) fn is_standard(&self) -> bool {
+        matches!(self.domain.as_deref(), None | Some("" | "ai.onnx"))
+    }
+
+    /// The graphs inside the node: branches and bodies.
+    pub(crate) fn graphs(&self) -> impl Iterator<Item = &Graph> {
+        self.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    }
+
+    pub(crate) fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
+        self.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+    }
+}
+
+impl Graph {
+    /// Calls `visit` with every tensor in the graph, in its attributes and in the graphs inside it.
+    ///
+    /// # Errors
+    /// The first that `visit` returns.
+    pub(crate) fn each_tensor<E>(&self, visit: &mut dyn FnMut(&TensorProto) -> Result<(), E>) -> Result<(), E> {
+        self.initializer.iter().try_for_each(&mut *visit)?;
+        for node in &self.node {
+            let held = node.attribute.iter().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
+            held.into_iter().try_for_each(&mut *visit)?;
+            node.graphs().try_for_each(|inner| inner.each_tensor(visit))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Graph::each_tensor`], to change them.
+    ///
+    /// # Errors
+    /// The first that `visit` returns.
+    pub(crate) fn each_tensor_mut<E>(
+        &mut self,
+        visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.initializer.iter_mut().try_for_each(&mut *visit)?;
+        for node in &mut self.node {
+            for attribute in &mut node.attribute {
+                attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(&mut *visit)?;
+            }
+            node.graphs_mut().try_for_each(|inner| inner.each_tensor_mut(visit))?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -160,6 +214,17 @@ pub(crate) struct TensorProto {
     pub(crate) external_data: Vec<Entry>,
     #[prost(int32, optional, tag = "14")]
     pub(crate) data_location: Option<i32>,
+}
+
+/// The elements of a tensor that are not zero; its name is that of `values`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SparseTensor {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) values: Option<TensorProto>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) indices: Option<TensorProto>,
+    #[prost(int64, repeated, packed = "false", tag = "3")]
+    pub(crate) dims: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,7 +1,6 @@
 //! Packs of what repositories of other servers hold, kept between starts: a store without names, and an index from a
 //! file's stamp to its manifest, so that a file that did not change is not read again.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use engine::onnx::Onnx;
@@ -79,7 +78,7 @@ impl PackCache {
             return Err(Error::unavailable(format!("{}: it changed while it was read", key.file.display())));
         }
         let source = import::identify(&path).map_err(of)?;
-        let request = Request { path, name: None, version: None, task: None, labels: BTreeMap::new() };
+        let request = Request { path, copy: true, ..Request::default() };
         let identity = Identity { name: key.name.to_owned(), version: key.version, source };
         let mut draft = Draft::import(onnx, &request, identity).map_err(of)?;
         draft.put(&self.store).map_err(of)?;

@@ -29,6 +29,19 @@ pub(super) fn answer(scheduler: &Scheduler, name: &str) -> Response<Parts> {
 /// What the text task of `model` says.
 fn text(model: &Model) -> Result<String> {
     match &model.manifest().task {
+        Some(
+            Task::QuestionAnswering
+            | Task::TextClassification { .. }
+            | Task::TokenClassification
+            | Task::FillMask
+            | Task::SentenceEmbedding,
+        ) => {
+            let name = &model.manifest().name;
+            Err(Error::unsupported(format!(
+                "model '{name}' is a text model, and this build does not turn text into tokens; send token ids to \
+                 /v2/models/{name}/infer"
+            )))
+        }
         None | Some(Task::ObjectDetection(_)) => {
             let name = &model.manifest().name;
             Err(Error::invalid(format!(

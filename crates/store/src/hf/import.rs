@@ -1,0 +1,151 @@
+//! From a folder to a program and its weights.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use engine::onnx::Onnx;
+use engine::{Engine, Error, Load, Result, Tensor};
+use prost::Message;
+
+use super::checkpoint::{self, Checkpoint};
+use super::config::Config;
+use super::program::Program;
+use crate::manifest::{ProgramKind, Source};
+use crate::onnx::import::{BATCH_MAX, Imported, PORTABLE};
+use crate::onnx::probe;
+use crate::place::Origin;
+use crate::task::Task;
+
+/// What a manifest calls a folder's format.
+pub(crate) const FORMAT: &str = "hugging-face";
+
+/// What tokenisation needs and nothing else reads; kept in the store by content, since thousands of fine-tunes share it.
+const KEPT_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"];
+/// What decides the graph, besides the weights.
+const CONFIGURATIONS: [&str; 3] = ["config.json", "modules.json", "1_Pooling/config.json"];
+
+/// A folder on its way into the store.
+pub(crate) struct Folder {
+    pub(crate) imported: Imported,
+    /// Where each weight lies in the checkpoint, in program order; `None` for one that had to be converted.
+    pub(crate) origins: Vec<Option<Origin>>,
+    pub(crate) task: Option<Task>,
+    pub(crate) labels: BTreeMap<u32, String>,
+    /// Files to keep beside the model: name and bytes.
+    pub(crate) files: Vec<(String, Bytes)>,
+    /// What the person who packs should know.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Whether `path` is a folder to be packed as one model: one with a `config.json` and weights, or at least no ONNX files.
+pub(crate) fn is_checkpoint(path: &Path) -> bool {
+    let has_onnx = || {
+        std::fs::read_dir(path).is_ok_and(|entries| {
+            entries.flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "onnx"))
+        })
+    };
+    path.join("config.json").is_file() && (checkpoint::has_weights(path) || !has_onnx())
+}
+
+/// Refuses files of weights that are no folder, and those that run code when they are read.
+///
+/// # Errors
+/// [`Unsupported`](engine::ErrorKind::Unsupported) with the way to convert it.
+pub(crate) fn refuse_other_formats(path: &Path) -> Result<()> {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("safetensors") => Err(Error::unsupported(
+            "weights alone say nothing of the graph; give the folder that holds them and config.json",
+        )),
+        Some("bin" | "pt" | "pth" | "pkl" | "ckpt") => Err(pickled()),
+        _ => Ok(()),
+    }
+}
+
+fn pickled() -> Error {
+    Error::unsupported(
+        "weights in a pickle run code when they are read, and none is run; convert them once where you trust them: \
+         python -c \"from transformers import AutoModel as M; M.from_pretrained('FOLDER').save_pretrained('NEW', \
+         safe_serialization=True)\", with AutoModelForQuestionAnswering or the like for a model with a head",
+    )
+}
+
+/// Identifies everything in `folder` that a pack is made from.
+///
+/// # Errors
+/// [`Unsupported`](engine::ErrorKind::Unsupported) when the weights are a pickle, [`NotFound`](engine::ErrorKind::NotFound)
+/// when there are none.
+pub(crate) fn identify(folder: &Path) -> Result<Source> {
+    if !checkpoint::has_weights(folder) {
+        return Err(no_weights(folder));
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut total = 0;
+    let named = CONFIGURATIONS.iter().chain(&KEPT_FILES).map(|name| folder.join(name)).filter(|path| path.is_file());
+    for path in named.chain(checkpoint::files(folder)?) {
+        let bytes = engine::map::map_file(&path)?;
+        // Lengths keep the end of one file apart from the beginning of the next.
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+        total += bytes.len() as u64;
+    }
+    Ok(Source { format: FORMAT.to_owned(), hash: hasher.finalize().to_hex().to_string(), bytes: total })
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let pickle = |path: PathBuf| refuse_other_formats(&path).err().filter(|_| !path.ends_with("training_args.bin"));
+    let found =
+        std::fs::read_dir(folder).ok().and_then(|mut entries| entries.find_map(|entry| pickle(entry.ok()?.path())));
+    found.unwrap_or_else(|| Error::not_found("the folder holds neither model.safetensors nor its index"))
+}
+
+/// Generates the program of `folder` and finds its weights.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported), naming the file
+/// and the field or tensor.
+pub(crate) fn import(engine: &Onnx, folder: &Path) -> Result<Folder> {
+    let config = Config::read(folder)?;
+    let checkpoint = Checkpoint::open(folder, config.family.prefix())?;
+    let program = Program::of(&config);
+    let (weights, origins): (Vec<Tensor>, Vec<Option<Origin>>) =
+        program.wanted.iter().map(|wanted| checkpoint.tensor(wanted)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let files = kept_files(folder)?;
+    let imported = runnable(engine, program, weights)?;
+    let notes = notes(&origins, &files);
+    Ok(Folder { imported, origins, task: config.task(), labels: config.labels, files, notes })
+}
+
+/// The program with its weights, once it has run with them.
+fn runnable(engine: &Onnx, program: Program, weights: Vec<Tensor>) -> Result<Imported> {
+    let bytes = Bytes::from(program.model.encode_to_vec());
+    let mut session = engine.session(&bytes, weights.len(), Load::AsIs)?;
+    let bound = engine.bind(weights.clone())?;
+    probe::runs(session.as_mut(), bound.as_ref())?;
+    let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
+    Ok(Imported {
+        signature: program.signature,
+        program: bytes,
+        kind: ProgramKind::Lifted,
+        target: PORTABLE.to_owned(),
+        why_whole: None,
+        max_batch_size: if apart { BATCH_MAX } else { 0 },
+        weights,
+    })
+}
+
+fn kept_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {
+    let there = KEPT_FILES.iter().filter(|name| folder.join(name).is_file());
+    there.map(|name| Ok(((*name).to_owned(), engine::map::map_file(&folder.join(name))?))).collect()
+}
+
+fn notes(origins: &[Option<Origin>], files: &[(String, Bytes)]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let converted = origins.iter().filter(|origin| origin.is_none()).count();
+    if converted > 0 {
+        notes.push(format!("{converted} weights were in half precision and are stored as FP32, twice as large"));
+    }
+    if !files.iter().any(|(name, _)| name == KEPT_FILES[0]) {
+        notes.push("there is no tokenizer.json: the model takes token ids, and only those".to_owned());
+    }
+    notes
+}

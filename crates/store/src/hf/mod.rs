@@ -1,0 +1,21 @@
+//! Hugging Face folders become packs without Python: the program is generated from `config.json`, the weights are the
+//! tensors of the safetensors files as they are.
+//!
+//! `config` says what the model is, `sentence` what a sentence-transformers folder puts behind it; `program` turns both
+//! into a graph (`encoder` and `head` hold the mathematics, `graph` the format) and a list of the tensors it wants;
+//! `checkpoint` finds these; `import` joins the two.
+
+mod checkpoint;
+mod config;
+mod encoder;
+mod graph;
+mod head;
+mod import;
+mod json;
+mod program;
+mod sentence;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use import::{FORMAT, Folder, identify, import, is_checkpoint, refuse_other_formats};

@@ -1,0 +1,201 @@
+//! Graphs of every kind through the importer: each is lifted, and two exporters' spellings are one program.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::onnx::scramble::scramble;
+use crate::onnx::wire::{
+    Attribute, Dim, Entry, Node, OpsetId, Shape, SparseTensor, TensorProto, TensorType, Type, ValueInfo,
+};
+
+/// The runtime that `make setup` fetched, or the one that the environment names.
+fn onnx() -> Onnx {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/onnxruntime/1.31.1/libonnxruntime.so");
+    let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE).map_or(fetched, PathBuf::from);
+    Onnx::load(Some(&library)).expect("'make setup' fetches the runtime")
+}
+
+fn asset(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets").join(name)
+}
+
+#[test]
+fn what_another_exporter_wrote_is_the_same_program() {
+    let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
+    for file in ["bert_tiny_qa.onnx", "nanodet_g_coco80.onnx", "person_ssdlite_odapi.onnx"] {
+        let (_, model) = read(&asset(file)).unwrap();
+        let want = import(&onnx, &asset(file), false).unwrap();
+        assert_eq!(want.why_whole, None, "{file}");
+        let other = folder.path().join(file);
+        std::fs::write(&other, scramble(&model, 99).encode_to_vec()).unwrap();
+        let got = import(&onnx, &other, false).unwrap();
+        assert!(got.program == want.program, "{file} scrambled is another program");
+        assert!(got.weights == want.weights, "{file} scrambled has other weights");
+    }
+}
+
+#[test]
+fn a_form_for_any_cpu_is_another_program_of_the_same_answers() {
+    let onnx = onnx();
+    // Convolutions are laid out for the CPU; a transformer has none.
+    for (file, native) in [("nanodet_g_coco80.onnx", engine::cpu::target()), ("bert_tiny_qa.onnx", PORTABLE.to_owned())]
+    {
+        let [here, any] = [false, true].map(|portable| import(&onnx, &asset(file), portable).unwrap());
+        assert_eq!((&*here.target, &*any.target), (&*native, PORTABLE), "{file}");
+        assert_eq!(here.program == any.program, native == PORTABLE, "{file}");
+    }
+}
+
+/// A `TensorProto` of 32-bit floats, different for each seed.
+fn floats(name: &str, dims: &[i64], seed: u16) -> TensorProto {
+    let count: i64 = dims.iter().product();
+    let value = |index: i64| f32::from(u16::try_from(index * 7919 % 101).unwrap() + seed) / 400.0 - 0.125;
+    TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(1),
+        dims: dims.to_vec(),
+        float_data: (0..count).map(value).collect(),
+        ..TensorProto::default()
+    }
+}
+
+fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
+    let dim = dims.iter().map(|&dim| Dim {
+        dim_value: (dim >= 0).then_some(dim),
+        dim_param: (dim < 0).then(|| format!("axis{dim}")),
+        ..Dim::default()
+    });
+    let tensor_type = TensorType { elem_type: Some(elem_type), shape: Some(Shape { dim: dim.collect() }) };
+    ValueInfo {
+        name: Some(name.to_owned()),
+        r#type: Some(Type { tensor_type: Some(tensor_type), ..Type::default() }),
+        doc_string: None,
+    }
+}
+
+fn node(operator: &str, input: &[&str], output: &str) -> Node {
+    Node {
+        op_type: Some(operator.to_owned()),
+        input: input.iter().map(|&name| name.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..Node::default()
+    }
+}
+
+fn model(graph: Graph) -> Model {
+    let opset = OpsetId { domain: Some(String::new()), version: Some(17) };
+    let graph = Graph { name: Some("g".to_owned()), ..graph };
+    Model { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..Model::default() }
+}
+
+/// Branches that hold weights, one of them as a node.
+fn conditional(seed: u16) -> Model {
+    // In AttributeProto a tensor is of type 4 and a graph of type 5.
+    let mut constant = node("Constant", &[], "w");
+    let held = Some(floats("", &[4, 4], seed));
+    constant.attribute =
+        vec![Attribute { name: Some("value".into()), t: held, r#type: Some(4), ..Attribute::default() }];
+    let branch = |name: &str, node: Vec<Node>, initializer: Vec<TensorProto>| {
+        let output = vec![value("o", 1, &[-1, 4])];
+        let graph = Graph { name: Some("b".into()), node, initializer, output, ..Graph::default() };
+        Attribute { name: Some(name.into()), g: Some(graph), r#type: Some(5), ..Attribute::default() }
+    };
+    let mut outer = node("If", &["c"], "y");
+    outer.attribute = vec![
+        branch("then_branch", vec![constant, node("MatMul", &["x", "w"], "o")], Vec::new()),
+        branch("else_branch", vec![node("Add", &["x", "w"], "o")], vec![floats("w", &[4], seed)]),
+    ];
+    model(Graph {
+        node: vec![outer],
+        input: vec![value("x", 1, &[-1, 4]), value("c", 9, &[])],
+        output: vec![value("y", 1, &[-1, 4])],
+        ..Graph::default()
+    })
+}
+
+/// Two learnt scalars, which are equal in one fine-tune and not in the other.
+fn scalars(seed: u16) -> Model {
+    model(Graph {
+        node: vec![node("Mul", &["x", "a"], "m"), node("Tanh", &["m"], "t"), node("Mul", &["t", "b"], "y")],
+        initializer: vec![floats("a", &[], 3), floats("b", &[], seed)],
+        input: vec![value("x", 1, &[-1])],
+        output: vec![value("y", 1, &[-1])],
+        ..Graph::default()
+    })
+}
+
+/// A matrix large enough to be turned, used twice.
+fn tied(seed: u16) -> Model {
+    model(Graph {
+        node: vec![node("MatMul", &["x", "w"], "m"), node("Tanh", &["m"], "t"), node("MatMul", &["t", "w"], "y")],
+        initializer: vec![floats("w", &[256, 256], seed)],
+        input: vec![value("x", 1, &[-1, -2, 256])],
+        output: vec![value("y", 1, &[-1, -2, 256])],
+        ..Graph::default()
+    })
+}
+
+fn sparse(seed: u16) -> Model {
+    let numbers = SparseTensor {
+        values: Some(floats("w", &[3], seed)),
+        indices: Some(TensorProto {
+            data_type: Some(7),
+            dims: vec![3],
+            int64_data: vec![0, 5, 7],
+            ..TensorProto::default()
+        }),
+        dims: vec![2, 4],
+    };
+    model(Graph {
+        node: vec![node("MatMul", &["x", "w"], "y")],
+        sparse_initializer: vec![numbers],
+        input: vec![value("x", 1, &[-1, 2])],
+        output: vec![value("y", 1, &[-1, 4])],
+        ..Graph::default()
+    })
+}
+
+#[test]
+fn fine_tunes_share_a_program_wherever_their_weights_are() {
+    let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
+    for (what, make, weights) in [
+        ("branches", conditional as fn(u16) -> Model, 2),
+        ("scalars", scalars, 2),
+        ("a tied matrix", tied, 1),
+        ("a sparse matrix", sparse, 1),
+    ] {
+        let [one, other] = [3, 8].map(|seed| {
+            let path = folder.path().join("m.onnx");
+            std::fs::write(&path, make(seed).encode_to_vec()).unwrap();
+            import(&onnx, &path, false).unwrap_or_else(|error| panic!("{what}: {error:?}"))
+        });
+        assert_eq!(one.why_whole, None, "{what}");
+        assert_eq!(one.weights.len(), weights, "{what}");
+        assert!(one.program == other.program, "{what}: two programs");
+        assert!(one.weights != other.weights, "{what}: the fine-tunes must differ for this test to mean anything");
+    }
+}
+
+#[test]
+fn external_data_is_lifted_and_a_whole_graph_takes_it_in() {
+    let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
+    let entry = |key: &str, value: &str| Entry { key: Some(key.into()), value: Some(value.into()) };
+    let path = folder.path().join("m.onnx");
+    let mut split = tied(3);
+    let weight = &mut split.graph.as_mut().unwrap().initializer[0];
+    let numbers: Vec<u8> = weight.float_data.drain(..).flat_map(f32::to_le_bytes).collect();
+    std::fs::write(folder.path().join("numbers"), [&[0; 4096], &numbers[..]].concat()).unwrap();
+    weight.data_location = Some(1);
+    weight.external_data = vec![entry("location", "numbers"), entry("offset", "4096")];
+    std::fs::write(&path, split.encode_to_vec()).unwrap();
+    assert_eq!(identify(&path).unwrap().bytes, std::fs::metadata(&path).unwrap().len() + 4096 + numbers.len() as u64);
+    let imported = import(&onnx, &path, false).unwrap();
+    assert_eq!((imported.why_whole, imported.weights.len()), (None, 1));
+
+    let model = Model::decode(whole(&path).unwrap()).unwrap();
+    assert_eq!(model.graph.unwrap().initializer[0].raw_data.as_deref(), Some(&numbers[..]));
+
+    split.graph.as_mut().unwrap().initializer[0].external_data[0] = entry("location", "../numbers");
+    std::fs::write(&path, split.encode_to_vec()).unwrap();
+    assert!(identify(&path).unwrap_err().message.contains("outside the model's folder"));
+}
