@@ -3,7 +3,7 @@
 //! The runtime lays a constant matrix out for its kernel once; one that comes at run time it has to copy, block by
 //! block, at every call, which for a short sequence costs more than the product. The copy is made of the *second* factor
 //! only. So `X·W` is computed as `(Wᵀ·Xᵀ)ᵀ`: the matrix, stored as [out, in], becomes the first factor, which is read
-//! where it lies, and the few rows of `X` are what is copied. Measured in docs/performance.md.
+//! where it lies, and the few rows of `X` are what is copied. Measured in docs/decisions/002-lift-by-role.md.
 
 use std::collections::{HashMap, HashSet};
 
