@@ -13,13 +13,32 @@ pub(crate) use result::{LabelScore, classify, regress};
 mod status;
 pub(crate) use status::{VersionState, VersionStatus, statuses};
 
-use engine::{Error, Result};
+use std::time::Instant;
+
+use engine::{Error, Result, Tensor};
+
+use crate::Origin;
 
 /// The one signature that a model has.
 pub(crate) const SIGNATURE: &str = "serving_default";
 
 /// The signature's method, as TensorFlow names it.
 pub(crate) const PREDICT_METHOD: &str = "tensorflow/serving/predict";
+
+/// What comes with a request besides its content.
+pub(crate) struct Terms {
+    /// When the call's own time limit runs out. The transport may end the call then; the scheduler must know it before,
+    /// so that nothing is computed for nobody.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) origin: Origin,
+}
+
+impl Terms {
+    /// The same, with what `inputs` take counted.
+    pub(crate) fn with_inputs(self, inputs: &[(String, Tensor)]) -> Result<Self> {
+        Ok(Self { origin: self.origin.with_inputs(inputs)?, ..self })
+    }
+}
 
 /// Checks the signature that a client asks for; an empty name is the default's.
 ///

@@ -25,8 +25,8 @@ use tonic::{Request, Response, Status};
 
 use super::GrpcLimits;
 use super::status::status;
-use crate::tfs::{alias, classify, regress, resolve, tensors};
-use crate::{InferRequest, Management, Model, Origin, Scheduler};
+use crate::tfs::{Terms, alias, classify, regress, resolve, tensors};
+use crate::{InferRequest, Management, Model, Scheduler};
 use spec::Target;
 
 /// TensorFlow Serving's names for what a task of several wants.
@@ -192,20 +192,6 @@ impl Prediction {
     /// A request that could not be read is a refusal like any other.
     fn counted<T>(&self, prepared: Result<T>) -> Result<T> {
         prepared.inspect_err(|error| self.scheduler.metrics().refused(error.kind))
-    }
-}
-
-/// What comes with a message besides its content.
-struct Terms {
-    /// When the call's own time limit runs out. The transport ends the call then; the scheduler must know it before,
-    /// so that nothing is computed for nobody.
-    deadline: Option<Instant>,
-    origin: Origin,
-}
-
-impl Terms {
-    fn with_inputs(self, inputs: &[(String, Tensor)]) -> Result<Self> {
-        Ok(Self { origin: self.origin.with_inputs(inputs)?, ..self })
     }
 }
 

@@ -21,21 +21,8 @@ use serde_json::json;
 
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
-use crate::tfs::{alias, classify, regress, tensors};
+use crate::tfs::{Terms, alias, classify, regress, tensors};
 use crate::{InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
-
-/// Under what a request runs.
-struct Terms {
-    deadline: Option<Instant>,
-    origin: Origin,
-}
-
-impl Terms {
-    /// The same, with what `inputs` take counted.
-    fn with_inputs(self, inputs: &[(String, Tensor)]) -> Result<Self> {
-        Ok(Self { origin: self.origin.with_inputs(inputs)?, ..self })
-    }
-}
 
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
