@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use engine::cpu::thread_cpu;
 use engine::{Error, ErrorKind, Tensor};
+use pipeline::{Detector, detect};
 use store::Manifest;
 
-use crate::detect::{self, Detector};
 use crate::inference::{Inference, Pending};
 use crate::judge::{declared_s, identify, judge};
 use crate::media::{self, Decode, DecodeReport, Frames, Probe, Tools};
@@ -101,7 +101,7 @@ impl<'a> Work<'a> {
             let probe = media::probe(job.tools, &path)?;
             let lasts_s = declared_s(&path, &probe);
             let identity = identify(&job.task.input, &path)?;
-            let (size, channels) = detector.frame_format();
+            let (size, channels) = detector.input_format();
             let decode = Decode { size, channels, stall_limit: job.stall_limit };
             let frames = Frames::open(job.tools, &path, &probe, &decode)?;
             Ok(Self { job, begun, identity, probe, lasts_s, manifest, detector, frames })
@@ -169,10 +169,10 @@ fn read(
         let frame = frames.next().map_err(Failure::Task)?;
         lap(&mut read_cpu);
         let Some(frame) = frame else { break };
-        let inputs = detector.prepare(&frame).map_err(Failure::Task)?;
+        let inputs = detector.prepare(&frame.picture).map_err(Failure::Task)?;
         let (index, pts_s) = (frame.index, frame.pts_s);
         span_s = Some((span_s.map_or(pts_s, |(first, _)| first), pts_s));
-        frames.recycle(frame.pixels);
+        frames.recycle(frame.picture.pixels);
         let pending = submit(job, manifest, &inputs)?;
         // The writer hangs up only when it failed, and then its own reason is the one that is told.
         if sender.send(InFlight { index, pts_s, pending }).is_err() {

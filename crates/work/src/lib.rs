@@ -15,8 +15,6 @@ pub use object::{FolderStore, ObjectStore};
 
 pub mod media;
 
-pub mod detect;
-
 pub mod inference;
 pub use inference::{Answer, Inference, Pending};
 

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use engine::{Error, Result};
+use pipeline::Detected;
 use serde::{Deserialize, Serialize};
-
-use crate::detect::Detected;
 
 /// The summary format this build writes.
 pub const FORMAT: u32 = 1;

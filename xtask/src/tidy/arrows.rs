@@ -11,7 +11,7 @@ struct Layer {
     reason: &'static str,
 }
 
-const LAYERS: [Layer; 8] = [
+const LAYERS: [Layer; 9] = [
     Layer {
         name: "engine",
         may_import: &[],
@@ -23,12 +23,17 @@ const LAYERS: [Layer; 8] = [
         may_import: &["engine", "proto"],
         reason: "store knows no server: a pack is made and read without one; of the wire it takes the words of configurations",
     },
-    Layer { name: "serve", may_import: &["engine", "proto", "store"], reason: PEERS },
-    Layer { name: "work", may_import: &["engine", "proto", "store"], reason: PEERS },
+    Layer {
+        name: "pipeline",
+        may_import: &["engine", "store"],
+        reason: "pipeline knows what tensors mean and not where they come from: server and worker both stand on it",
+    },
+    Layer { name: "serve", may_import: &["engine", "pipeline", "proto", "store"], reason: PEERS },
+    Layer { name: "work", may_import: &["engine", "pipeline", "proto", "store"], reason: PEERS },
     Layer { name: "bench", may_import: &["engine", "proto", "store"], reason: PEERS },
     Layer {
         name: "packhorse",
-        may_import: &["bench", "engine", "proto", "serve", "store", "work"],
+        may_import: &["bench", "engine", "pipeline", "proto", "serve", "store", "work"],
         reason: "only the binary joins the libraries",
     },
     Layer { name: "xtask", may_import: &[], reason: "the chores must build when a library does not" },

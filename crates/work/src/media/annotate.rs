@@ -7,6 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind, Result};
+use pipeline::Fit;
 use rustix::event::PollFlags;
 use store::task::Channels;
 
@@ -14,7 +15,7 @@ use super::child::{Child, LOG_LEVEL, pipe_failed};
 use super::draw::{Canvas, Mark, zoom_for};
 use super::probe::input_url;
 use super::sheet::{Sheet, SheetPlan};
-use super::{Decode, Frame, FrameSize, Frames, Probe, Tools};
+use super::{Decode, Frame, Frames, Probe, Tools};
 
 /// The longest wait for a sign of life from decoder or encoder.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -60,7 +61,7 @@ pub fn annotate(
 }
 
 fn run(job: &Annotate<'_>, marks: &mut dyn FnMut(u64) -> Vec<Mark>, progress: &mut dyn FnMut(u64)) -> Result<u64> {
-    let decode = Decode { size: FrameSize::Source, channels: Channels::Rgb, stall_limit: STALL_LIMIT };
+    let decode = Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: STALL_LIMIT };
     let (width, height) = (job.probe.width as usize, job.probe.height as usize);
     let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
     let mut encoder = Encoder::start(job)?;
@@ -70,10 +71,14 @@ fn run(job: &Annotate<'_>, marks: &mut dyn FnMut(u64) -> Vec<Mark>, progress: &m
         if let Some(sheet) = &mut sheet {
             sheet.offer(&frame, &marks);
         }
-        Canvas::new(&mut frame.pixels, width, height).marks(&marks, [1.0, 1.0], zoom_for(frame.width, frame.height));
+        Canvas::new(&mut frame.picture.pixels, width, height).marks(
+            &marks,
+            [1.0, 1.0],
+            zoom_for(frame.picture.width, frame.picture.height),
+        );
         encoder.write(&frame)?;
         progress(frame.index + 1);
-        frames.recycle(frame.pixels);
+        frames.recycle(frame.picture.pixels);
     }
     let report = frames.finish()?;
     encoder.finish()?;
@@ -121,11 +126,11 @@ impl<'a> Encoder<'a> {
         // Times that do not rise are nudged: the encoder takes none twice.
         let tick = ((since_s * ENCODER_TICKS_PER_S).round() as u64).max(self.next_tick);
         self.next_tick = tick + 1;
-        let bytes = u32::try_from(frame.pixels.len() / 3 * 4).map_err(|error| pipe_failed("ffmpeg", error))?;
+        let bytes = u32::try_from(frame.picture.pixels.len() / 3 * 4).map_err(|error| pipe_failed("ffmpeg", error))?;
         self.packet.clear();
         self.packet.extend(bytes.to_le_bytes());
         self.packet.extend(tick.to_le_bytes());
-        self.packet.extend(frame.pixels.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]));
+        self.packet.extend(frame.picture.pixels.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]));
         self.send()
     }
 

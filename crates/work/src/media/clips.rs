@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use engine::ErrorKind;
+use pipeline::Fit;
 use store::task::Channels;
 use tempfile::TempDir;
 
@@ -49,7 +50,7 @@ fn tools() -> Tools {
     Tools { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into() }
 }
 
-const SMALL: Decode = Decode { size: FrameSize::Source, channels: Channels::Rgb, stall_limit: Duration::from_secs(30) };
+const SMALL: Decode = Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: Duration::from_secs(30) };
 
 fn decode(path: &Path, how: &Decode) -> Result<(Vec<Frame>, DecodeReport)> {
     let probe = probe(&tools(), path)?;
@@ -95,7 +96,7 @@ fn every_frame_comes_with_its_time() {
         let got: Vec<f64> = frames.iter().map(|frame| frame.pts_s).collect();
         assert_eq!(got, want, "{name}");
         assert!(frames.iter().zip(0..).all(|(frame, index)| frame.index == index), "{name}");
-        assert!(frames.iter().all(|frame| (frame.width, frame.height) == (64, 48)), "{name}");
+        assert!(frames.iter().all(|frame| (frame.picture.width, frame.picture.height) == (64, 48)), "{name}");
         assert_eq!((report.frames, report.damage_count, report.first_damage), (want.len() as u64, 0, None), "{name}");
     }
 }
@@ -131,23 +132,23 @@ fn pixels_are_those_asked_for() {
     let whole = clips.make(&format!("{SOURCE} -c:v libx264"), "whole.mp4");
     let turned = clips.make(&format!("-i {} -c copy -metadata:s:v rotate=90", whole.display()), "turned.mp4");
     let (rgb, bgr) = (Channels::Rgb, Channels::Bgr);
-    let exact = |width, height| FrameSize::Exact { width, height };
+    let exact = |width, height| Fit::Exact { width, height };
     let table = [
-        (&upright, FrameSize::Source, rgb, (64, 48), Some([[255, 128, 0], [0, 0, 255]])),
-        (&upright, FrameSize::Source, bgr, (64, 48), Some([[0, 128, 255], [255, 0, 0]])),
+        (&upright, Fit::Source, rgb, (64, 48), Some([[255, 128, 0], [0, 0, 255]])),
+        (&upright, Fit::Source, bgr, (64, 48), Some([[0, 128, 255], [255, 0, 0]])),
         (&upright, exact(31, 17), bgr, (31, 17), Some([[0, 128, 255], [255, 0, 0]])),
-        (&turned, FrameSize::Source, rgb, (48, 64), None),
+        (&turned, Fit::Source, rgb, (48, 64), None),
         (&turned, exact(416, 416), rgb, (416, 416), None),
     ];
     for (path, size, channels, (width, height), corners) in table {
         let case = format!("{} {size:?} {channels:?}", path.display());
         let (frames, _) = decode(path, &Decode { size, channels, ..SMALL }).unwrap();
         for frame in &frames {
-            assert_eq!((frame.width, frame.height), (width, height), "{case}");
-            assert_eq!(frame.pixels.len(), (width * height * 3) as usize, "{case}");
+            assert_eq!((frame.picture.width, frame.picture.height), (width, height), "{case}");
+            assert_eq!(frame.picture.pixels.len(), (width * height * 3) as usize, "{case}");
         }
         if let Some([first, last]) = corners {
-            let pixels = &frames[0].pixels;
+            let pixels = &frames[0].picture.pixels;
             let close = |a: &[u8], b: [u8; 3]| a.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= 2);
             assert!(close(&pixels[..3], first) && close(&pixels[pixels.len() - 3..], last), "{case}");
         }
@@ -155,7 +156,7 @@ fn pixels_are_those_asked_for() {
     // The display matrix counts against the clock: the upper right corner becomes the upper left one.
     let (flat, _) = decode(&whole, &SMALL).unwrap();
     let (turned, _) = decode(&turned, &SMALL).unwrap();
-    let at = |frame: &Frame, x: u32, y: u32| frame.pixels[((y * frame.width + x) * 3) as usize];
+    let at = |frame: &Frame, x: u32, y: u32| frame.picture.pixels[((y * frame.picture.width + x) * 3) as usize];
     for (x, y) in [(0, 0), (63, 0), (0, 47), (20, 10), (50, 30)] {
         let (a, b) = (at(&flat[5], x, y), at(&turned[5], y, 63 - x));
         assert!(a.abs_diff(b) <= 40, "({x}, {y}): {a}, {b}");
@@ -241,7 +242,7 @@ fn stand_in(clips: &Clips, name: &str, script: &str) -> Tools {
 
 /// A frame of one pixel: its time, on standard input's descriptor, and its bytes.
 const ONE_FRAME: &str = "printf 'frame:0 pts:0\\n' >&0; printf abc";
-const ONE_PIXEL: Decode = Decode { size: FrameSize::Exact { width: 1, height: 1 }, ..SMALL };
+const ONE_PIXEL: Decode = Decode { size: Fit::Exact { width: 1, height: 1 }, ..SMALL };
 
 /// Runs each script as the decoder: it must fail with the kind and the words beside it.
 fn check_failures(stall_limit: Duration, table: &[(&str, ErrorKind, &str)]) {
@@ -291,7 +292,7 @@ fn a_decoder_that_fails_late_is_damage() {
     let probe = probe(&tools(), &path).unwrap();
     let tools = stand_in(&clips, "half", &format!("{ONE_FRAME}; printf x; echo '[error] torn' >&2; exit 1"));
     let mut frames = Frames::open(&tools, &path, &probe, &ONE_PIXEL).unwrap();
-    assert_eq!(frames.next().unwrap().unwrap().pixels, b"abc");
+    assert_eq!(frames.next().unwrap().unwrap().picture.pixels, b"abc");
     assert_eq!(frames.next().unwrap(), None);
     let report = frames.finish().unwrap();
     assert_eq!((report.frames, report.damage_count, report.first_damage.as_deref()), (1, 1, Some("torn")));
@@ -304,10 +305,10 @@ fn an_early_end_leaves_nothing_behind() {
     let probe = probe(&tools(), &path).unwrap();
     let mut frames = Frames::open(&tools(), &path, &probe, &SMALL).unwrap();
     let first = frames.next().unwrap().unwrap();
-    let (address, length) = (first.pixels.as_ptr(), first.pixels.len());
-    frames.recycle(first.pixels);
+    let (address, length) = (first.picture.pixels.as_ptr(), first.picture.pixels.len());
+    frames.recycle(first.picture.pixels);
     let second = frames.next().unwrap().unwrap();
-    assert_eq!((second.index, second.pixels.as_ptr(), second.pixels.len()), (1, address, length));
+    assert_eq!((second.index, second.picture.pixels.as_ptr(), second.picture.pixels.len()), (1, address, length));
     let report = frames.finish().unwrap();
     assert_eq!((report.frames, report.damage_count), (2, 0));
 

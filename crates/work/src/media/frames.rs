@@ -11,30 +11,27 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
+use pipeline::{Fit, Picture};
 use store::task::Channels;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
 use super::probe::{FRAME_PIXELS_MAX, input_url};
-use super::{Decode, FrameSize, Probe, Tools};
+use super::{Decode, Probe, Tools};
 
 /// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
 const PIPE_BYTES: usize = 1 << 20;
 /// Buffers kept for the next frames.
 const SPARE_BUFFERS_MAX: usize = 8;
 
-/// One picture.
+/// One picture of a video.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     /// Counts from 0 in the order of presentation.
     pub index: u64,
     /// When it is to be shown, in seconds on the file's own clock, to the microsecond; what ffprobe calls `pts_time`.
     pub pts_s: f64,
-    /// Pixels across.
-    pub width: u32,
-    /// Pixels down.
-    pub height: u32,
-    /// Three bytes a pixel, row by row from the top, no padding, in the order that [`Decode`] asked for.
-    pub pixels: Vec<u8>,
+    /// In the order of channels that [`Decode`] asked for.
+    pub picture: Picture,
 }
 
 /// What decoding a video came to.
@@ -75,8 +72,8 @@ impl Frames {
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
     pub fn open(tools: &Tools, path: &Path, probe: &Probe, decode: &Decode) -> Result<Self> {
         let (width, height) = match decode.size {
-            FrameSize::Source => (probe.width, probe.height),
-            FrameSize::Exact { width, height } => (width, height),
+            Fit::Source => (probe.width, probe.height),
+            Fit::Exact { width, height } => (width, height),
         };
         let pixel_count = u64::from(width) * u64::from(height);
         if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
@@ -137,7 +134,7 @@ impl Frames {
         };
         let index = self.next_index;
         self.next_index += 1;
-        Ok(Some(Frame { index, pts_s, width: self.width, height: self.height, pixels }))
+        Ok(Some(Frame { index, pts_s, picture: Picture { width: self.width, height: self.height, pixels } }))
     }
 
     /// Takes back the pixels of a frame that is done with, so that their memory serves again.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use engine::Result;
+use pipeline::Fit;
 use store::task::Channels;
 
 mod child;
@@ -61,25 +62,11 @@ impl Tools {
     }
 }
 
-/// The size of the frames a reader wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameSize {
-    /// As the video is displayed.
-    Source,
-    /// Stretched to exactly this many pixels.
-    Exact {
-        /// Pixels across.
-        width: u32,
-        /// Pixels down.
-        height: u32,
-    },
-}
-
 /// How a video is to be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decode {
     /// The size of every frame.
-    pub size: FrameSize,
+    pub size: Fit,
     /// The order of a pixel's three bytes.
     pub channels: Channels,
     /// The longest wait for the next sign of life; afterwards the decoder is killed.

@@ -5,6 +5,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use engine::{Error, ErrorKind, Result};
+use pipeline::Picture;
 
 use super::Frame;
 use super::draw::{Canvas, GLYPH_PX, Mark};
@@ -60,8 +61,8 @@ impl Sheet {
             return;
         };
         let [width, height] = self.thumb;
-        let mut thumb = shrink(frame, width, height);
-        let scale = [width as f32 / frame.width as f32, height as f32 / frame.height as f32];
+        let mut thumb = shrink(&frame.picture, width, height);
+        let scale = [width as f32 / frame.picture.width as f32, height as f32 / frame.picture.height as f32];
         Canvas::new(&mut thumb, width, height).marks(marks, scale, 1);
         let cell = cell(self.thumb);
         let [left, top] = [GAP_PX + place % COLUMNS * cell[0], GAP_PX + place / COLUMNS * cell[1]];
@@ -114,9 +115,9 @@ fn clock(pts_s: f64) -> String {
     format!("{sign}{}:{:02}.{:03}", millis / 60_000, millis / 1000 % 60, millis % 1000)
 }
 
-/// `frame` at another size: each pixel is the mean of the pixels it covers, at least one.
-fn shrink(frame: &Frame, width: usize, height: usize) -> Vec<u8> {
-    let (source_width, source_height) = (frame.width as usize, frame.height as usize);
+/// `picture` at another size: each pixel is the mean of the pixels it covers, at least one.
+fn shrink(picture: &Picture, width: usize, height: usize) -> Vec<u8> {
+    let (source_width, source_height) = (picture.width as usize, picture.height as usize);
     let covered = |at: usize, size: usize, source: usize| {
         let start = at * source / size;
         start..((at + 1) * source / size).max(start + 1)
@@ -129,7 +130,7 @@ fn shrink(frame: &Frame, width: usize, height: usize) -> Vec<u8> {
             let count = (rows.len() * columns.len()) as u32;
             let mut sums = [0u32; 3];
             for row in rows.clone() {
-                let line = &frame.pixels[(row * source_width + columns.start) * 3..][..columns.len() * 3];
+                let line = &picture.pixels[(row * source_width + columns.start) * 3..][..columns.len() * 3];
                 for pixel in line.chunks_exact(3) {
                     sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += u32::from(value));
                 }
@@ -164,11 +165,11 @@ mod tests {
     #[test]
     fn a_thumbnail_is_the_mean_of_what_it_covers() {
         let pixels = [[0u8; 3], [10; 3], [20; 3], [30; 3], [0; 3], [10; 3], [20; 3], [31; 3]].concat();
-        let frame = Frame { index: 0, pts_s: 0.0, width: 4, height: 2, pixels };
+        let picture = Picture { width: 4, height: 2, pixels };
         let table: [(usize, usize, &[u8]); 4] =
             [(1, 1, &[15]), (2, 1, &[5, 25]), (4, 1, &[0, 10, 20, 31]), (8, 1, &[0, 0, 10, 10, 20, 20, 31, 31])];
         for (width, height, want) in table {
-            let got: Vec<u8> = shrink(&frame, width, height).chunks(3).map(|pixel| pixel[0]).collect();
+            let got: Vec<u8> = shrink(&picture, width, height).chunks(3).map(|pixel| pixel[0]).collect();
             assert_eq!(got, want, "{width}x{height}");
         }
     }

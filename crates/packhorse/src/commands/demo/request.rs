@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use pipeline::Fit;
 use store::task::Channels;
-use work::media::{Decode, Frame, FrameSize, Frames, Tools, probe};
+use work::media::{Decode, Frame, Frames, Tools, probe};
 
 use super::PERSON;
 use crate::Outcome;
@@ -20,7 +21,7 @@ const HEIGHT: u32 = 288;
 pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
     let tools = Tools::from_env();
     let decode = Decode {
-        size: FrameSize::Exact { width: WIDTH, height: HEIGHT },
+        size: Fit::Exact { width: WIDTH, height: HEIGHT },
         channels: Channels::Rgb,
         stall_limit: Duration::from_secs(30),
     };
@@ -34,7 +35,7 @@ pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
 fn spell(frame: &Frame, out: &mut impl Write) -> std::io::Result<()> {
     let shape: [u32; 4] = [1, HEIGHT, WIDTH, 3];
     write!(out, r#"{{"inputs":[{{"name":"image_tensor:0","datatype":"UINT8","shape":{shape:?},"data":"#)?;
-    serde_json::to_writer(&mut *out, &frame.pixels)?;
+    serde_json::to_writer(&mut *out, &frame.picture.pixels)?;
     write!(out, r#"}}],"outputs":[{{"name":"num_detections:0"}},{{"name":"detection_scores:0"}}]}}"#)?;
     out.flush()
 }

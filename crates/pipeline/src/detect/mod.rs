@@ -1,4 +1,4 @@
-//! What a detector's tensors mean: frames to inputs, outputs to boxes in the pixels of the video.
+//! What a detector's tensors mean: pictures to inputs, outputs to boxes in the pixels of the source.
 
 use std::cmp::Ordering;
 
@@ -6,36 +6,36 @@ use engine::{Error, Result, Tensor};
 use store::Manifest;
 use store::task::{Channels, Detection, Task};
 
-use crate::media::{Frame, FrameSize};
+use crate::picture::{Fit, Picture};
 
 mod nanodet;
 mod nms;
 mod odapi;
 
-/// One object in one frame.
+/// One object in one picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detected {
     /// Key into the manifest's labels.
     pub class: u32,
     /// From 0 to 1.
     pub score: f32,
-    /// Left, top, right, bottom in pixels of the source, within the frame.
+    /// Left, top, right, bottom in pixels of the source, within the picture.
     pub box_px: [f32; 4],
 }
 
 /// The two ends of one family of detectors.
 pub trait Detector: Send + Sync {
-    /// The frames that [`Detector::prepare`] wants.
-    fn frame_format(&self) -> (FrameSize, Channels);
+    /// The picture that [`Detector::prepare`] wants.
+    fn input_format(&self) -> (Fit, Channels);
 
-    /// The inputs for one frame, in signature order.
+    /// The inputs for one picture, in signature order.
     ///
     /// # Errors
-    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when the frame is not of [`Detector::frame_format`].
-    fn prepare(&self, frame: &Frame) -> Result<Vec<Tensor>>;
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it is not of [`Detector::input_format`].
+    fn prepare(&self, picture: &Picture) -> Result<Vec<Tensor>>;
 
-    /// The objects that `outputs`, in signature order, report with at least `threshold`, in a video of `source_px`
-    /// (width, height): best first.
+    /// The objects that `outputs`, in signature order, report with at least `threshold`, in a picture that was `source_px`
+    /// (width, height) before it was fitted: best first.
     ///
     /// # Errors
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the output that is not of the shape or type that the
@@ -108,17 +108,16 @@ impl Output {
     }
 }
 
-/// Checks that `frame` holds `width` x `height` pixels.
-fn check_frame(frame: &Frame, width: usize, height: usize) -> Result<()> {
-    let (got_width, got_height) = (frame.width as usize, frame.height as usize);
+/// Checks that `picture` holds `width` x `height` pixels.
+fn check_picture(picture: &Picture, width: usize, height: usize) -> Result<()> {
+    let (got_width, got_height) = (picture.width as usize, picture.height as usize);
     let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
-    if (got_width, got_height) == (width, height) && bytes == Some(frame.pixels.len()) && bytes != Some(0) {
+    if (got_width, got_height) == (width, height) && bytes == Some(picture.pixels.len()) && bytes != Some(0) {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "frame {} is {got_width}x{got_height} in {} bytes, but the model wants {width}x{height} with 3 bytes a pixel",
-        frame.index,
-        frame.pixels.len()
+        "the picture is {got_width}x{got_height} in {} bytes, but the model wants {width}x{height} with 3 bytes a pixel",
+        picture.pixels.len()
     )))
 }
 

@@ -6,8 +6,8 @@ use store::Manifest;
 use store::task::{Channels, Detection};
 
 use super::nms::suppress;
-use super::{Detected, Detector, Output, best_first, check_frame};
-use crate::media::{Frame, FrameSize};
+use super::{Detected, Detector, Output, best_first, check_picture};
+use crate::picture::{Fit, Picture};
 
 /// The most boxes that go into suppression, the best of them: a threshold of zero must not take for ever.
 const CANDIDATES_MAX: usize = 4096;
@@ -105,17 +105,17 @@ impl Nanodet {
 }
 
 impl Detector for Nanodet {
-    fn frame_format(&self) -> (FrameSize, Channels) {
-        (FrameSize::Exact { width: self.width as u32, height: self.height as u32 }, self.channels)
+    fn input_format(&self) -> (Fit, Channels) {
+        (Fit::Exact { width: self.width as u32, height: self.height as u32 }, self.channels)
     }
 
-    fn prepare(&self, frame: &Frame) -> Result<Vec<Tensor>> {
-        check_frame(frame, self.width, self.height)?;
+    fn prepare(&self, picture: &Picture) -> Result<Vec<Tensor>> {
+        check_picture(picture, self.width, self.height)?;
         // A byte has 256 values, so what each becomes is looked up; a load and a store are all there is to a pixel,
         // and extending an empty vector writes its memory once.
-        let mut planes = Vec::with_capacity(frame.pixels.len());
+        let mut planes = Vec::with_capacity(picture.pixels.len());
         for (channel, normalised) in self.normalised.iter().enumerate() {
-            planes.extend(frame.pixels.chunks_exact(3).map(|pixel| normalised[usize::from(pixel[channel])]));
+            planes.extend(picture.pixels.chunks_exact(3).map(|pixel| normalised[usize::from(pixel[channel])]));
         }
         Ok(vec![Tensor::from_f32(vec![1, 3, self.height, self.width], planes)?])
     }
@@ -259,22 +259,22 @@ mod tests {
     #[test]
     fn a_frame_becomes_normalised_planes() {
         let pixels: Vec<u8> = (0..20 * 12 * 3).map(|i| (i % 251) as u8).collect();
-        let frame = Frame { index: 0, pts_s: 0.0, width: 20, height: 12, pixels };
+        let picture = Picture { width: 20, height: 12, pixels };
         let detector = nanodet(&task()).unwrap();
-        let inputs = detector.prepare(&frame).unwrap();
+        let inputs = detector.prepare(&picture).unwrap();
         let (got, shape) = (inputs[0].as_f32().unwrap(), inputs[0].shape());
         assert_eq!(shape, [1, 3, 12, 20]);
-        for (i, pixel) in frame.pixels.chunks(3).enumerate() {
+        for (i, pixel) in picture.pixels.chunks(3).enumerate() {
             let [b, g, r] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
             let want = [(b - 10.0) / 2.0, g, (r - 1.0) / 4.0];
             assert_eq!([got[i], got[240 + i], got[480 + i]], want, "pixel {i}");
         }
-        let short = Frame { pixels: vec![0; 9], ..frame };
-        let turned = Frame { width: 12, height: 20, pixels: frame.pixels, ..frame };
+        let short = Picture { pixels: vec![0; 9], ..picture };
+        let turned = Picture { width: 12, height: 20, pixels: picture.pixels };
         for wrong in [short, turned] {
             assert_eq!(detector.prepare(&wrong).unwrap_err().kind, ErrorKind::InvalidInput);
         }
-        assert_eq!(detector.frame_format(), (FrameSize::Exact { width: 20, height: 12 }, Channels::Bgr));
+        assert_eq!(detector.input_format(), (Fit::Exact { width: 20, height: 12 }, Channels::Bgr));
     }
 
     #[test]

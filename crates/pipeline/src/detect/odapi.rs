@@ -5,8 +5,8 @@ use engine::{DataType, Error, Result, Tensor};
 use store::Manifest;
 use store::task::Channels;
 
-use super::{Detected, Detector, Output, best_first, check_frame};
-use crate::media::{Frame, FrameSize};
+use super::{Detected, Detector, Output, best_first, check_picture};
+use crate::picture::{Fit, Picture};
 
 /// The most rows that are read; the API's own models give 100.
 const ROWS_MAX: usize = 100;
@@ -29,14 +29,14 @@ impl Odapi {
 }
 
 impl Detector for Odapi {
-    fn frame_format(&self) -> (FrameSize, Channels) {
-        (FrameSize::Source, Channels::Rgb)
+    fn input_format(&self) -> (Fit, Channels) {
+        (Fit::Source, Channels::Rgb)
     }
 
-    fn prepare(&self, frame: &Frame) -> Result<Vec<Tensor>> {
-        let (width, height) = (frame.width as usize, frame.height as usize);
-        check_frame(frame, width, height)?;
-        Ok(vec![Tensor::new(DataType::U8, vec![1, height, width, 3], Bytes::copy_from_slice(&frame.pixels))?])
+    fn prepare(&self, picture: &Picture) -> Result<Vec<Tensor>> {
+        let (width, height) = (picture.width as usize, picture.height as usize);
+        check_picture(picture, width, height)?;
+        Ok(vec![Tensor::new(DataType::U8, vec![1, height, width, 3], Bytes::copy_from_slice(&picture.pixels))?])
     }
 
     fn detect(&self, outputs: &[Tensor], source_px: (u32, u32), threshold: f32) -> Result<Vec<Detected>> {
@@ -151,10 +151,10 @@ mod tests {
 
     #[test]
     fn a_frame_goes_in_as_it_is() {
-        let mut frame = Frame { index: 0, pts_s: 0.0, width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] };
-        let inputs = odapi().prepare(&frame).unwrap();
-        assert_eq!((inputs[0].shape(), &inputs[0].data()[..]), (&[1, 1, 2, 3][..], &frame.pixels[..]));
-        frame.pixels.pop();
-        assert_eq!(odapi().prepare(&frame).unwrap_err().kind, ErrorKind::InvalidInput);
+        let mut picture = Picture { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] };
+        let inputs = odapi().prepare(&picture).unwrap();
+        assert_eq!((inputs[0].shape(), &inputs[0].data()[..]), (&[1, 1, 2, 3][..], &picture.pixels[..]));
+        picture.pixels.pop();
+        assert_eq!(odapi().prepare(&picture).unwrap_err().kind, ErrorKind::InvalidInput);
     }
 }

@@ -1,0 +1,9 @@
+//! What a model's tensors mean: pictures and text in, answers out.
+//!
+//! Knows no server, no queue and no file but the manifest's: whoever runs the model hands the tensors through.
+
+mod picture;
+pub use picture::{Fit, Picture};
+
+pub mod detect;
+pub use detect::{Detected, Detector};
