@@ -2,8 +2,9 @@
 //!
 //! Knows no server, no queue and no file but the manifest's: whoever runs the model hands the tensors through.
 
-mod picture;
-pub use picture::{Fit, Picture};
+pub mod picture;
+pub use picture::{Picture, Placement};
+pub use store::picture::{Fit, Resample};
 
 pub mod detect;
 pub use detect::{Detected, Detector};

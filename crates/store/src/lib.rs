@@ -4,6 +4,7 @@
 
 pub mod manifest;
 pub mod name;
+pub mod picture;
 pub mod task;
 
 mod atomic;

@@ -6,7 +6,7 @@ use engine::{Error, Result, Tensor};
 use store::Manifest;
 use store::task::{Channels, Detection, Task};
 
-use crate::picture::{Fit, Picture};
+use crate::{Fit, Picture};
 
 mod nanodet;
 mod nms;

@@ -7,7 +7,7 @@ use store::task::{Channels, Detection};
 
 use super::nms::suppress;
 use super::{Detected, Detector, Output, best_first, check_picture};
-use crate::picture::{Fit, Picture};
+use crate::{Fit, Picture};
 
 /// The most boxes that go into suppression, the best of them: a threshold of zero must not take for ever.
 const CANDIDATES_MAX: usize = 4096;

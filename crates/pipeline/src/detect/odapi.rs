@@ -6,7 +6,7 @@ use store::Manifest;
 use store::task::Channels;
 
 use super::{Detected, Detector, Output, best_first, check_picture};
-use crate::picture::{Fit, Picture};
+use crate::{Fit, Picture};
 
 /// The most rows that are read; the API's own models give 100.
 const ROWS_MAX: usize = 100;

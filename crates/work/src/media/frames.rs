@@ -11,7 +11,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
-use pipeline::{Fit, Picture};
+use pipeline::{Picture, Placement};
 use store::task::Channels;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
@@ -71,10 +71,9 @@ impl Frames {
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a frame size of zero or beyond reason,
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
     pub fn open(tools: &Tools, path: &Path, probe: &Probe, decode: &Decode) -> Result<Self> {
-        let (width, height) = match decode.size {
-            Fit::Source => (probe.width, probe.height),
-            Fit::Exact { width, height } => (width, height),
-        };
+        let placement = Placement::of(decode.size, (probe.width, probe.height))
+            .map_err(|error| error.context(format_args!("cannot decode '{}'", path.display())))?;
+        let (width, height) = placement.canvas_px;
         let pixel_count = u64::from(width) * u64::from(height);
         if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
             return Err(Error::invalid(format!("cannot decode '{}' to frames of {width}x{height}", path.display())));
@@ -88,7 +87,7 @@ impl Frames {
         command.args(["-threads", "1", "-filter_threads", "1", "-copyts"]);
         command.arg("-max_pixels").arg(FRAME_PIXELS_MAX.to_string());
         command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
-        command.arg("-vf").arg(filters(width, height, decode.channels));
+        command.arg("-vf").arg(filters(&placement, decode.channels));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
@@ -239,17 +238,38 @@ impl Frames {
     }
 }
 
-/// Scale, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to standard input's descriptor.
-fn filters(width: u32, height: u32, channels: Channels) -> String {
+/// Scale, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to standard input's descriptor.
+fn filters(placement: &Placement, channels: Channels) -> String {
     let format = match channels {
         Channels::Rgb => "rgb24",
         Channels::Bgr => "bgr24",
     };
+    let (width, height) = placement.scaled_px;
+    let place = place(placement);
     // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
     format!(
-        "scale={width}:{height}:flags=bilinear,format={format},settb=AVTB,\
+        "scale={width}:{height}:flags=bilinear,format={format},{place}settb=AVTB,\
          metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
     )
+}
+
+/// The filters that bring a scaled frame onto its canvas, each with a comma behind it. They come after the conversion to
+/// bytes of colours, in which what is filled has its exact value.
+fn place(placement: &Placement) -> String {
+    let ((width, height), (across, down)) = (placement.scaled_px, placement.canvas_px);
+    let (left, top) = placement.at_px;
+    let cut = (left.min(0).unsigned_abs(), top.min(0).unsigned_abs());
+    let seen = (width.saturating_sub(cut.0).min(across), height.saturating_sub(cut.1).min(down));
+    let mut filters = String::new();
+    if seen != placement.scaled_px {
+        filters += &format!("crop={}:{}:{}:{}:exact=1,", seen.0, seen.1, cut.0, cut.1);
+    }
+    if seen != placement.canvas_px {
+        let fill = placement.fill;
+        filters +=
+            &format!("pad={across}:{down}:{}:{}:color=0x{fill:02x}{fill:02x}{fill:02x},", left.max(0), top.max(0));
+    }
+    filters
 }
 
 /// Presentation times, in the order in which ffmpeg writes them.

@@ -1,0 +1,31 @@
+//! Pictures: from the bytes that people send to the pixels that models take, and back.
+
+mod decode;
+pub use decode::{Bounds, decode};
+
+mod gif;
+mod jpeg;
+mod png;
+mod webp;
+
+mod orient;
+
+mod place;
+pub use place::Placement;
+
+mod fit;
+pub use fit::fit;
+
+/// A picture of three channels, as it is to be looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// Three bytes a pixel, row by row from the top, no padding, in the order that was asked for.
+    pub pixels: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests;
