@@ -9,6 +9,7 @@ mod harness;
 mod bad_input;
 mod demo;
 mod draining;
+mod forms;
 mod full_disk;
 mod interrupted;
 mod packs;

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use crate::harness::{Place, assert_says};
 
-const NANODET: &str = "pack assets/nanodet_g_coco80.onnx --store store --name detector --task object-detection --labels assets/coco80.txt";
-const PERSON: &str = "pack assets/person_ssdlite_odapi.onnx --store store --name detector --task object-detection --labels assets/person.txt";
+const NANODET: &str = "pack assets/nanodet_g_coco80.onnx --store store --name detector --task object-detection --labels assets/coco80.txt --target native";
+const PERSON: &str = "pack assets/person_ssdlite_odapi.onnx --store store --name detector --task object-detection --labels assets/person.txt --target native";
 
 /// Every file of the store, and when it was written.
 fn written(place: &Place) -> BTreeMap<String, SystemTime> {

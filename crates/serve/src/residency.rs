@@ -57,6 +57,10 @@ impl ModelSource for Residency {
             each(model.id(), &model.manifest().name, (&model.statistics()).into());
         }
     }
+
+    fn fallbacks(&self) -> usize {
+        self.models().iter().filter(|model| model.manifest().falls_back()).count()
+    }
 }
 
 impl Residency {

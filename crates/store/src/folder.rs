@@ -11,7 +11,7 @@ use engine::{Error, ErrorKind, Result, Tensor};
 use crate::atomic::{self, Written, io_error};
 use crate::content::Content;
 use crate::lock::{self, Hold, Lock};
-use crate::manifest::{Manifest, ProgramRef, SegmentRef};
+use crate::manifest::{Manifest, ProgramRef, SegmentRef, Weights};
 use crate::maps::Maps;
 use crate::name;
 use crate::segment;
@@ -166,25 +166,27 @@ impl Store {
         Ok(bytes)
     }
 
-    /// The weights of `manifest`, in program order: mapped, not read.
+    /// The weights of `manifest`'s first form, in program order: mapped, not read.
     ///
     /// # Errors
     /// [`NotFound`](engine::ErrorKind::NotFound) for a missing file, [`Corrupt`](engine::ErrorKind::Corrupt) for one
     /// that is not what the manifest says, and for a weight that does not lie in its file.
     pub fn weights(&self, manifest: &Manifest) -> Result<Vec<Tensor>> {
-        let read = || {
-            let table = self.table(manifest)?;
-            let segments =
-                manifest.weights.segments.iter().map(|segment| self.segment(segment)).collect::<Result<Vec<_>>>()?;
-            let find = |weight: &WeightRef| {
-                let segment = segments.get(weight.segment as usize);
-                let segment =
-                    segment.ok_or_else(|| Error::corrupt(format!("the manifest has no segment {}", weight.segment)))?;
-                segment::tensor(segment, weight)
-            };
-            table.iter().map(find).collect::<Result<Vec<_>>>()
+        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
+        self.tensors(&manifest.weights).map_err(of)
+    }
+
+    /// As [`weights`](Self::weights), of any form.
+    pub(crate) fn tensors(&self, weights: &Weights) -> Result<Vec<Tensor>> {
+        let table = self.table(weights)?;
+        let segments = weights.segments.iter().map(|segment| self.segment(segment)).collect::<Result<Vec<_>>>()?;
+        let find = |weight: &WeightRef| {
+            let segment = segments.get(weight.segment as usize);
+            let segment =
+                segment.ok_or_else(|| Error::corrupt(format!("the manifest has no segment {}", weight.segment)))?;
+            segment::tensor(segment, weight)
         };
-        read().map_err(|error| error.context(format!("model '{}' version {}", manifest.name, manifest.version)))
+        table.iter().map(find).collect()
     }
 
     /// How many files this process has mapped through this store and its clones.
@@ -192,9 +194,8 @@ impl Store {
         self.maps.len()
     }
 
-    /// Where each weight of `manifest` lies.
-    pub(crate) fn table(&self, manifest: &Manifest) -> Result<Vec<WeightRef>> {
-        let weights = &manifest.weights;
+    /// Where each of `weights` lies.
+    pub(crate) fn table(&self, weights: &Weights) -> Result<Vec<WeightRef>> {
         if let Some(inline) = &weights.inline {
             return Ok(inline.clone());
         }

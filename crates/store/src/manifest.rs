@@ -1,7 +1,8 @@
 //! The manifest: everything about one version of one model but its numbers, written last.
 //!
-//! Format 2 is small whatever the model: where each weight lies is in a table of its own, which is read when the model is
-//! made ready. Format 1 held that table itself; it is read and no longer written.
+//! Format 3 may hold several forms of one model, one a CPU target. Format 2 held one; both are small whatever the model:
+//! where each weight lies is in a table of its own, which is read when the model is made ready. Format 1 held that table
+//! itself. All of them are read, the last alone is written.
 
 mod v1;
 
@@ -16,13 +17,16 @@ use crate::table::WeightRef;
 use crate::task::Task;
 
 /// The manifest format this build writes, and the newest it reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+
+/// The target of a form that every CPU computes.
+pub const PORTABLE: &str = "portable";
 
 /// One version of one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`] at the time of writing, or 1 for one of that format that was read.
+    /// [`FORMAT`] at the time of writing.
     pub format: u32,
     /// One path segment; see [`crate::name::check`].
     pub name: String,
@@ -30,7 +34,7 @@ pub struct Manifest {
     pub version: u64,
     /// The file it was packed from, so that packing it again changes nothing.
     pub source: Source,
-    /// Which graph computes it, and how.
+    /// Which graph computes it, and how. Of several forms the first; see [`on`](Self::on).
     pub program: ProgramRef,
     /// What clients give, in graph order.
     pub inputs: Vec<Io>,
@@ -50,6 +54,24 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
     /// The program's weight inputs; empty for a program that holds its weights.
+    #[serde(default, skip_serializing_if = "Weights::is_empty")]
+    pub weights: Weights,
+    /// Other forms of the same model, each for another CPU target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Form>,
+    /// Whether the graph holds what CPUs want laid out each in its own way, so that a form for one target may be quicker
+    /// there than the portable one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_cpu: bool,
+}
+
+/// One form of a model: a graph for one CPU target, or for all of them, and the weights as that graph takes them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Form {
+    /// As [`Manifest::program`].
+    pub program: ProgramRef,
+    /// As [`Manifest::weights`].
     #[serde(default, skip_serializing_if = "Weights::is_empty")]
     pub weights: Weights,
 }
@@ -109,7 +131,7 @@ pub struct Source {
 }
 
 /// The graph a model runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProgramRef {
     /// BLAKE3 of the program's bytes and its CPU target.
@@ -124,10 +146,11 @@ pub struct ProgramRef {
 }
 
 /// The two forms of a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProgramKind {
     /// The graph takes its weights as inputs; many models share it.
+    #[default]
     Lifted,
     /// The graph holds its weights; one model owns it.
     Whole,
@@ -191,7 +214,8 @@ impl Manifest {
         let corrupt = |error: serde_json::Error| Error::corrupt(format!("{error}; pack the model again"));
         match serde_json::from_slice::<FormatOnly>(text).map_err(corrupt)?.format {
             1 => serde_json::from_slice::<v1::Manifest>(text).map_err(corrupt)?.into_current(),
-            FORMAT => serde_json::from_slice(text).map_err(corrupt),
+            // What format 3 added is absent in one of format 2.
+            2 | FORMAT => serde_json::from_slice(text).map_err(corrupt),
             newer => Err(Error::unsupported(format!(
                 "manifest format {newer} is not known to this build, which reads up to {FORMAT}"
             ))),
@@ -203,12 +227,54 @@ impl Manifest {
     /// # Errors
     /// [`Corrupt`](engine::ErrorKind::Corrupt) when a name is no content hash: it becomes part of a path.
     pub(crate) fn content(&self) -> Result<Vec<PathBuf>> {
-        let segments = self.weights.segments.iter().filter(|segment| segment.external.is_none());
-        std::iter::once(Content::Program.path(&self.program.hash))
-            .chain(segments.map(|segment| Content::Segment.path(&segment.hash)))
-            .chain((!self.weights.table.is_empty()).then(|| Content::Table.path(&self.weights.table)))
-            .chain(self.files.values().map(|hash| Content::File.path(hash)))
-            .collect()
+        let mut files = Vec::new();
+        for (program, weights) in self.forms() {
+            files.push(Content::Program.path(&program.hash)?);
+            for segment in weights.segments.iter().filter(|segment| segment.external.is_none()) {
+                files.push(Content::Segment.path(&segment.hash)?);
+            }
+            if !weights.table.is_empty() {
+                files.push(Content::Table.path(&weights.table)?);
+            }
+        }
+        for hash in self.files.values() {
+            files.push(Content::File.path(hash)?);
+        }
+        Ok(files)
+    }
+
+    /// Every form of the model: its program and weights.
+    pub fn forms(&self) -> impl Iterator<Item = (&ProgramRef, &Weights)> {
+        let others = self.others.iter().map(|form| (&form.program, &form.weights));
+        std::iter::once((&self.program, &self.weights)).chain(others)
+    }
+
+    /// The same model with the form first that a node of `target` runs: its own or, when it has none, the portable one.
+    ///
+    /// # Errors
+    /// [`Unsupported`](engine::ErrorKind::Unsupported) when it has neither: a program laid out for another CPU computes
+    /// nonsense.
+    pub fn on(mut self, target: &str) -> Result<Self> {
+        let find = |wanted: &str| self.forms().position(|(program, _)| program.target == wanted);
+        let found = find(target).or_else(|| find(PORTABLE)).ok_or_else(|| {
+            let there: Vec<_> = self.forms().map(|(program, _)| &program.target[..]).collect();
+            Error::unsupported(format!(
+                "it was packed for {}, and this node is {target}; pack the same file again here or with --target portable, \
+                 which adds that form",
+                there.join(" and ")
+            ))
+        })?;
+        if let Some(form) = found.checked_sub(1).and_then(|at| self.others.get_mut(at)) {
+            std::mem::swap(&mut self.program, &mut form.program);
+            std::mem::swap(&mut self.weights, &mut form.weights);
+        }
+        Ok(self)
+    }
+
+    /// Whether the first form is the portable one though others have a form of their own: a node that is given this
+    /// by [`on`](Self::on) computes the same as they, and takes longer.
+    pub fn falls_back(&self) -> bool {
+        self.program.target == PORTABLE && !self.others.is_empty()
     }
 
     /// The model's inputs and outputs.

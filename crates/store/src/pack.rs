@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use engine::onnx::Onnx;
-use engine::{Error, ErrorKind, Result, Tensor};
+use engine::{Error, ErrorKind, Result};
 
 use crate::atomic::Written;
-use crate::manifest::{FORMAT, Io, Manifest, ProgramRef, Source, Weights};
-use crate::onnx::import::{self, Imported};
-use crate::place::{Origin, Rules, SEGMENTS_MAX, place};
+use crate::manifest::{FORMAT, Form, Io, Manifest, PORTABLE, ProgramRef, Source, Weights};
+pub use crate::onnx::import::Targets;
+use crate::onnx::import::{self, Compiled, Imported};
+use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::task::{self, Task, TaskChoice};
 use crate::{Store, hf, name};
 
@@ -29,14 +30,14 @@ pub struct Request {
     pub labels: BTreeMap<u32, String>,
     /// Whether to store weights that could be mapped where they lie, so that the source may go.
     pub copy: bool,
-    /// Whether to pack a form for any CPU, when the quickest one is for this kind alone.
-    pub portable: bool,
+    /// Which forms to pack, when the quickest one is for CPUs like this alone.
+    pub targets: Targets,
 }
 
 /// What packing did.
 #[derive(Debug)]
 pub struct Packed {
-    /// The model as it now stands in the store.
+    /// The model as it now stands in the store, with the form first that this node runs.
     pub manifest: Manifest,
     /// Whether anything was written; packing the same thing again writes nothing.
     pub changed: bool,
@@ -64,13 +65,10 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
     let source = identify(request)?;
     let existing = existing(store, &name)?;
     if let Some(manifest) = same(store, &existing, request, &source) {
-        return Ok(Packed {
-            weight_bytes: weight_bytes(manifest),
-            stored_bytes: 0,
-            manifest: manifest.clone(),
-            changed: false,
-            notes: Vec::new(),
-        });
+        return match missing(manifest, request.targets) {
+            None => unchanged(manifest.clone()),
+            Some(targets) => extend(store, engine, &Request { targets, ..request.clone() }, manifest),
+        };
     }
     let newest = existing.iter().map(|manifest| manifest.version).max().unwrap_or(0);
     let version = match request.version {
@@ -89,8 +87,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
             Some(Written::New) => {
                 let Draft { manifest, mut notes, .. } = draft;
                 notes.extend(outside(&manifest));
-                let weight_bytes = weight_bytes(&manifest);
-                return Ok(Packed { manifest, changed: true, weight_bytes, stored_bytes, notes });
+                return Ok(Packed { changed: true, stored_bytes, notes, ..unchanged(manifest)? });
             }
             // Another packer was faster with this version: either it holds the very same, or there is a next one.
             Some(Written::Existed) => return pack_file(store, engine, request),
@@ -98,6 +95,63 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         }
     }
     Err(Error::unavailable("gc removes what is packed before it is used; give gc a longer --grace and try again"))
+}
+
+/// Adds to `manifest`'s model the forms that `request` asks for: its file is that model's, and was packed elsewhere, or for
+/// other targets.
+fn extend(store: &Store, engine: &Onnx, request: &Request, manifest: &Manifest) -> Result<Packed> {
+    let Manifest { name, version, source, .. } = manifest.clone();
+    let mut draft = Draft::import(engine, request, Identity { name, version, source })?;
+    let known = |form: &Compiled| manifest.forms().any(|(program, _)| program.target == form.target);
+    draft.forms.retain(|form| !known(form));
+    if draft.forms.is_empty() {
+        return unchanged(manifest.clone());
+    }
+    if (&draft.manifest.inputs, &draft.manifest.outputs) != (&manifest.inputs, &manifest.outputs) {
+        let what = "the runtime here sees other inputs or outputs in it than the one it was packed with; pack it as another \
+                    --version";
+        return Err(Error::new(ErrorKind::FailedPrecondition, what));
+    }
+    let stored_bytes = draft.put(store)?;
+    let Draft { manifest: added, mut notes, .. } = draft;
+    let targets: Vec<_> = added.forms().map(|(program, _)| &program.target[..]).collect();
+    notes.push(format!("version {version} was there, and has a form for {} now", targets.join(" and one for ")));
+    let first = Form { program: added.program, weights: added.weights };
+    let extended = Manifest {
+        format: FORMAT,
+        max_batch_size: manifest.max_batch_size.min(added.max_batch_size),
+        per_cpu: true,
+        others: manifest.others.iter().cloned().chain([first]).chain(added.others).collect(),
+        ..manifest.clone()
+    };
+    if !store.supersede(manifest, &extended)? {
+        // Another packer, compacting or gc was faster.
+        return pack_file(store, engine, request);
+    }
+    Ok(Packed { changed: true, stored_bytes, notes, ..unchanged(extended)? })
+}
+
+/// What is said of a model that is in the store as `manifest` says.
+fn unchanged(manifest: Manifest) -> Result<Packed> {
+    let manifest = manifest.on(&engine::cpu::target())?;
+    let weight_bytes = weight_bytes(&manifest);
+    Ok(Packed { manifest, changed: false, weight_bytes, stored_bytes: 0, notes: Vec::new() })
+}
+
+/// Which of `targets` have a form of their own that `manifest` has not.
+fn missing(manifest: &Manifest, targets: Targets) -> Option<Targets> {
+    let here = engine::cpu::target();
+    let has = |target: &str| manifest.forms().any(|(program, _)| program.target == target);
+    // Packs of older formats do not say, but one that is laid out for a CPU shows it.
+    let per_cpu = manifest.per_cpu || manifest.forms().any(|(program, _)| program.target != PORTABLE);
+    let native = targets != Targets::Portable && per_cpu && !has(&here);
+    let portable = targets != Targets::Native && !has(PORTABLE);
+    match (native, portable) {
+        (true, true) => Some(Targets::Both),
+        (true, false) => Some(Targets::Native),
+        (false, true) => Some(Targets::Portable),
+        (false, false) => None,
+    }
 }
 
 /// What a manifest is of.
@@ -111,10 +165,8 @@ pub(crate) struct Identity {
 pub(crate) struct Draft {
     /// Whole once [`put`](Self::put) has said where the program and the weights are.
     pub(crate) manifest: Manifest,
-    program: Bytes,
-    weights: Vec<Tensor>,
-    /// For each weight where it lies and may stay; empty when all are to be stored.
-    origins: Vec<Option<Origin>>,
+    /// At least one.
+    forms: Vec<Compiled>,
     /// Files that come with the model: name and bytes.
     files: Vec<(String, Bytes)>,
     notes: Vec<String>,
@@ -126,44 +178,54 @@ impl Draft {
     /// # Errors
     /// As [`pack`].
     pub(crate) fn import(engine: &Onnx, request: &Request, identity: Identity) -> Result<Self> {
-        let Found { imported, mut origins, task, labels, files, notes } = find(engine, request)?;
+        let Found { imported, task, labels, files } = find(engine, request)?;
+        let Imported { signature, max_batch_size, per_cpu, mut forms, notes } = imported;
         if request.copy {
-            origins.clear();
+            forms.iter_mut().for_each(|form| form.origins.clear());
         }
         let manifest = Manifest {
             format: FORMAT,
             name: identity.name,
             version: identity.version,
             source: identity.source,
-            program: ProgramRef {
-                hash: String::new(),
-                kind: imported.kind,
-                target: imported.target,
-                why_whole: imported.why_whole,
-            },
-            inputs: imported.signature.inputs.iter().map(Io::from_spec).collect(),
-            outputs: imported.signature.outputs.iter().map(Io::from_spec).collect(),
-            max_batch_size: imported.max_batch_size,
+            program: ProgramRef::default(),
+            inputs: signature.inputs.iter().map(Io::from_spec).collect(),
+            outputs: signature.outputs.iter().map(Io::from_spec).collect(),
+            max_batch_size,
             task,
             labels,
             files: BTreeMap::new(),
             weights: Weights::default(),
+            others: Vec::new(),
+            per_cpu,
         };
-        Ok(Self { manifest, program: imported.program, weights: imported.weights, origins, files, notes })
+        Ok(Self { manifest, forms, files, notes })
     }
 
-    /// Writes the program, the files and what `store` does not have of the weights, and returns how many bytes of weights that took.
+    /// Writes the programs, the files and what `store` does not have of the weights, and returns how many bytes of weights
+    /// that took.
     ///
     /// # Errors
     /// As [`pack`].
     pub(crate) fn put(&mut self, store: &Store) -> Result<u64> {
-        self.manifest.program.hash = store.put_program(&self.program, &self.manifest.program.target)?;
         let put = |(name, bytes): &(String, Bytes)| Ok((name.clone(), store.put_file(bytes)?));
         self.manifest.files = self.files.iter().map(put).collect::<Result<_>>()?;
-        let rules = Rules { segments_max: SEGMENTS_MAX, avoid: &HashSet::new() };
-        let placed = place(store, &self.weights, &self.origins, &rules)?;
-        self.manifest.weights = placed.weights;
-        Ok(placed.stored_bytes)
+        let mut stored_bytes = 0;
+        let mut put = |form: &Compiled| -> Result<Form> {
+            let hash = store.put_program(&form.program, &form.target)?;
+            let rules = Rules { segments_max: SEGMENTS_MAX, avoid: &HashSet::new() };
+            // What the form before has stored this one shares.
+            let placed = place(store, &form.weights, &form.origins, &rules)?;
+            stored_bytes += placed.stored_bytes;
+            let (kind, target, why_whole) = (form.kind, form.target.clone(), form.why_whole.clone());
+            Ok(Form { program: ProgramRef { hash, kind, target, why_whole }, weights: placed.weights })
+        };
+        let mut forms = self.forms.iter().map(&mut put).collect::<Result<Vec<_>>>()?.into_iter();
+        if let Some(Form { program, weights }) = forms.next() {
+            (self.manifest.program, self.manifest.weights) = (program, weights);
+        }
+        self.manifest.others = forms.collect();
+        Ok(stored_bytes)
     }
 }
 
@@ -189,29 +251,27 @@ fn identify(request: &Request) -> Result<Source> {
 /// A model as its importer found it.
 struct Found {
     imported: Imported,
-    /// For each weight where it lies in a file that may be mapped as it is; empty when there is no such file.
-    origins: Vec<Option<Origin>>,
     task: Option<Task>,
     labels: BTreeMap<u32, String>,
     files: Vec<(String, Bytes)>,
-    notes: Vec<String>,
 }
 
 fn find(engine: &Onnx, request: &Request) -> Result<Found> {
     let asked = request.labels.clone();
     if hf::is_checkpoint(&request.path) {
-        let hf::Folder { imported, origins, task, labels, files, notes } = hf::import(engine, &request.path)?;
+        let hf::Folder { imported, task, labels, files } = hf::import(engine, &request.path)?;
         let labels = if asked.is_empty() { labels } else { asked };
-        return Ok(Found { imported, origins, task, labels, files, notes });
+        return Ok(Found { imported, task, labels, files });
     }
-    let imported = import::import(engine, &request.path, request.portable)?;
+    let imported = import::import(engine, &request.path, request.targets)?;
     let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
-    Ok(Found { imported, origins: Vec::new(), task, labels: asked, files: Vec::new(), notes: Vec::new() })
+    Ok(Found { imported, task, labels: asked, files: Vec::new() })
 }
 
 /// What to say of the files outside the store that `manifest` depends on.
 fn outside(manifest: &Manifest) -> Option<String> {
-    let files = manifest.weights.segments.iter().filter_map(|segment| segment.external.as_ref());
+    let segments = manifest.forms().flat_map(|(_, weights)| &weights.segments);
+    let files = segments.filter_map(|segment| segment.external.as_ref());
     let files: Vec<String> = files.map(|external| external.path.display().to_string()).collect();
     (!files.is_empty()).then(|| {
         let files = files.join(", ");
@@ -219,7 +279,7 @@ fn outside(manifest: &Manifest) -> Option<String> {
     })
 }
 
-/// The bytes that `manifest`'s weights take.
+/// The bytes that the weights of `manifest`'s first form take.
 pub fn weight_bytes(manifest: &Manifest) -> u64 {
     manifest.weights.bytes
 }
@@ -235,22 +295,21 @@ fn existing(store: &Store, name: &str) -> Result<Vec<Manifest>> {
     store.versions(name)?.into_iter().map(|version| store.manifest(name, version)).collect()
 }
 
-/// The version that already is what `request` asks for.
+/// The version that already is of what `request` asks for, in whatever forms.
 fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: &Source) -> Option<&'a Manifest> {
-    let here = engine::cpu::target();
     existing.iter().rev().find(|manifest| {
         manifest.source == *source
             && request.version.is_none_or(|version| version == manifest.version)
             && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
             && manifest.task.as_ref().and_then(task::choice) == request.task
-            && (manifest.program.target == import::PORTABLE || manifest.program.target == here && !request.portable)
             && outside_is_there(store, manifest, request.copy)
     })
 }
 
 /// Whether what `manifest` needs of files outside the store is there, of which a pack with `copy` needs none.
 fn outside_is_there(store: &Store, manifest: &Manifest, copy: bool) -> bool {
-    let mut outside = manifest.weights.segments.iter().filter(|segment| segment.external.is_some());
+    let segments = manifest.forms().flat_map(|(_, weights)| &weights.segments);
+    let mut outside = segments.filter(|segment| segment.external.is_some());
     outside.all(|segment| !copy && store.segment(segment).is_ok())
 }
 

@@ -12,6 +12,7 @@ use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
 use store::{Manifest, Store};
 
+mod forms;
 mod hf;
 mod repositories;
 
@@ -310,8 +311,8 @@ fn a_store_that_was_tampered_with_is_refused() {
     for (what, lie, kind) in [
         ("no JSON", "{".to_owned(), ErrorKind::Corrupt),
         ("another name", text.replace("\"name\":\"m\"", "\"name\":\"n\""), ErrorKind::Corrupt),
-        ("a newer format", text.replace("\"format\":2", "\"format\":3"), ErrorKind::Unsupported),
-        ("an unknown field", text.replace("\"format\":2", "\"format\":2,\"x\":1"), ErrorKind::Corrupt),
+        ("a newer format", text.replace("\"format\":3", "\"format\":4"), ErrorKind::Unsupported),
+        ("an unknown field", text.replace("\"format\":3", "\"format\":3,\"x\":1"), ErrorKind::Corrupt),
     ] {
         std::fs::write(&file, lie).unwrap();
         assert_eq!(place.store.manifest("m", 1).unwrap_err().kind, kind, "{what}");
@@ -319,18 +320,4 @@ fn a_store_that_was_tampered_with_is_refused() {
     std::fs::write(&file, text.replace(name, "../../../etc/passwd")).unwrap();
     let manifest = place.store.manifest("m", 1).unwrap();
     assert_eq!(place.store.weights(&manifest).unwrap_err().kind, ErrorKind::Corrupt, "a hash that is a path");
-}
-
-#[test]
-fn a_form_for_any_cpu_is_packed_when_it_is_asked_for() {
-    let (onnx, place) = (onnx(), place());
-    let native = request(asset("nanodet_g_coco80.onnx"), "m");
-    let portable = Request { portable: true, ..native.clone() };
-    for (request, version, changed) in
-        [(&native, 1, true), (&portable, 2, true), (&portable, 2, false), (&native, 2, false)]
-    {
-        let packed = pack(&place.store, &onnx, request).unwrap();
-        assert_eq!((packed.manifest.version, packed.changed), (version, changed), "portable: {}", request.portable);
-        assert_eq!(packed.manifest.program.target == "portable", version == 2);
-    }
 }

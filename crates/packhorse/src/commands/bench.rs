@@ -18,7 +18,7 @@ use engine::Tensor;
 use engine::onnx::Onnx;
 use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
-use store::pack::{Packed, Request, pack};
+use store::pack::{Packed, Request, Targets, pack};
 use store::task::{Detection, Task, TaskChoice};
 
 use self::server::Server;
@@ -186,7 +186,7 @@ impl Bench {
 
     /// Packs the file at `path` into `store`.
     fn packed(&self, store: &Store, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
-        let request = Request { path: path.to_owned(), task, ..Request::default() };
+        let request = Request { path: path.to_owned(), task, targets: Targets::Native, ..Request::default() };
         Ok(pack(store, &self.onnx, &request)?)
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
-use store::pack::{Request, pack};
+use store::pack::{Request, Targets, pack};
 use store::task::TaskChoice;
 use work::media::Tools;
 use work::queue::Options;
@@ -95,6 +95,7 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
             name: Some(name.to_owned()),
             task: Some(TaskChoice::ObjectDetection),
             labels: store::labels::read(&assets.join(labels))?,
+            targets: Targets::Native,
             ..Request::default()
         };
         let packed = pack(&store, &onnx, &request)?;

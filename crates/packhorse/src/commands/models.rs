@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use store::Manifest;
-use store::manifest::ProgramKind;
+use store::manifest::{PORTABLE, ProgramKind, SegmentRef};
 use store::pack::weight_bytes;
 use store::task::{Detection, Task};
 
@@ -34,7 +34,12 @@ struct Line<'a> {
     task: Option<&'a Task>,
     program: &'a str,
     kind: ProgramKind,
-    target: &'a str,
+    /// Of the form that this node runs; null when it can run none.
+    target: Option<&'a str>,
+    /// Of all of its forms.
+    targets: Vec<&'a str>,
+    /// Whether this node runs the portable form though others have a quicker one of their own.
+    falls_back: bool,
     weights: usize,
     weight_bytes: u64,
     own_bytes: u64,
@@ -59,7 +64,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
         for version in listed.wanted() {
             match repository.at_hand(&name, version, &listed.versions[&version]) {
                 Some(Ok(mut manifest)) => match listed.settings.apply(&mut manifest) {
-                    Ok(()) => manifests.push(manifest),
+                    // What cannot run here is listed in its first form, and said to be for other CPUs.
+                    Ok(()) => manifests.push(manifest.clone().on(&engine::cpu::target()).unwrap_or(manifest)),
                     Err(error) => broken.push(format!("model '{name}' version {version}: {error}")),
                 },
                 Some(Err(error)) => broken.push(error.message),
@@ -86,10 +92,24 @@ type Users<'a> = HashMap<&'a str, usize>;
 
 fn users(manifests: &[Manifest]) -> Users<'_> {
     let mut users = HashMap::new();
-    for segment in manifests.iter().flat_map(|manifest| &manifest.weights.segments) {
-        *users.entry(segment.hash.as_str()).or_insert(0) += 1;
+    for manifest in manifests {
+        let segments = segments(manifest).map(|segment| segment.hash.as_str());
+        for segment in segments.collect::<HashSet<_>>() {
+            *users.entry(segment).or_insert(0) += 1;
+        }
     }
     users
+}
+
+/// The segments of all forms of `manifest`; those that forms share come several times.
+fn segments(manifest: &Manifest) -> impl Iterator<Item = &SegmentRef> {
+    manifest.forms().flat_map(|(_, weights)| &weights.segments)
+}
+
+/// Where `manifest` can run: `None` where this node cannot.
+fn here(manifest: &Manifest) -> Option<&str> {
+    let target = &manifest.program.target[..];
+    (target == PORTABLE || target == engine::cpu::target()).then_some(target)
 }
 
 /// The bytes of `manifest`'s weights that lie in segments of its own, and in those that other models use as well.
@@ -112,7 +132,9 @@ fn line<'a>(manifest: &'a Manifest, users: &Users<'_>) -> Line<'a> {
         task: manifest.task.as_ref(),
         program: &manifest.program.hash,
         kind: manifest.program.kind,
-        target: &manifest.program.target,
+        target: here(manifest),
+        targets: manifest.forms().map(|(program, _)| &program.target[..]).collect(),
+        falls_back: manifest.falls_back(),
         weights: manifest.weights.len(),
         weight_bytes: weight_bytes(manifest),
         own_bytes,
@@ -138,8 +160,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
     let mut seen = HashSet::new();
     for manifest in manifests {
         let (own, shared) = own_and_shared(manifest, users);
-        let segments = manifest.weights.segments.iter();
-        let files = segments.filter(|segment| seen.insert(&segment.hash));
+        let files = segments(manifest).filter(|segment| seen.insert(&segment.hash));
         total += match manifest.program.kind {
             ProgramKind::Whole => manifest.source.bytes,
             ProgramKind::Lifted => files.map(|segment| segment.bytes.max(segment.used_bytes)).sum(),
@@ -149,7 +170,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
             manifest.version.to_string(),
             task(manifest.task.as_ref()).to_owned(),
             manifest.program.hash[..12].to_owned(),
-            manifest.program.target.clone(),
+            targets(manifest),
             if manifest.program.kind == ProgramKind::Whole {
                 "whole".to_owned()
             } else {
@@ -159,10 +180,27 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
             human_bytes(shared),
         ]);
     }
-    let programs: HashSet<_> = manifests.iter().map(|manifest| &manifest.program.hash).collect();
+    let programs: HashSet<_> =
+        manifests.iter().flat_map(|manifest| manifest.forms().map(|form| &form.0.hash)).collect();
     say(&table);
     let (models, programs) = (counted(manifests.len(), "model"), counted(programs.len(), "program"));
     say(format_args!("{models} on {programs}, {}", human_bytes(total)));
+    let count = |is: &dyn Fn(&Manifest) -> bool| manifests.iter().filter(|manifest| is(manifest)).count();
+    for (what, count) in [
+        ("slower here, in the portable form", count(&Manifest::falls_back)),
+        ("not to be run here, without a portable form", count(&|manifest| here(manifest).is_none())),
+    ] {
+        if count > 0 {
+            let (models, node) = (counted(count, "model"), engine::cpu::target());
+            say(format_args!("{what}: {models}; packing the same files on this node adds a form for {node}"));
+        }
+    }
+}
+
+/// The target of the form that runs here, and those of the others.
+fn targets(manifest: &Manifest) -> String {
+    let targets = manifest.forms().map(|(program, _)| &program.target[..]);
+    targets.collect::<Vec<_>>().join(", ")
 }
 
 fn task(task: Option<&Task>) -> &'static str {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use store::Store;
 use store::manifest::ProgramKind;
-use store::pack::{Packed, Request, is_checkpoint, name_of, pack};
+use store::pack::{Packed, Request, Targets, is_checkpoint, name_of, pack};
 use store::task::{Task, TaskChoice};
 
 use super::{human_bytes, print_json, say};
@@ -37,9 +37,29 @@ pub(crate) struct Args {
     /// Store weights that would be mapped where they lie, so that their folder may go
     #[arg(long)]
     copy: bool,
-    /// Pack a form for any CPU, when the quickest one runs only on CPUs like this
-    #[arg(long)]
-    portable: bool,
+    /// Which forms to pack of a graph that CPUs want laid out each in its own way
+    #[arg(long, value_enum, default_value_t = Target::Both)]
+    target: Target,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Target {
+    /// The quickest on CPUs like this one; other nodes refuse the model until it is packed there
+    Native,
+    /// One that every CPU runs, and takes longer
+    Portable,
+    /// Both, what they have in common once
+    Both,
+}
+
+impl From<Target> for Targets {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Native => Self::Native,
+            Target::Portable => Self::Portable,
+            Target::Both => Self::Both,
+        }
+    }
 }
 
 /// What a program reads about a pack.
@@ -50,7 +70,10 @@ struct Report<'a> {
     changed: bool,
     program: &'a str,
     kind: ProgramKind,
+    /// Of the form that this node runs.
     target: &'a str,
+    /// Of all of its forms.
+    targets: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_whole: Option<&'a str>,
     weights: usize,
@@ -81,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             task: args.task,
             labels: labels.clone(),
             copy: args.copy,
-            portable: args.portable,
+            targets: args.target.into(),
         };
         let started = Instant::now();
         match pack(&store, &onnx, &request) {
@@ -159,6 +182,7 @@ fn report(packed: &Packed) -> Report<'_> {
         program: &manifest.program.hash,
         kind: manifest.program.kind,
         target: &manifest.program.target,
+        targets: manifest.forms().map(|(program, _)| &program.target[..]).collect(),
         why_whole: manifest.program.why_whole.as_deref(),
         weights: manifest.weights.len(),
         weight_bytes: packed.weight_bytes,
@@ -179,13 +203,19 @@ fn describe(packed: &Packed, seconds: f64) {
     let program = &manifest.program.hash[..12];
     match &manifest.program.why_whole {
         None => say(format_args!(
-            "  program {program} ({}), {} weights of {} lifted out, {} of them new to the store",
+            "  program {program} ({}), {} weights of {} lifted out",
             manifest.program.target,
             manifest.weights.len(),
             human_bytes(packed.weight_bytes),
-            human_bytes(packed.stored_bytes)
         )),
         Some(why) => say(format_args!("  kept whole, in memory of its own when it is loaded: {why}")),
+    }
+    for form in &manifest.others {
+        let (hash, weights) = (&form.program.hash[..12], human_bytes(form.weights.bytes));
+        say(format_args!("  program {hash} ({}), weights of {weights}", form.program.target));
+    }
+    if manifest.program.why_whole.is_none() {
+        say(format_args!("  {} of the weights are new to the store", human_bytes(packed.stored_bytes)));
     }
     for note in &packed.notes {
         say(format_args!("  {note}"));

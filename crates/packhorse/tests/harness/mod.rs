@@ -50,7 +50,7 @@ impl Place {
     /// As [`new`](Self::new), with the detector `nanodet` packed into `store`.
     pub(crate) fn with_store() -> Self {
         let place = Self::new();
-        place.ok("pack assets/nanodet_g_coco80.onnx --store store --name nanodet --task object-detection --labels assets/coco80.txt");
+        place.ok("pack assets/nanodet_g_coco80.onnx --store store --name nanodet --task object-detection --labels assets/coco80.txt --target native");
         place
     }
 
@@ -177,7 +177,7 @@ pub(crate) fn assert_says(text: &str, words: &[&str]) {
     }
 }
 
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()
 }
 

@@ -149,6 +149,8 @@ mod tests {
             labels: Default::default(),
             files: Default::default(),
             weights: Default::default(),
+            others: Default::default(),
+            per_cpu: false,
         }
     }
 

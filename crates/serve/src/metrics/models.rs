@@ -91,6 +91,9 @@ impl AddAssign for ModelCounts {
 pub trait ModelSource: Send + Sync {
     /// Calls `each` with every version's id, which no other version ever has, its model's name and its counts.
     fn visit(&self, each: &mut dyn FnMut(u64, &str, ModelCounts));
+
+    /// How many versions run in their portable form though there is a quicker one for other CPUs.
+    fn fallbacks(&self) -> usize;
 }
 
 /// The series of the models, brought up to date by each scrape.
@@ -187,6 +190,9 @@ impl Collector for Models {
         let served = ConstGauge::new(i64::try_from(series.last.len()).unwrap_or(i64::MAX));
         let help = "Versions of models that are served.";
         served.encode(encoder.encode_descriptor("models", help, None, served.metric_type())?)?;
+        let fallbacks = ConstGauge::new(i64::try_from(source.fallbacks()).unwrap_or(i64::MAX));
+        let help = "Versions of models that run in their portable form, having a quicker one for other CPUs alone.";
+        fallbacks.encode(encoder.encode_descriptor("models_portable", help, None, fallbacks.metric_type())?)?;
         let mut rows: Vec<(&str, ModelCounts)> = series.named.iter().map(|(name, &counts)| (&**name, counts)).collect();
         rows.sort_unstable_by_key(|&(name, _)| name);
         rows.push((OTHER, series.other));

@@ -10,7 +10,6 @@ use store::Manifest;
 use store::repository::{Listed, Settings, Source, Version, VersionPolicy};
 
 use super::Residency;
-use super::program::runnable_here;
 use crate::catalog::{Catalog, Control, Entry, Known, State, unloaded};
 use crate::lane;
 use crate::metrics::Metrics;
@@ -59,6 +58,7 @@ impl Residency {
             }
             catalog.insert(name, known);
         }
+        log_fallbacks(catalog.values().flat_map(Known::served).map(|(_, model)| model.manifest()));
         self.unsettled.store(waiting.len(), Ordering::Release);
         self.publish(catalog);
         Ok(())
@@ -239,18 +239,21 @@ impl Residency {
                 packing.join().unwrap_or_else(|_| Err(Error::internal("packing it panicked")))
             })
         });
-        self.state(name, version, manifest, settings)
+        let state = self.state(name, version, manifest, settings);
+        if let State::Served(model) = &state {
+            log_fallbacks([model.manifest()]);
+        }
+        state
     }
 
     fn state(&self, name: &str, version: u64, manifest: Result<Manifest>, settings: &Arc<Settings>) -> State {
         let model = || {
-            let mut manifest = manifest?;
+            let mut manifest = manifest?.on(&engine::cpu::target())?;
             if !settings.ignored.is_empty() {
                 let ignored = settings.ignored.join(", ");
                 tracing::info!(model = %name, version, %ignored, "parts of its configuration change nothing here");
             }
             settings.apply(&mut manifest)?;
-            runnable_here(&manifest.program)?;
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
             Model::unloaded(id, manifest, self.overridden(name, settings))
         };
@@ -310,6 +313,23 @@ fn known(listed: &Listed) -> Known {
 fn log_refusal(name: &str, known: &Known, before: Option<&Error>) {
     if let Some(error) = known.refusal.as_ref().filter(|&error| Some(error) != before) {
         tracing::warn!(model = %name, %error, "not served");
+    }
+}
+
+/// Says which of the models run in their portable form though there is a quicker one for other CPUs: one line, however
+/// many they are.
+fn log_fallbacks<'a>(manifests: impl IntoIterator<Item = &'a Arc<Manifest>>) {
+    const NAMED_MAX: usize = 3;
+    let named = |manifest: &Manifest| format!("{} version {}", manifest.name, manifest.version);
+    let slower: Vec<_> = manifests.into_iter().filter(|manifest| manifest.falls_back()).collect();
+    if !slower.is_empty() {
+        let (node, versions) = (engine::cpu::target(), slower.len());
+        let first = slower.iter().take(NAMED_MAX).map(|manifest| named(manifest)).collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            %node, versions, %first,
+            "run in their portable form, which is slower, as they were packed for other CPUs; 'packhorse pack' of the same \
+             files here adds the form for this one"
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use engine::{Error, Load, Result, Session, Weights};
 use store::Manifest;
-use store::manifest::{ProgramKind, ProgramRef};
+use store::manifest::ProgramKind;
 
 use super::Residency;
 use crate::model::Model;
@@ -34,7 +34,8 @@ impl Residency {
             let (store, manifest) = (self.repository.store()?, model.manifest());
             let tensors = store.weights(manifest).or_else(|error| {
                 // Compacting the store moves the weights of a model that stays what it is, and gc takes the old place.
-                let moved = store.manifest(&manifest.name, manifest.version).ok();
+                let moved = store.manifest(&manifest.name, manifest.version);
+                let moved = moved.and_then(|moved| moved.on(&engine::cpu::target())).ok();
                 let moved = moved.filter(|moved| moved.source == manifest.source && moved.weights != manifest.weights);
                 moved.map_or(Err(error), |moved| store.weights(&moved))
             })?;
@@ -80,16 +81,4 @@ impl Residency {
     fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A program laid out for another CPU computes nonsense here, so it is refused before it runs.
-pub(super) fn runnable_here(program: &ProgramRef) -> Result<()> {
-    let here = engine::cpu::target();
-    if program.target == "portable" || program.target == here {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "it was packed for {}, and this node is {here}; pack it again on such a node or with --portable",
-        program.target
-    )))
 }

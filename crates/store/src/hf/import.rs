@@ -11,8 +11,8 @@ use prost::Message;
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::program::Program;
-use crate::manifest::{ProgramKind, Source};
-use crate::onnx::import::{BATCH_MAX, Imported, PORTABLE};
+use crate::manifest::{PORTABLE, ProgramKind, Source};
+use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
 use crate::onnx::probe;
 use crate::place::Origin;
 use crate::task::Task;
@@ -28,14 +28,10 @@ const CONFIGURATIONS: [&str; 3] = ["config.json", "modules.json", "1_Pooling/con
 /// A folder on its way into the store.
 pub(crate) struct Folder {
     pub(crate) imported: Imported,
-    /// Where each weight lies in the checkpoint, in program order; `None` for one that had to be converted.
-    pub(crate) origins: Vec<Option<Origin>>,
     pub(crate) task: Option<Task>,
     pub(crate) labels: BTreeMap<u32, String>,
     /// Files to keep beside the model: name and bytes.
     pub(crate) files: Vec<(String, Bytes)>,
-    /// What the person who packs should know.
-    pub(crate) notes: Vec<String>,
 }
 
 /// Whether `path` is a folder to be packed as one model: one with a `config.json` and weights, or at least no ONNX files.
@@ -110,27 +106,29 @@ pub(crate) fn import(engine: &Onnx, folder: &Path) -> Result<Folder> {
     let (weights, origins): (Vec<Tensor>, Vec<Option<Origin>>) =
         program.wanted.iter().map(|wanted| checkpoint.tensor(wanted)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let files = kept_files(folder)?;
-    let imported = runnable(engine, program, weights)?;
     let notes = notes(&origins, &files);
-    Ok(Folder { imported, origins, task: config.task(), labels: config.labels, files, notes })
+    let imported = runnable(engine, program, weights, origins)?;
+    let imported = Imported { notes, ..imported };
+    Ok(Folder { imported, task: config.task(), labels: config.labels, files })
 }
 
 /// The program with its weights, once it has run with them.
-fn runnable(engine: &Onnx, program: Program, weights: Vec<Tensor>) -> Result<Imported> {
+fn runnable(engine: &Onnx, program: Program, weights: Vec<Tensor>, origins: Vec<Option<Origin>>) -> Result<Imported> {
     let bytes = Bytes::from(program.model.encode_to_vec());
     let mut session = engine.session(&bytes, weights.len(), Load::AsIs)?;
     let bound = engine.bind(weights.clone())?;
     probe::runs(session.as_mut(), bound.as_ref())?;
     let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
-    Ok(Imported {
-        signature: program.signature,
+    let form = Compiled {
         program: bytes,
         kind: ProgramKind::Lifted,
         target: PORTABLE.to_owned(),
         why_whole: None,
-        max_batch_size: if apart { BATCH_MAX } else { 0 },
         weights,
-    })
+        origins,
+    };
+    let max_batch_size = if apart { BATCH_MAX } else { 0 };
+    Ok(Imported { signature: program.signature, max_batch_size, per_cpu: false, forms: vec![form], notes: Vec::new() })
 }
 
 fn kept_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {

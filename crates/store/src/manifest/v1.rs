@@ -68,6 +68,8 @@ impl Manifest {
             labels: self.labels,
             files: BTreeMap::new(),
             weights: weights(self.segments, table)?,
+            others: Vec::new(),
+            per_cpu: false,
         })
     }
 }

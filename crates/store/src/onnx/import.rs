@@ -10,24 +10,46 @@ use prost::Message;
 use super::lift::{Lifted, Weight};
 use super::wire::{Graph, Model};
 use super::{canonical, lift, linear, probe, sparse, tensor};
-use crate::manifest::{ProgramKind, Source};
+use crate::manifest::{PORTABLE, ProgramKind, Source};
+use crate::place::Origin;
 
-/// A graph on its way into the store.
+/// A model on its way into the store.
 pub(crate) struct Imported {
     pub(crate) signature: Signature,
-    pub(crate) program: Bytes,
-    pub(crate) kind: ProgramKind,
-    /// `portable`, or the CPU that the graph is laid out for.
-    pub(crate) target: String,
-    pub(crate) why_whole: Option<String>,
     /// The most items of a batch; 0 when items are not known to be apart from each other.
     pub(crate) max_batch_size: u64,
-    /// In program order; empty when the graph was kept whole.
-    pub(crate) weights: Vec<Tensor>,
+    /// Whether the graph holds what CPUs want laid out each in its own way.
+    pub(crate) per_cpu: bool,
+    /// One for each target that was asked for and has a form of its own; at least one.
+    pub(crate) forms: Vec<Compiled>,
+    /// What the person who packs should know.
+    pub(crate) notes: Vec<String>,
 }
 
-/// What a program that runs anywhere is said to be laid out for.
-pub(crate) const PORTABLE: &str = "portable";
+/// A program and its weights, stored nowhere yet.
+pub(crate) struct Compiled {
+    pub(crate) program: Bytes,
+    pub(crate) kind: ProgramKind,
+    /// [`PORTABLE`], or the CPU that the graph is laid out for.
+    pub(crate) target: String,
+    pub(crate) why_whole: Option<String>,
+    /// In program order; empty when the graph was kept whole.
+    pub(crate) weights: Vec<Tensor>,
+    /// For each weight where it lies in a file that may be mapped as it is; empty when there is no such file.
+    pub(crate) origins: Vec<Option<Origin>>,
+}
+
+/// Which forms of a graph are wanted, where CPUs differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Targets {
+    /// The quickest here, laid out for CPUs like this.
+    Native,
+    /// What every CPU computes.
+    Portable,
+    /// Either, so that every node can serve the model and those like this one do it quickest.
+    #[default]
+    Both,
+}
 
 /// The largest batch that requests are put together to. Past this a batch of small models gains nothing on a core, and
 /// one of large models takes memory that nobody planned for.
@@ -89,36 +111,65 @@ fn files(graph: &Graph) -> Vec<String> {
     files
 }
 
-/// Optimises the file at `path` for this CPU (when `portable`, for any), lifts its weights and checks that the answers
-/// stay the same; a graph for which that cannot be done is kept whole, with the reason.
+/// Optimises the file at `path` for `targets`, lifts its weights and checks each form by running it: its answers are those
+/// of the plain graph. A graph for which that cannot be done is kept whole, with the reason.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported) when the
-/// runtime cannot run it at all.
-pub(crate) fn import(engine: &Onnx, path: &Path, portable: bool) -> Result<Imported> {
+/// runtime cannot run it at all, or has no form of it for any CPU and that alone is wanted.
+pub(crate) fn import(engine: &Onnx, path: &Path, targets: Targets) -> Result<Imported> {
     let mut plain = engine.session_from_file(path)?;
-    match lifted(engine, path, Layout::Native, plain.as_mut())? {
-        // Most graphs are the same on every CPU, whichever layout was asked for.
-        Ok(native) if portable && native.target != PORTABLE => {
-            let any = lifted(engine, path, Layout::Portable, plain.as_mut())?;
-            any.map_err(|why| Error::unsupported(format!("it has no form for any CPU: {why}")))
+    let signature = plain.signature().clone();
+    let native = match lifted(engine, path, Layout::Native, plain.as_mut())? {
+        Ok(native) => native,
+        Err(why) => kept_whole(engine, path, plain.as_mut(), why)?,
+    };
+    let (mut per_cpu, mut apart) = (native.per_cpu, native.apart);
+    let mut notes = Vec::new();
+    // Most graphs are the same on every CPU, whichever layout was asked for.
+    let forms = if native.form.target == PORTABLE || targets == Targets::Native {
+        vec![native.form]
+    } else {
+        match (lifted(engine, path, Layout::Portable, plain.as_mut())?, targets) {
+            (Ok(any), _) => {
+                per_cpu |= any.per_cpu;
+                apart &= any.apart;
+                if targets == Targets::Both { vec![native.form, any.form] } else { vec![any.form] }
+            }
+            (Err(why), Targets::Portable) => {
+                return Err(Error::unsupported(format!("it has no form for any CPU: {why}")));
+            }
+            (Err(why), _) => {
+                notes.push(format!("it runs on CPUs like this one alone, because it has no form for any: {why}"));
+                vec![native.form]
+            }
         }
-        Ok(native) => Ok(native),
-        Err(why) => {
-            let none = engine.bind(Vec::new())?;
-            let apart = probe::items_are_apart(plain.as_mut(), none.as_ref());
-            let program = whole(path).map_err(|error| error.context(format!("it cannot be lifted ({why})")))?;
-            Ok(Imported {
-                signature: plain.signature().clone(),
-                program,
-                kind: ProgramKind::Whole,
-                target: PORTABLE.to_owned(),
-                why_whole: Some(why),
-                max_batch_size: if apart { BATCH_MAX } else { 0 },
-                weights: Vec::new(),
-            })
-        }
-    }
+    };
+    let max_batch_size = if apart { BATCH_MAX } else { 0 };
+    Ok(Imported { signature, max_batch_size, per_cpu, forms, notes })
+}
+
+/// A form that ran, and what was seen of it.
+struct Checked {
+    form: Compiled,
+    per_cpu: bool,
+    /// Whether it treats the items of a batch apart from each other.
+    apart: bool,
+}
+
+fn kept_whole(engine: &Onnx, path: &Path, plain: &mut dyn Session, why: String) -> Result<Checked> {
+    let none = engine.bind(Vec::new())?;
+    let apart = probe::items_are_apart(plain, none.as_ref());
+    let program = whole(path).map_err(|error| error.context(format!("it cannot be lifted ({why})")))?;
+    let form = Compiled {
+        program,
+        kind: ProgramKind::Whole,
+        target: PORTABLE.to_owned(),
+        why_whole: Some(why),
+        weights: Vec::new(),
+        origins: Vec::new(),
+    };
+    Ok(Checked { form, per_cpu: false, apart })
 }
 
 /// The file at `path` as one message, with the numbers that it keeps in others.
@@ -146,7 +197,7 @@ fn lifted(
     path: &Path,
     layout: Layout,
     plain: &mut dyn Session,
-) -> Result<std::result::Result<Imported, String>> {
+) -> Result<std::result::Result<Checked, String>> {
     const TENSORS: &str = "tensors";
     let scratch = tempfile::tempdir().map_err(|source| Error::internal(format!("no temporary folder: {source}")))?;
     let file = scratch.path().join("graph.onnx");
@@ -159,7 +210,7 @@ fn lifted(
     if let Err(refusal) = sparse::densify(model.graph.get_or_insert_default(), scratch.path()) {
         return Ok(Err(refusal.message));
     }
-    let Lifted { mut program, mut weights, blocked_layout } = match lift::lift(model) {
+    let Lifted { mut program, mut weights, layout: found } = match lift::lift(model) {
         Ok(lifted) => lifted,
         Err(why) => return Ok(Err(why)),
     };
@@ -175,8 +226,7 @@ fn lifted(
         Ok(session) => session,
         Err(refusal) => return Ok(Err(names.translate(&refusal.message))),
     };
-    let signature = plain.signature().clone();
-    if let Err(why) = same_signature(&signature, session.signature()) {
+    if let Err(why) = same_signature(plain.signature(), session.signature()) {
         return Ok(Err(why));
     }
     let bound = engine.bind(weights.iter().map(aligned).collect::<Result<_>>()?)?;
@@ -185,9 +235,9 @@ fn lifted(
         return Ok(Err(names.translate(&why)));
     }
     let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
-    let max_batch_size = if apart { BATCH_MAX } else { 0 };
-    let target = if blocked_layout { engine::cpu::target() } else { PORTABLE.to_owned() };
-    Ok(Ok(Imported { signature, program, kind: ProgramKind::Lifted, target, why_whole: None, max_batch_size, weights }))
+    let target = if found.blocked { engine::cpu::target() } else { PORTABLE.to_owned() };
+    let form = Compiled { program, kind: ProgramKind::Lifted, target, why_whole: None, weights, origins: Vec::new() };
+    Ok(Ok(Checked { form, per_cpu: found.per_cpu, apart }))
 }
 
 /// A weight as its program takes it.

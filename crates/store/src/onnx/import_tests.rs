@@ -24,25 +24,40 @@ fn what_another_exporter_wrote_is_the_same_program() {
     let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
     for file in ["bert_tiny_qa.onnx", "nanodet_g_coco80.onnx", "person_ssdlite_odapi.onnx"] {
         let (_, model) = read(&asset(file)).unwrap();
-        let want = import(&onnx, &asset(file), false).unwrap();
-        assert_eq!(want.why_whole, None, "{file}");
+        let [want] = lifted_natively(&onnx, &asset(file));
         let other = folder.path().join(file);
         std::fs::write(&other, scramble(&model, 99).encode_to_vec()).unwrap();
-        let got = import(&onnx, &other, false).unwrap();
+        let [got] = lifted_natively(&onnx, &other);
         assert!(got.program == want.program, "{file} scrambled is another program");
         assert!(got.weights == want.weights, "{file} scrambled has other weights");
     }
 }
 
+/// The form for this CPU, which must have its weights lifted out.
+fn lifted_natively(onnx: &Onnx, path: &Path) -> [Compiled; 1] {
+    let forms = import(onnx, path, Targets::Native).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
+    let form = <[Compiled; 1]>::try_from(forms.forms).ok().unwrap();
+    assert_eq!(form[0].why_whole, None, "{}", path.display());
+    form
+}
+
 #[test]
-fn a_form_for_any_cpu_is_another_program_of_the_same_answers() {
+fn what_cpus_want_laid_out_differently_has_a_form_for_each() {
     let onnx = onnx();
+    let native = engine::cpu::target();
     // Convolutions are laid out for the CPU; a transformer has none.
-    for (file, native) in [("nanodet_g_coco80.onnx", engine::cpu::target()), ("bert_tiny_qa.onnx", PORTABLE.to_owned())]
-    {
-        let [here, any] = [false, true].map(|portable| import(&onnx, &asset(file), portable).unwrap());
-        assert_eq!((&*here.target, &*any.target), (&*native, PORTABLE), "{file}");
-        assert_eq!(here.program == any.program, native == PORTABLE, "{file}");
+    for (file, targets, want, per_cpu) in [
+        ("nanodet_g_coco80.onnx", Targets::Both, &[&native[..], PORTABLE][..], true),
+        ("nanodet_g_coco80.onnx", Targets::Native, &[&native], true),
+        ("nanodet_g_coco80.onnx", Targets::Portable, &[PORTABLE], true),
+        ("bert_tiny_qa.onnx", Targets::Both, &[PORTABLE], false),
+        ("bert_tiny_qa.onnx", Targets::Native, &[PORTABLE], false),
+        ("bert_tiny_qa.onnx", Targets::Portable, &[PORTABLE], false),
+    ] {
+        let imported = import(&onnx, &asset(file), targets).unwrap();
+        let got: Vec<_> = imported.forms.iter().map(|form| &form.target[..]).collect();
+        assert_eq!((&got[..], imported.per_cpu), (want, per_cpu), "{file} {targets:?}");
+        assert!(imported.forms.iter().all(|form| form.kind == ProgramKind::Lifted), "{file} {targets:?}");
     }
 }
 
@@ -167,9 +182,9 @@ fn fine_tunes_share_a_program_wherever_their_weights_are() {
         let [one, other] = [3, 8].map(|seed| {
             let path = folder.path().join("m.onnx");
             std::fs::write(&path, make(seed).encode_to_vec()).unwrap();
-            import(&onnx, &path, false).unwrap_or_else(|error| panic!("{what}: {error:?}"))
+            let [form] = lifted_natively(&onnx, &path);
+            form
         });
-        assert_eq!(one.why_whole, None, "{what}");
         assert_eq!(one.weights.len(), weights, "{what}");
         assert!(one.program == other.program, "{what}: two programs");
         assert!(one.weights != other.weights, "{what}: the fine-tunes must differ for this test to mean anything");
@@ -189,8 +204,7 @@ fn external_data_is_lifted_and_a_whole_graph_takes_it_in() {
     weight.external_data = vec![entry("location", "numbers"), entry("offset", "4096")];
     std::fs::write(&path, split.encode_to_vec()).unwrap();
     assert_eq!(identify(&path).unwrap().bytes, std::fs::metadata(&path).unwrap().len() + 4096 + numbers.len() as u64);
-    let imported = import(&onnx, &path, false).unwrap();
-    assert_eq!((imported.why_whole, imported.weights.len()), (None, 1));
+    assert_eq!(lifted_natively(&onnx, &path)[0].weights.len(), 1);
 
     let model = Model::decode(whole(&path).unwrap()).unwrap();
     assert_eq!(model.graph.unwrap().initializer[0].raw_data.as_deref(), Some(&numbers[..]));

@@ -12,8 +12,17 @@ pub(crate) struct Lifted {
     pub(crate) program: Model,
     /// The weights, in no order that means anything.
     pub(crate) weights: Vec<Weight>,
-    /// Whether the graph is laid out for one kind of CPU.
-    pub(crate) blocked_layout: bool,
+    /// What its operators have to do with the CPU.
+    pub(crate) layout: CpuLayout,
+}
+
+/// How a graph depends on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CpuLayout {
+    /// Whether it is laid out for one kind of CPU, and computes nonsense on another.
+    pub(crate) blocked: bool,
+    /// Whether it holds what is laid out so where that is quicker.
+    pub(crate) per_cpu: bool,
 }
 
 /// A constant that became an input.
@@ -39,12 +48,14 @@ pub(crate) fn lift(mut model: Model) -> Result<Lifted, String> {
     let uses = Uses::of(graph);
     let mut weights = Vec::new();
     take(graph, &uses, &mut weights);
-    let mut blocked_layout = false;
+    let mut layout = CpuLayout::default();
     roles::each_node(graph, true, &mut |node, _| {
-        blocked_layout |= node.domain.as_deref() == Some("com.microsoft.nchwc");
+        let blocked = node.domain.as_deref() == Some("com.microsoft.nchwc");
+        layout.blocked |= blocked;
+        layout.per_cpu |= blocked || roles::is_laid_out_per_cpu(node);
     });
     model.functions.clear();
-    Ok(Lifted { program: model, weights, blocked_layout })
+    Ok(Lifted { program: model, weights, layout })
 }
 
 /// How each name is used, over a graph and the graphs inside it.

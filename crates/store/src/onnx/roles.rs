@@ -75,6 +75,11 @@ fn is_quantised_table(node: &Node, index: usize, dtype: DataType) -> bool {
         && matches!(dtype, DataType::U8 | DataType::I8)
 }
 
+/// Whether the runtime has a kernel for this operator that wants its numbers in blocks of the CPU's vectors.
+pub(crate) fn is_laid_out_per_cpu(node: &Node) -> bool {
+    matches!(node.operator(), "Conv" | "FusedConv" | "MaxPool" | "AveragePool" | "GlobalMaxPool" | "GlobalAveragePool")
+}
+
 /// Calls `visit` with every node of `graph` and of the graphs inside it, and whether its constants may leave them.
 pub(crate) fn each_node<'a>(graph: &'a Graph, movable: bool, visit: &mut dyn FnMut(&'a Node, bool)) {
     for node in &graph.node {

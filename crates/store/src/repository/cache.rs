@@ -10,7 +10,7 @@ use super::listing::digest;
 use crate::folder::read_manifest;
 use crate::manifest::FORMAT;
 use crate::onnx::import;
-use crate::pack::{Draft, Identity, Request};
+use crate::pack::{Draft, Identity, Request, Targets};
 use crate::task::{self, TaskChoice};
 use crate::{Manifest, Store, atomic};
 
@@ -78,7 +78,8 @@ impl PackCache {
             return Err(Error::unavailable(format!("{}: it changed while it was read", key.file.display())));
         }
         let source = import::identify(&path).map_err(of)?;
-        let request = Request { path, copy: true, ..Request::default() };
+        // Its key is for this kind of CPU alone.
+        let request = Request { path, copy: true, targets: Targets::Native, ..Request::default() };
         let identity = Identity { name: key.name.to_owned(), version: key.version, source };
         let mut draft = Draft::import(onnx, &request, identity).map_err(of)?;
         draft.put(&self.store).map_err(of)?;

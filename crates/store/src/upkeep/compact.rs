@@ -1,5 +1,5 @@
 //! Compacting: models whose weights lie in segments that are partly dead, in very many segments, or in segments of format 1
-//! are placed again, as if they were packed from the store itself.
+//! are placed again, as if they were packed from the store itself. Other manifests of an older format are written anew.
 //!
 //! New files first, then the manifest in place of the old one, then nothing: gc takes the old files when their time has
 //! come. It may end at any point, and doing it again goes on from there.
@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use engine::Result;
 
 use super::readable;
-use crate::manifest::FORMAT;
+use crate::manifest::{FORMAT, Form, Weights};
 use crate::place::{Origin, Rules, place};
 use crate::segment::contents;
 use crate::table::size_bytes;
@@ -42,11 +42,12 @@ pub fn compact(store: &Store, copy: bool, progress: &dyn Fn(usize, usize)) -> Re
     store.make_folders()?;
     let manifests = readable(store)?;
     let (victims, freed_bytes) = victims(store, &manifests)?;
-    let moves = |manifest: &&Manifest| {
-        let segments = &manifest.weights.segments;
+    let is_ill = |weights: &Weights| {
+        let segments = &weights.segments;
         segments.len() >= SCATTERED_SEGMENTS_MIN
             || segments.iter().any(|segment| victims.contains(&segment.hash) || (copy && segment.external.is_some()))
     };
+    let moves = |manifest: &&Manifest| manifest.forms().any(|(_, weights)| is_ill(weights));
     let moving: Vec<&Manifest> = manifests.iter().filter(moves).collect();
     let mut done = Compacted { freed_bytes, ..Compacted::default() };
     for (at, manifest) in moving.iter().enumerate() {
@@ -60,17 +61,28 @@ pub fn compact(store: &Store, copy: bool, progress: &dyn Fn(usize, usize)) -> Re
         }
     }
     progress(moving.len(), moving.len());
+    for manifest in manifests.iter().filter(|manifest| manifest.format < FORMAT && !moves(manifest)) {
+        store.supersede(manifest, &Manifest { format: FORMAT, ..manifest.clone() })?;
+    }
     Ok(done)
 }
 
 /// Places the weights of `manifest` anew; gives the bytes that were written, or `None` when it is no longer current.
 fn again(store: &Store, manifest: &Manifest, copy: bool, victims: &HashSet<String>) -> Result<Option<u64>> {
     let rules = Rules { segments_max: SCATTERED_SEGMENTS_MIN - 1, avoid: victims };
-    let tensors = store.weights(manifest)?;
-    let origins = if copy { Vec::new() } else { origins(store, manifest)? };
-    let placed = place(store, &tensors, &origins, &rules)?;
-    let new = Manifest { format: FORMAT, weights: placed.weights, ..manifest.clone() };
-    Ok(store.supersede(manifest, &new)?.then_some(placed.stored_bytes))
+    let mut stored_bytes = 0;
+    let mut placed = |weights: &Weights| -> Result<Weights> {
+        let tensors = store.tensors(weights)?;
+        let origins = if copy { Vec::new() } else { origins(store, weights)? };
+        let placed = place(store, &tensors, &origins, &rules)?;
+        stored_bytes += placed.stored_bytes;
+        Ok(placed.weights)
+    };
+    let weights = placed(&manifest.weights)?;
+    let other = |form: &Form| Ok(Form { program: form.program.clone(), weights: placed(&form.weights)? });
+    let others = manifest.others.iter().map(other).collect::<Result<_>>()?;
+    let new = Manifest { format: FORMAT, weights, others, ..manifest.clone() };
+    Ok(store.supersede(manifest, &new)?.then_some(stored_bytes))
 }
 
 /// `outcome`, or `None` for an error about a model that was removed or changed meanwhile.
@@ -86,9 +98,10 @@ fn unless_gone<T>(store: &Store, manifest: &Manifest, outcome: Result<T>) -> Res
 fn victims(store: &Store, manifests: &[Manifest]) -> Result<(HashSet<String>, u64)> {
     let mut used: HashMap<&str, HashSet<(u64, u64)>> = HashMap::new();
     let mut files = HashMap::new();
-    for manifest in manifests {
-        let segments = &manifest.weights.segments;
-        for weight in unless_gone(store, manifest, store.table(manifest))?.unwrap_or_default() {
+    let forms = manifests.iter().flat_map(|manifest| manifest.forms().map(move |(_, weights)| (manifest, weights)));
+    for (manifest, weights) in forms {
+        let segments = &weights.segments;
+        for weight in unless_gone(store, manifest, store.table(weights))?.unwrap_or_default() {
             if let Some(segment) = segments.get(weight.segment as usize).filter(|segment| segment.external.is_none()) {
                 let place = (weight.offset_bytes, size_bytes(weight.dtype, &weight.shape)?);
                 used.entry(&segment.hash).or_default().insert(place);
@@ -112,11 +125,11 @@ fn victims(store: &Store, manifests: &[Manifest]) -> Result<(HashSet<String>, u6
     Ok((victims, freed_bytes))
 }
 
-/// For each weight of `manifest` where it lies outside the store, if it does.
-fn origins(store: &Store, manifest: &Manifest) -> Result<Vec<Option<Origin>>> {
+/// For each of `weights` where it lies outside the store, if it does.
+fn origins(store: &Store, weights: &Weights) -> Result<Vec<Option<Origin>>> {
     let outside = |weight: &crate::table::WeightRef| {
-        let external = manifest.weights.segments.get(weight.segment as usize)?.external.as_ref()?;
+        let external = weights.segments.get(weight.segment as usize)?.external.as_ref()?;
         Some(Origin { path: external.path.clone(), offset_bytes: weight.offset_bytes })
     };
-    Ok(store.table(manifest)?.iter().map(outside).collect())
+    Ok(store.table(weights)?.iter().map(outside).collect())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use engine::{DataType, ErrorKind, Result, Tensor};
 
 use super::*;
-use crate::manifest::{FORMAT, ProgramKind, ProgramRef, Source, Weights};
+use crate::manifest::{FORMAT, Form, ProgramKind, ProgramRef, Source, Weights};
 use crate::place::{Origin, Placed, Rules, SEGMENTS_MAX, place};
 
 const KB: usize = 1024;
@@ -110,6 +110,8 @@ fn manifest(name: &str, program: &str, weights: Weights) -> Manifest {
         labels: BTreeMap::new(),
         files: BTreeMap::new(),
         weights,
+        others: Vec::new(),
+        per_cpu: false,
     }
 }
 
@@ -299,9 +301,10 @@ fn a_manifest_that_lies_is_refused_with_the_reason() {
     place.pack("m", &model(100));
     let path = place.store.manifest_path("m", 1);
     let text = fs::read_to_string(&path).unwrap();
-    let other = place.store.put_table(&place.store.table(&place.pack("n", &[tensor(9, 10)]).0).unwrap()).unwrap();
+    let other =
+        place.store.put_table(&place.store.table(&place.pack("n", &[tensor(9, 10)]).0.weights).unwrap()).unwrap();
     let whole = place.store.manifest("m", 1).unwrap();
-    let table = place.store.table(&whole).unwrap();
+    let table = place.store.table(&whole.weights).unwrap();
     let lie = |change: &dyn Fn(&mut crate::table::WeightRef)| {
         let mut lying = table.clone();
         change(&mut lying[0]);
@@ -351,6 +354,33 @@ fn dead_bytes_go_and_the_models_answer_as_before() {
     assert_eq!(place.load("third"), [tensor(4, 100 * KB), large(9)]);
     assert_eq!(place.damage(), []);
     assert_eq!(compact(&place.store, false, &|_, _| ()).unwrap(), Compacted::default());
+}
+
+#[test]
+fn every_form_of_a_model_moves_with_it() {
+    let place = Place::new();
+    let forms = [vec![tensor(1, 200 * KB), tensor(9, 10)], vec![tensor(2, 100 * KB), tensor(9, 10)]];
+    // Both forms lie in the segment of a model that goes, between tensors that are nobody's then.
+    let doomed = [&forms[0][..], &forms[1], &[tensor(7, 300 * KB)]].concat();
+    place.pack("doomed", &doomed);
+    let [(first, _), (second, _)] =
+        ["first", "second"].map(|name| place.pack(name, &forms[usize::from(name == "second")]));
+    let other =
+        Form { program: ProgramRef { target: "another".to_owned(), ..second.program }, weights: second.weights };
+    let both = Manifest { others: vec![other], ..first };
+    fs::write(place.store.manifest_path("first", 1), serde_json::to_vec(&both).unwrap()).unwrap();
+    for name in ["doomed", "second"] {
+        remove(&place.store, name, None).unwrap();
+    }
+
+    let compacted = compact(&place.store, false, &|_, _| ()).unwrap();
+    assert_eq!((compacted.models, compacted.stored_bytes), (1, 300 * 1024 + 20));
+    let collected = place.gc().files;
+    assert!(collected.iter().any(|garbage| garbage.bytes > 600 * 1024), "{collected:?}");
+    let moved = place.store.manifest("first", 1).unwrap();
+    for (target, tensors) in [("here", &forms[0]), ("another", &forms[1])] {
+        assert_eq!(place.store.weights(&moved.clone().on(target).unwrap()).unwrap(), *tensors, "{target}");
+    }
 }
 
 /// The store as a build that wrote format 1 left it: one segment a model, its name the hash of the file.

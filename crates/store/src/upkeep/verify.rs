@@ -10,7 +10,7 @@ use engine::{Error, Result};
 
 use crate::content::Content;
 use crate::folder::program_hash;
-use crate::manifest::SegmentRef;
+use crate::manifest::{ProgramRef, SegmentRef, Weights};
 use crate::segment::{Piece, contents, is_sound};
 use crate::table::size_bytes;
 use crate::{Manifest, Store};
@@ -93,7 +93,10 @@ pub fn verify(store: &Store, threads: usize, progress: &(dyn Fn(u64, u64) + Sync
             items_of(manifest).iter().filter_map(|item| Some(broken.get(item)?.as_str())).collect();
         let reason = match reasons.first() {
             Some(_) => Some(reasons.join("; ")),
-            None => table_is_true(store, manifest, &mut known).err().map(|error| error.message),
+            None => {
+                let mut each = manifest.forms().map(|(_, weights)| table_is_true(store, weights, &mut known));
+                each.find_map(Result::err).map(|error| error.message)
+            }
         };
         damage.extend(reason.map(|reason| damaged(&manifest.name, manifest.version, reason)));
     }
@@ -107,7 +110,7 @@ fn damaged(name: &str, version: u64, reason: String) -> Damage {
 }
 
 fn items_of(manifest: &Manifest) -> Vec<Item> {
-    let program = Item::Program { hash: manifest.program.hash.clone(), target: manifest.program.target.clone() };
+    let program = |program: &ProgramRef| Item::Program { hash: program.hash.clone(), target: program.target.clone() };
     let segment = |segment: &SegmentRef| match &segment.external {
         None => Item::Segment(segment.hash.clone()),
         Some(external) => Item::External {
@@ -118,7 +121,10 @@ fn items_of(manifest: &Manifest) -> Vec<Item> {
         },
     };
     let files = manifest.files.values().map(|hash| Item::File(hash.clone()));
-    std::iter::once(program).chain(manifest.weights.segments.iter().map(segment)).chain(files).collect()
+    let form = |(of, weights): (&ProgramRef, &Weights)| -> Vec<Item> {
+        std::iter::once(program(of)).chain(weights.segments.iter().map(&segment)).collect()
+    };
+    manifest.forms().flat_map(form).chain(files).collect()
 }
 
 impl Item {
@@ -153,15 +159,15 @@ impl Item {
     }
 }
 
-/// That each weight of `manifest` is one whole tensor of its segment; `known` remembers the segments' contents.
+/// That each of `weights` is one whole tensor of its segment; `known` remembers the segments' contents.
 fn table_is_true(
     store: &Store,
-    manifest: &Manifest,
+    weights: &Weights,
     known: &mut BTreeMap<String, Option<HashSet<(u64, u64)>>>,
 ) -> Result<()> {
     // That the table is what its name says and that every weight lies inside, loading it checks.
-    store.weights(manifest)?;
-    for segment in manifest.weights.segments.iter().filter(|segment| segment.external.is_none()) {
+    store.tensors(weights)?;
+    for segment in weights.segments.iter().filter(|segment| segment.external.is_none()) {
         if !known.contains_key(&segment.hash) {
             let pieces = contents(&store.segment(segment)?, &segment.hash)?;
             let places =
@@ -169,8 +175,8 @@ fn table_is_true(
             known.insert(segment.hash.clone(), pieces.map(places));
         }
     }
-    for weight in store.table(manifest)? {
-        let Some(segment) = manifest.weights.segments.get(weight.segment as usize) else { continue };
+    for weight in store.table(weights)? {
+        let Some(segment) = weights.segments.get(weight.segment as usize) else { continue };
         let place = (weight.offset_bytes, size_bytes(weight.dtype, &weight.shape)?);
         // A segment of format 1 does not say what is in it, nor does a file that is not ours.
         if let Some(Some(places)) = known.get(&segment.hash)
