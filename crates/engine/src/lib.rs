@@ -13,9 +13,13 @@ mod signature;
 pub use signature::{Signature, TensorSpec};
 
 mod runtime;
-pub use runtime::{Engine, Load, Session, Weights};
+pub use runtime::{Engine, Load, Outlet, SavedModel, Session, Weights};
 
 pub mod cpu;
 pub mod map;
 pub mod memory;
 pub mod onnx;
+pub mod tensorflow;
+
+mod runtimes;
+pub use runtimes::Runtimes;

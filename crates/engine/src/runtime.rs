@@ -1,9 +1,10 @@
 //! The seam between the house and a runtime: three small, synchronous traits.
 
 use std::any::Any;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Result, Signature, Tensor};
+use crate::{Error, Result, Signature, Tensor, TensorSpec};
 
 /// How a session treats the graph it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,28 @@ pub enum Load {
     AsIs,
     /// A plain graph: let the runtime optimise it for this CPU first.
     Optimise,
+}
+
+/// A TensorFlow SavedModel: a folder, and the signature of it that is served.
+#[derive(Clone, Copy, Debug)]
+pub struct SavedModel<'a> {
+    /// Holds `saved_model.pb`; read while the session is built, and not afterwards.
+    pub folder: &'a Path,
+    /// The tags of the graph in it, `serve` as a rule.
+    pub tags: &'a [String],
+    /// What clients give.
+    pub inputs: &'a [Outlet],
+    /// What clients get.
+    pub outputs: &'a [Outlet],
+}
+
+/// A tensor of a SavedModel's signature, and where it is in the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlet {
+    /// Its name for clients, and what it is.
+    pub spec: TensorSpec,
+    /// `OPERATION:INDEX`.
+    pub tensor: String,
 }
 
 /// A runtime. One per process; shared by every lane and loader.
@@ -26,6 +49,17 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the runtime refuses the graph, with its own reason.
     fn session(&self, program: &[u8], weights: usize, load: Load) -> Result<Box<dyn Session>>;
+
+    /// Loads `model` and returns a session for each of `lanes`; its weights are inside, so it runs on none. Takes what a
+    /// [`session`](Self::session) takes.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when this runtime reads no SavedModels or refuses this one, with its
+    /// own reason; [`Unavailable`](crate::ErrorKind::Unavailable) when the runtime for it is not there.
+    fn saved_model(&self, model: &SavedModel<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
+        let _ = (model, lanes);
+        Err(Error::unsupported("this runtime reads no SavedModels"))
+    }
 
     /// Binds `weights`, in the program's order, so that any session of that program can run on them.
     ///
@@ -53,4 +87,13 @@ pub trait Session: Send {
 pub trait Weights: Any + Send + Sync {
     /// Bytes of weight data pointed at; mapped, not private.
     fn mapped_bytes(&self) -> u64;
+}
+
+/// Where a runtime's library is looked for when nobody says: beside the program, then where the system's loader looks.
+pub(crate) fn beside_the_program(name: &str) -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join(name)))
+        .filter(|beside| beside.exists())
+        .unwrap_or_else(|| PathBuf::from(name))
 }

@@ -2,11 +2,11 @@
 
 mod commands;
 mod config;
+mod environment;
 mod exit;
 mod inference;
 mod node;
 mod signal;
-mod telemetry;
 
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Turn an ONNX file into a pack: optimised once, its weights shared and mapped
+    /// Turn a model into a pack: optimised once, its weights shared and mapped
     Pack(commands::pack::Args),
     /// List the models of a store
     Models(commands::models::Args),
@@ -49,7 +49,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if let Err(exit) = telemetry::turn_off() {
+    if let Err(exit) = environment::settle() {
         return exit.report();
     }
     let cli = Cli::parse();

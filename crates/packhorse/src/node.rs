@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::onnx::{LIBRARY_VARIABLE, Onnx};
+use engine::onnx::Onnx;
+use engine::{Runtimes, onnx, tensorflow};
 use serve::{Control, Metrics, QueueLimits, Residency, Scheduler};
 use store::repository::{Layout, PackCache};
 use store::{Repository, Serving};
 
 use crate::exit::Exit;
 
-/// Loads ONNX Runtime from where the environment says, or from where the system keeps it.
-pub(crate) fn onnx() -> Result<Onnx, Exit> {
-    let library = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
-    Onnx::load(library.as_deref()).map_err(|error| Exit::Configuration(error.message))
+/// Loads ONNX Runtime from where the environment says, or from where the system keeps it, and knows where TensorFlow is.
+pub(crate) fn runtimes() -> Result<Arc<Runtimes>, Exit> {
+    let library = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let onnx = Onnx::load(library(onnx::LIBRARY_VARIABLE).as_deref());
+    let onnx = onnx.map_err(|error| Exit::Configuration(error.message))?;
+    Ok(Arc::new(Runtimes::new(onnx.into(), library(tensorflow::LIBRARY_VARIABLE))))
 }
 
 /// Where models come from: the place, and where packs of it are kept when it is no store of packs.
@@ -26,7 +29,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// The repository there, whose packs are made with `packer`.
-    pub(crate) fn open(self, packer: Option<Arc<Onnx>>) -> Result<Repository, Exit> {
+    pub(crate) fn open(self, packer: Option<Arc<Runtimes>>) -> Result<Repository, Exit> {
         let layout = Layout::of(self.store).map_err(|error| Exit::configuration(&error))?;
         if let Layout::Packs(store) = layout {
             return Ok(store.into());
@@ -68,19 +71,19 @@ pub(crate) fn start(
 ) -> Result<Arc<Scheduler>, Exit> {
     // What is typed wrong is told before a runtime is loaded.
     Layout::of(place.store).map_err(|error| Exit::configuration(&error))?;
-    let onnx = Arc::new(onnx()?);
-    let repository = place.open(Some(Arc::clone(&onnx)))?;
-    on_lanes(limits, |lanes| Residency::open_with(repository, onnx, lanes, control, overrides))
+    let runtimes = runtimes()?;
+    let repository = place.open(Some(Arc::clone(&runtimes)))?;
+    on_lanes(limits, |lanes| Residency::open_with(repository, runtimes, lanes, control, overrides))
 }
 
-/// As [`start`], on a runtime that is loaded already.
+/// As [`start`], on runtimes that are loaded already.
 pub(crate) fn start_with(
     repository: impl Into<Repository>,
-    onnx: Arc<Onnx>,
+    runtimes: Arc<Runtimes>,
     limits: QueueLimits,
     control: Control,
 ) -> Result<Arc<Scheduler>, Exit> {
-    on_lanes(limits, |lanes| Residency::open(repository, onnx, lanes, control))
+    on_lanes(limits, |lanes| Residency::open(repository, runtimes, lanes, control))
 }
 
 fn on_lanes(

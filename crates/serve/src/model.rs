@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use engine::{Result, Signature, Weights};
+use store::manifest::ProgramKind;
 use store::repository::{Declared, Settings};
 use store::{LatencyClass, Manifest, Serving};
 
@@ -75,7 +76,18 @@ impl Model {
 
     /// What clients are told it runs on, in the word that Triton has for it.
     pub fn platform(&self) -> &'static str {
-        "onnxruntime_onnx"
+        match self.manifest.program.kind {
+            ProgramKind::Lifted | ProgramKind::Whole => "onnxruntime_onnx",
+            ProgramKind::SavedModel => "tensorflow_savedmodel",
+        }
+    }
+
+    /// The name of the runtime among Triton's backends.
+    pub fn backend(&self) -> &'static str {
+        match self.manifest.program.kind {
+            ProgramKind::Lifted | ProgramKind::Whole => "onnxruntime",
+            ProgramKind::SavedModel => "tensorflow",
+        }
     }
 
     /// The most items that one run takes, the first dimension of every tensor being the batch; 0 when the model is not

@@ -256,6 +256,14 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Where the file of this hash, one that comes with a model, lies.
+    ///
+    /// # Errors
+    /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is no hash.
+    pub(crate) fn file_path(&self, hash: &str) -> Result<PathBuf> {
+        self.content(Content::File, hash)
+    }
+
     /// Writes `manifest`, which is the last thing written of a pack. `None` when gc was faster with something that it
     /// names: then the pack has to be made again.
     pub(crate) fn commit(&self, manifest: &Manifest) -> Result<Option<Written>> {

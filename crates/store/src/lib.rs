@@ -21,6 +21,7 @@ pub mod labels;
 mod onnx;
 pub mod pack;
 mod place;
+pub mod saved_model;
 pub mod upkeep;
 
 mod serving;

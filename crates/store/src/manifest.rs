@@ -122,7 +122,7 @@ pub struct External {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `onnx`, or `hugging-face` for a folder
+    /// `onnx`, `hugging-face` for such a folder, or `saved-model`
     pub format: String,
     /// BLAKE3 of the source's bytes, with any external data.
     pub hash: String,
@@ -145,7 +145,7 @@ pub struct ProgramRef {
     pub why_whole: Option<String>,
 }
 
-/// The two forms of a program.
+/// What a program is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProgramKind {
@@ -154,6 +154,8 @@ pub enum ProgramKind {
     Lifted,
     /// The graph holds its weights; one model owns it.
     Whole,
+    /// A TensorFlow SavedModel: which of its signatures is served, and which files it is made of.
+    SavedModel,
 }
 
 /// A named tensor of the signature.
@@ -194,7 +196,7 @@ impl Io {
         }
     }
 
-    fn to_spec(&self) -> Result<TensorSpec> {
+    pub(crate) fn to_spec(&self) -> Result<TensorSpec> {
         let dtype = datatype(&self.datatype)?;
         Ok(TensorSpec { name: self.name.clone(), dtype, shape: self.shape.clone(), any_rank: self.any_rank })
     }

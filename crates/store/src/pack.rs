@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use engine::onnx::Onnx;
-use engine::{Error, ErrorKind, Result};
+use engine::{Error, ErrorKind, Result, Runtimes};
 
 use crate::atomic::Written;
 use crate::manifest::{FORMAT, Form, Io, Manifest, PORTABLE, ProgramRef, Source, Weights};
@@ -13,12 +12,12 @@ pub use crate::onnx::import::Targets;
 use crate::onnx::import::{self, Compiled, Imported};
 use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::task::{self, Task, TaskChoice};
-use crate::{Store, hf, name};
+use crate::{Store, hf, name, saved_model};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The ONNX file, or the Hugging Face folder.
+    /// The ONNX file, or the folder of a Hugging Face model or a SavedModel.
     pub path: PathBuf,
     /// The model's name; the folder's own, or the file's without its ending, when absent.
     pub name: Option<String>,
@@ -55,11 +54,11 @@ pub struct Packed {
 /// All name the file.
 /// [`InvalidInput`](ErrorKind::InvalidInput) for a file that is no model, [`AlreadyExists`](ErrorKind::AlreadyExists)
 /// when the version asked for holds something else, [`Exhausted`](ErrorKind::Exhausted) for a full disk.
-pub fn pack(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
-    pack_file(store, engine, request).map_err(|error| error.context(request.path.display()))
+pub fn pack(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Packed> {
+    pack_file(store, runtimes, request).map_err(|error| error.context(request.path.display()))
 }
 
-fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> {
+fn pack_file(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Packed> {
     let name = request.name.clone().map_or_else(|| name_of(&request.path), Ok)?;
     name::check(&name)?;
     let source = identify(request)?;
@@ -67,7 +66,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
     if let Some(manifest) = same(store, &existing, request, &source) {
         return match missing(manifest, request.targets) {
             None => unchanged(manifest.clone()),
-            Some(targets) => extend(store, engine, &Request { targets, ..request.clone() }, manifest),
+            Some(targets) => extend(store, runtimes, &Request { targets, ..request.clone() }, manifest),
         };
     }
     let newest = existing.iter().map(|manifest| manifest.version).max().unwrap_or(0);
@@ -80,7 +79,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
         None => newest + 1,
     };
 
-    let mut draft = Draft::import(engine, request, Identity { name, version, source })?;
+    let mut draft = Draft::import(runtimes, request, Identity { name, version, source })?;
     for _ in 0..COMMITS_MAX {
         let stored_bytes = draft.put(store)?;
         match store.commit(&draft.manifest)? {
@@ -90,7 +89,7 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
                 return Ok(Packed { changed: true, stored_bytes, notes, ..unchanged(manifest)? });
             }
             // Another packer was faster with this version: either it holds the very same, or there is a next one.
-            Some(Written::Existed) => return pack_file(store, engine, request),
+            Some(Written::Existed) => return pack_file(store, runtimes, request),
             None => tracing::info!("gc removed what this pack was about to share; it is stored again"),
         }
     }
@@ -99,9 +98,9 @@ fn pack_file(store: &Store, engine: &Onnx, request: &Request) -> Result<Packed> 
 
 /// Adds to `manifest`'s model the forms that `request` asks for: its file is that model's, and was packed elsewhere, or for
 /// other targets.
-fn extend(store: &Store, engine: &Onnx, request: &Request, manifest: &Manifest) -> Result<Packed> {
+fn extend(store: &Store, runtimes: &Runtimes, request: &Request, manifest: &Manifest) -> Result<Packed> {
     let Manifest { name, version, source, .. } = manifest.clone();
-    let mut draft = Draft::import(engine, request, Identity { name, version, source })?;
+    let mut draft = Draft::import(runtimes, request, Identity { name, version, source })?;
     let known = |form: &Compiled| manifest.forms().any(|(program, _)| program.target == form.target);
     draft.forms.retain(|form| !known(form));
     if draft.forms.is_empty() {
@@ -126,7 +125,7 @@ fn extend(store: &Store, engine: &Onnx, request: &Request, manifest: &Manifest) 
     };
     if !store.supersede(manifest, &extended)? {
         // Another packer, compacting or gc was faster.
-        return pack_file(store, engine, request);
+        return pack_file(store, runtimes, request);
     }
     Ok(Packed { changed: true, stored_bytes, notes, ..unchanged(extended)? })
 }
@@ -177,8 +176,8 @@ impl Draft {
     ///
     /// # Errors
     /// As [`pack`].
-    pub(crate) fn import(engine: &Onnx, request: &Request, identity: Identity) -> Result<Self> {
-        let Found { imported, task, labels, files } = find(engine, request)?;
+    pub(crate) fn import(runtimes: &Runtimes, request: &Request, identity: Identity) -> Result<Self> {
+        let Found { imported, task, labels, files } = find(runtimes, request)?;
         let Imported { signature, max_batch_size, per_cpu, mut forms, notes } = imported;
         if request.copy {
             forms.iter_mut().for_each(|form| form.origins.clear());
@@ -232,12 +231,15 @@ impl Draft {
 /// How often a pack is stored before it is given up, when gc is faster each time.
 const COMMITS_MAX: usize = 5;
 
-/// Whether `path` is a Hugging Face folder, which is packed as one model.
-pub fn is_checkpoint(path: &Path) -> bool {
-    hf::is_checkpoint(path)
+/// Whether `path` is a folder that is packed as one model.
+pub fn is_model_folder(path: &Path) -> bool {
+    hf::is_checkpoint(path) || saved_model::is_saved_model(path)
 }
 
-fn identify(request: &Request) -> Result<Source> {
+pub(crate) fn identify(request: &Request) -> Result<Source> {
+    if saved_model::is_saved_model(&request.path) {
+        return saved_model::identify(&request.path);
+    }
     hf::refuse_other_formats(&request.path)?;
     if !hf::is_checkpoint(&request.path) {
         return import::identify(&request.path);
@@ -256,16 +258,20 @@ struct Found {
     files: Vec<(String, Bytes)>,
 }
 
-fn find(engine: &Onnx, request: &Request) -> Result<Found> {
+fn find(runtimes: &Runtimes, request: &Request) -> Result<Found> {
     let asked = request.labels.clone();
     if hf::is_checkpoint(&request.path) {
-        let hf::Folder { imported, task, labels, files } = hf::import(engine, &request.path)?;
+        let hf::Folder { imported, task, labels, files } = hf::import(runtimes.onnx(), &request.path)?;
         let labels = if asked.is_empty() { labels } else { asked };
         return Ok(Found { imported, task, labels, files });
     }
-    let imported = import::import(engine, &request.path, request.targets)?;
+    let (imported, files) = if saved_model::is_saved_model(&request.path) {
+        saved_model::import(runtimes, &request.path)?
+    } else {
+        (import::import(runtimes.onnx(), &request.path, request.targets)?, Vec::new())
+    };
     let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
-    Ok(Found { imported, task, labels: asked, files: Vec::new() })
+    Ok(Found { imported, task, labels: asked, files })
 }
 
 /// What to say of the files outside the store that `manifest` depends on.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use engine::onnx::Onnx;
-use engine::{DataType, Engine, ErrorKind, Load, Tensor};
+use engine::{DataType, Engine, ErrorKind, Load, Runtimes, Tensor, tensorflow};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
@@ -15,6 +15,7 @@ use store::{Manifest, Store};
 mod forms;
 mod hf;
 mod repositories;
+mod saved_models;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -24,11 +25,15 @@ fn asset(name: &str) -> PathBuf {
     workspace().join("assets").join(name)
 }
 
-/// The runtime that `make setup` fetched, or the one that the environment names.
-fn onnx() -> Onnx {
-    let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE)
-        .map_or_else(|| workspace().join(".cache/onnxruntime/1.31.1/libonnxruntime.so"), PathBuf::from);
-    Onnx::load(Some(&library)).expect("'make setup' fetches the runtime")
+/// The runtimes that `make test` fetched, or those that the environment names.
+fn onnx() -> Runtimes {
+    let library = |variable, fetched| {
+        std::env::var_os(variable).map_or_else(|| workspace().join(".cache").join(fetched), PathBuf::from)
+    };
+    let onnx = library(engine::onnx::LIBRARY_VARIABLE, "onnxruntime/1.31.1/libonnxruntime.so");
+    let onnx = Onnx::load(Some(&onnx)).expect("'make setup' fetches the runtime");
+    let tensorflow = library(tensorflow::LIBRARY_VARIABLE, "tensorflow/2.21.0/libtensorflow_cc.so.2");
+    Runtimes::new(onnx.into(), Some(tensorflow))
 }
 
 struct Place {
@@ -63,7 +68,7 @@ fn listing(store: &Store) -> BTreeMap<PathBuf, String> {
     found
 }
 
-fn run(onnx: &Onnx, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -> Vec<Tensor> {
+fn run(onnx: &Runtimes, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -> Vec<Tensor> {
     let load = if manifest.program.kind == ProgramKind::Lifted { Load::AsIs } else { Load::Optimise };
     let program = store.program(&manifest.program).unwrap();
     let mut session = onnx.session(&program, manifest.weights.len(), load).unwrap();
@@ -72,8 +77,8 @@ fn run(onnx: &Onnx, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -> Ve
     session.run(weights.as_ref(), inputs, &all).unwrap()
 }
 
-fn plain(onnx: &Onnx, path: &Path, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut session = onnx.session_from_file(path).unwrap();
+fn plain(onnx: &Runtimes, path: &Path, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut session = onnx.onnx().session_from_file(path).unwrap();
     let all: Vec<usize> = (0..session.signature().outputs.len()).collect();
     let none = onnx.bind(Vec::new()).unwrap();
     session.run(none.as_ref(), inputs, &all).unwrap()

@@ -46,7 +46,8 @@ impl Onnx {
     pub fn load(library: Option<&Path>) -> Result<Self> {
         // The runtime itself is one per process, and starting it twice at once is a race inside it.
         static STARTED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
-        let library = library.map_or_else(default_library, Path::to_path_buf);
+        let library =
+            library.map_or_else(|| crate::runtime::beside_the_program("libonnxruntime.so"), Path::to_path_buf);
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
         let environment = match &*started {
             Some((known, environment)) if *known == library => environment.clone(),
@@ -151,15 +152,6 @@ fn start(library: &Path) -> Result<Environment> {
         .map_err(|source| refused("ONNX Runtime cannot start", &source))?;
     environment.set_log_level(LogLevel::Error);
     Ok(environment)
-}
-
-fn default_library() -> PathBuf {
-    const NAME: &str = "libonnxruntime.so";
-    std::env::current_exe()
-        .ok()
-        .and_then(|program| Some(program.parent()?.join(NAME)))
-        .filter(|beside| beside.exists())
-        .unwrap_or_else(|| PathBuf::from(NAME))
 }
 
 /// `reason` as an error of ours; a runtime's refusal of a graph is the caller's to change.

@@ -14,14 +14,12 @@ use std::time::Duration;
 
 use bench::{Api, Pace, Question, Readiness, median, table};
 use clap::ValueEnum;
+use engine::Runtimes;
 use engine::Tensor;
-use engine::onnx::Onnx;
 use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
 use store::pack::{Packed, Request, Targets, pack};
 use store::task::{Detection, Task, TaskChoice};
-use work::cost::CpuSplit;
-use work::{Cost, Summary};
 
 use self::server::Server;
 use super::demo::{assets_folder, drain};
@@ -72,7 +70,7 @@ enum Section {
 
 /// What every section stands on.
 struct Bench {
-    onnx: Arc<Onnx>,
+    runtimes: Arc<Runtimes>,
     /// Gone with everything in it when the measuring ends.
     scratch: tempfile::TempDir,
     assets: PathBuf,
@@ -86,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     let scratch = tempfile::tempdir().map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
     let bench = Bench {
-        onnx: Arc::new(node::onnx()?),
+        runtimes: node::runtimes()?,
         scratch,
         assets: assets_folder(args.assets.as_deref())?,
         models: models_folder(args.models.as_deref()),
@@ -189,7 +187,7 @@ impl Bench {
     /// Packs the file at `path` into `store`.
     fn packed(&self, store: &Store, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
         let request = Request { path: path.to_owned(), task, targets: Targets::Native, ..Request::default() };
-        Ok(pack(store, &self.onnx, &request)?)
+        Ok(pack(store, &self.runtimes, &request)?)
     }
 
     /// Packs the fleet of small models into `store`, and gives their names.
@@ -259,36 +257,36 @@ fn ready_alone(file: &Path, store: &str, name: &str) -> Outcome {
     let store = Store::open(store).map_err(|error| Exit::configuration(&error))?;
     let version = store.versions(name)?.into_iter().max().unwrap_or(1);
     let manifest = store.manifest(name, version)?;
-    print_json(&bench::readiness(&store, &node::onnx()?, &manifest, file, READY_TIMES)?)
+    print_json(&bench::readiness(&store, node::runtimes()?.onnx(), &manifest, file, READY_TIMES)?)
 }
 
 impl Bench {
     /// The clip from queue to durable detections, beside the floor; they take turns, so that a machine that changes its
     /// speed changes both.
     fn video(&self) -> Result<String, Exit> {
-        let (store, onnx, rounds) = (self.store("video")?, &self.onnx, self.rounds);
+        let (store, runtimes, rounds) = (self.store("video")?, &self.runtimes, self.rounds);
         let (clip, model) = (self.assets.join("street.mp4"), self.assets.join("nanodet_g_coco80.onnx"));
         let packed = self.packed(&store, &model, Some(TaskChoice::ObjectDetection))?;
         let Some(Task::ObjectDetection(Detection::Nanodet { width, height, .. })) = packed.manifest.task else {
             return Err(Exit::Failed("the bundled detector was not recognised".to_owned()));
         };
-        let scheduler = node::start_with(store, Arc::clone(onnx), QueueLimits::default(), Control::None)?;
+        let scheduler = node::start_with(store, Arc::clone(runtimes), QueueLimits::default(), Control::None)?;
         let cores = engine::cpu::lane_cores();
         let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
         let (mut decode, mut runtime, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut runtime_cpu, mut splits) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
             say(format_args!("round {round} of {rounds}: the whole way, then the floor"));
-            let (summary, cost) = end_to_end(&clip, self.scratch.path(), &scheduler, &packed)?;
+            let summary = end_to_end(&clip, self.scratch.path(), &scheduler, &packed)?;
             let decode_fps = bench::decode_fps(&clip, summary.frames, width, height)?;
             let (runtime_fps, cpu) =
-                bench::runtime_fps(onnx, &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
-            ratios.push(cost.fps / decode_fps.min(runtime_fps));
+                bench::runtime_fps(runtimes.onnx(), &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
+            ratios.push(summary.fps / decode_fps.min(runtime_fps));
             decode.push(decode_fps);
             runtime.push(runtime_fps);
             runtime_cpu.push(cpu.as_secs_f64() * 1e3);
-            ours.push(cost.fps);
-            splits.push(cost.cpu_s_per_frame);
+            ours.push(summary.fps);
+            splits.push(summary.cpu_s_per_frame);
         }
         scheduler.drain(Duration::from_secs(5));
         let one = |values: &[f64]| format!("{:.1}", median(values));
@@ -317,17 +315,12 @@ impl Bench {
     }
 }
 
-fn cpu_ms(splits: &[CpuSplit], of: impl Fn(&CpuSplit) -> f64) -> String {
+fn cpu_ms(splits: &[work::result::CpuSplit], of: impl Fn(&work::result::CpuSplit) -> f64) -> String {
     let values: Vec<f64> = splits.iter().map(|split| of(split) * 1e3).collect();
     format!("{:.2}", median(&values))
 }
 
-fn end_to_end(
-    clip: &Path,
-    scratch: &Path,
-    scheduler: &Arc<Scheduler>,
-    packed: &Packed,
-) -> Result<(Summary, Cost), Exit> {
+fn end_to_end(clip: &Path, scratch: &Path, scheduler: &Arc<Scheduler>, packed: &Packed) -> Result<work::Summary, Exit> {
     let folder =
         tempfile::tempdir_in(scratch).map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
     drain(clip, &packed.manifest.name, folder.path(), folder.path(), scheduler)

@@ -16,7 +16,7 @@ use store::pack::{Request, Targets, pack};
 use store::task::TaskChoice;
 use work::media::Tools;
 use work::queue::Options;
-use work::{Config, Cost, FolderStore, Mode, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
+use work::{Config, FolderStore, Mode, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
 
 use super::serve::{Addresses, Server};
 use super::work::Progress;
@@ -31,7 +31,7 @@ const PERSON: &str = "person";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where results.jsonl, summary.json, cost.json, annotated.mp4, contact-sheet.png and request.json go
+    /// Where results.jsonl, summary.json, annotated.mp4, contact-sheet.png and request.json go
     #[arg(long, default_value = "packhorse-demo")]
     out: PathBuf,
     /// Leave the server up until it is interrupted
@@ -69,11 +69,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Server::start(Arc::clone(&scheduler), Addresses { http: free, grpc: free, admin: free, manage: None })?;
     say(format_args!("serving on http://{}", server.addresses.http));
 
-    let (summary, cost) = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
+    let summary = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
     pictures::draw(&clip, &args.out, &summary)?;
     request::write(&clip, &args.out)?;
-    table::print(&summary, &cost);
-    report(args, &server, (&summary, &cost), started.elapsed())?;
+    table::print(&summary);
+    report(args, &server, &summary, started.elapsed())?;
     if args.keep {
         say("the server stays up; Ctrl-C ends it");
         signal::wait()?;
@@ -83,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 
 /// Packs both detectors into a store in `scratch` and starts the lanes over it.
 fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exit> {
-    let onnx = Arc::new(node::onnx()?);
+    let runtimes = node::runtimes()?;
     let place = scratch.join("store");
     let store = Store::create(&place.to_string_lossy())?;
     for (name, file, labels) in
@@ -98,14 +98,14 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
             targets: Targets::Native,
             ..Request::default()
         };
-        let packed = pack(&store, &onnx, &request)?;
+        let packed = pack(&store, &runtimes, &request)?;
         say(format_args!(
             "packed {name}: {} weights lifted out in {:.1} s",
             packed.manifest.weights.len(),
             started.elapsed().as_secs_f64()
         ));
     }
-    node::start_with(store, onnx, QueueLimits::default(), Control::None)
+    node::start_with(store, runtimes, QueueLimits::default(), Control::None)
 }
 
 /// Puts `clip` into a queue and drains it; the results end up in `out`.
@@ -115,7 +115,7 @@ pub(super) fn drain(
     scratch: &Path,
     out: &Path,
     scheduler: &Arc<Scheduler>,
-) -> Result<(Summary, Cost), Exit> {
+) -> Result<Summary, Exit> {
     let queue = SqliteQueue::open(&scratch.join("queue.sqlite"), Options::default())?;
     let task = Task::new(clip, model)?;
     queue.send(&task)?;
@@ -131,23 +131,19 @@ pub(super) fn drain(
     if report.completed != 1 {
         return Err(Exit::Failed("the clip was not completed; the reason is above".to_owned()));
     }
-    let names = ["results.jsonl", "summary.json", "cost.json"];
-    let keys = [result::lines_key(&task.id), result::summary_key(&task.id), result::cost_key(&task.id)];
-    let [_, summary, cost] = names.map(|name| out.join(name));
-    for (key, name) in keys.iter().zip(names) {
-        std::fs::rename(place.join(key), out.join(name)).map_err(|error| unreadable(&out.join(name), &error))?;
+    for (key, name) in [(result::lines_key(&task.id), "results.jsonl"), (result::summary_key(&task.id), "summary.json")]
+    {
+        std::fs::rename(place.join(key), out.join(name))
+            .map_err(|error| Exit::Failed(format!("{}: {error}", out.join(name).display())))?;
     }
-    let read = |path: &Path| std::fs::read(path).map_err(|error| unreadable(path, &error));
-    Ok((Summary::from_json(&read(&summary)?)?, Cost::from_json(&read(&cost)?)?))
+    let path = out.join("summary.json");
+    let text = std::fs::read(&path).map_err(|error| Exit::Failed(format!("{}: {error}", path.display())))?;
+    Ok(Summary::from_json(&text)?)
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Exit {
-    Exit::Failed(format!("{}: {error}", path.display()))
-}
-
-fn report(args: &Args, server: &Server, (summary, cost): (&Summary, &Cost), elapsed: Duration) -> Outcome {
+fn report(args: &Args, server: &Server, summary: &Summary, elapsed: Duration) -> Outcome {
     let out = args.out.display();
-    say(format_args!("\nin {out}: results.jsonl, summary.json, cost.json, annotated.mp4, contact-sheet.png"));
+    say(format_args!("\nin {out}: results.jsonl, summary.json, annotated.mp4, contact-sheet.png"));
     say(format_args!(
         "done in {:.1} s; people in a picture, asked of the server{}:\n",
         elapsed.as_secs_f64(),
@@ -159,8 +155,8 @@ fn report(args: &Args, server: &Server, (summary, cost): (&Summary, &Cost), elap
         addresses: server.addresses,
         frames: summary.frames,
         detections: summary.detections,
-        fps: cost.fps,
-        cpu_s_per_frame: cost.cpu_s_per_frame.total,
+        fps: summary.fps,
+        cpu_s_per_frame: summary.cpu_s_per_frame.total,
         seconds: elapsed.as_secs_f64(),
     })
 }

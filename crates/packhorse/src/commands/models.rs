@@ -114,7 +114,7 @@ fn here(manifest: &Manifest) -> Option<&str> {
 
 /// The bytes of `manifest`'s weights that lie in segments of its own, and in those that other models use as well.
 fn own_and_shared(manifest: &Manifest, users: &Users<'_>) -> (u64, u64) {
-    if manifest.program.kind == ProgramKind::Whole {
+    if manifest.program.kind != ProgramKind::Lifted {
         return (manifest.source.bytes, 0);
     }
     let segments = manifest.weights.segments.iter();
@@ -162,7 +162,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
         let (own, shared) = own_and_shared(manifest, users);
         let files = segments(manifest).filter(|segment| seen.insert(&segment.hash));
         total += match manifest.program.kind {
-            ProgramKind::Whole => manifest.source.bytes,
+            ProgramKind::Whole | ProgramKind::SavedModel => manifest.source.bytes,
             ProgramKind::Lifted => files.map(|segment| segment.bytes.max(segment.used_bytes)).sum(),
         };
         table.add_row([
@@ -171,10 +171,9 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
             task(manifest.task.as_ref()).to_owned(),
             manifest.program.hash[..12].to_owned(),
             targets(manifest),
-            if manifest.program.kind == ProgramKind::Whole {
-                "whole".to_owned()
-            } else {
-                manifest.weights.len().to_string()
+            match manifest.program.kind {
+                ProgramKind::Lifted => manifest.weights.len().to_string(),
+                ProgramKind::Whole | ProgramKind::SavedModel => "whole".to_owned(),
             },
             human_bytes(own),
             human_bytes(shared),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use store::Store;
 use store::manifest::ProgramKind;
-use store::pack::{Packed, Request, Targets, is_checkpoint, name_of, pack};
+use store::pack::{Packed, Request, Targets, is_model_folder, name_of, pack};
 use store::task::{Task, TaskChoice};
 
 use super::{human_bytes, print_json, say};
@@ -16,7 +16,7 @@ use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// ONNX files, Hugging Face folders, and folders of which every file that ends in .onnx is packed
+    /// ONNX files, folders of Hugging Face models and SavedModels, and folders of which every file that ends in .onnx is packed
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The folder of packs; made when it is not there
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     let labels = args.labels.as_deref().map_or(Ok(BTreeMap::new()), store::labels::read);
     let labels = labels.map_err(|error| Exit::configuration(&error))?;
-    let onnx = node::onnx()?;
+    let runtimes = node::runtimes()?;
     let store = Store::create(&args.store).map_err(|error| Exit::configuration(&error))?;
     let mut failures = Vec::new();
     for file in &files {
@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             targets: args.target.into(),
         };
         let started = Instant::now();
-        match pack(&store, &onnx, &request) {
+        match pack(&store, &runtimes, &request) {
             Ok(packed) => {
                 describe(&packed, started.elapsed().as_secs_f64());
                 print_json(&report(&packed))?;
@@ -128,7 +128,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
     let mut files = Vec::new();
     for path in &args.paths {
-        if is_checkpoint(path) {
+        if is_model_folder(path) {
             files.push(path.clone());
         } else if path.is_dir() {
             files.extend(files_in(path)?);

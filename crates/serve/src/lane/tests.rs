@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Condvar, Mutex};
 
 use engine::onnx::Onnx;
-use engine::{DataType, Engine, ErrorKind, Load, Session, Signature, Weights};
+use engine::{DataType, Engine, ErrorKind, Load, Runtimes, Session, Signature, Weights};
 use serde_json::json;
 use store::pack::{Request, pack};
 use store::{Serving, Store};
@@ -176,13 +176,13 @@ fn a_real_model_answers_together_as_alone() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE)
         .map_or_else(|| workspace.join(".cache/onnxruntime/1.31.1/libonnxruntime.so"), PathBuf::from);
-    let runtime = || Onnx::load(Some(&library)).expect("'make setup' fetches the runtime");
+    let onnx = || Onnx::load(Some(&library)).expect("'make setup' fetches the runtime");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let store = Store::create(path).unwrap();
     let file = workspace.join("assets/bert_tiny_qa.onnx");
     let request = Request { path: file, name: Some("m".to_owned()), ..Request::default() };
-    pack(&store, &runtime(), &request).unwrap();
+    pack(&store, &Runtimes::new(onnx().into(), None), &request).unwrap();
     let inputs = store.manifest("m", 1).unwrap().inputs;
     let tensor = |seed: usize| {
         // Ids of words for the first input, ones for a mask and whatever else there is.
@@ -192,7 +192,7 @@ fn a_real_model_answers_together_as_alone() {
         inputs.iter().enumerate().map(|(place, input)| (input.name.clone(), of(place))).collect::<Vec<_>>()
     };
     let run = |serving| {
-        let (answers, batches) = answers(Store::open(path).unwrap(), runtime(), serving, (0..24).map(tensor).collect());
+        let (answers, batches) = answers(Store::open(path).unwrap(), onnx(), serving, (0..24).map(tensor).collect());
         (answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), batches)
     };
     let (together, batches) = run(Serving { preferred_batch_sizes: vec![8], ..Serving::default() });

@@ -65,17 +65,21 @@ impl Residency {
     }
 
     fn build(&self, manifest: &Manifest) -> Result<Program> {
-        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
-        let bytes = self.repository.store().and_then(|store| store.program(&manifest.program)).map_err(of)?;
-        let load = match manifest.program.kind {
-            ProgramKind::Lifted => Load::AsIs,
-            ProgramKind::Whole => Load::Optimise,
+        let sessions = || {
+            let store = self.repository.store()?;
+            let load = match manifest.program.kind {
+                ProgramKind::Lifted => Load::AsIs,
+                ProgramKind::Whole => Load::Optimise,
+                ProgramKind::SavedModel => {
+                    return store.with_saved_model(manifest, |model| self.engine.saved_model(model, self.lanes));
+                }
+            };
+            let bytes = store.program(&manifest.program)?;
+            (0..self.lanes).map(|_| self.engine.session(&bytes, manifest.weights.len(), load)).collect()
         };
-        let sessions = (0..self.lanes)
-            .map(|_| self.engine.session(&bytes, manifest.weights.len(), load).map(Mutex::new))
-            .collect::<Result<_>>()
-            .map_err(of)?;
-        Ok(Program::new(sessions))
+        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
+        let sessions: Vec<_> = sessions().map_err(of)?;
+        Ok(Program::new(sessions.into_iter().map(Mutex::new).collect()))
     }
 
     fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {

@@ -8,9 +8,6 @@ use store::repository::VersionPolicy;
 use crate::hold::HOLD_MAX;
 use crate::{Model, Scheduler};
 
-/// The runtime's name among Triton's backends.
-const BACKEND: &str = "onnxruntime";
-
 /// How a model is run.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelConfig {
@@ -74,7 +71,7 @@ impl ModelConfig {
         Self {
             name: manifest.name.clone(),
             platform: model.platform(),
-            backend: BACKEND,
+            backend: model.backend(),
             max_batch_size,
             batching: (max_batch_size > 1).then(|| Batching::of(model)),
             inputs: tensors(&model.signature().inputs),

@@ -18,14 +18,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// `precision` says what numbers the checkpoint has under a tensor's name.
-    pub(super) fn of(config: &Config, precision: &dyn Fn(&str) -> DataType) -> Self {
+    pub(super) fn of(config: &Config) -> Self {
         let signature = signature(config);
         let mut graph = Graph::default();
         for input in &signature.inputs {
             graph.input(&input.name, input.dtype, &input.shape);
         }
-        let mut encoder = Encoder::new(graph, config, precision);
+        let mut encoder = Encoder::new(graph, config);
         let tokens = encoder.tokens();
         let outputs = head::outputs(&mut encoder, &tokens);
         let mut graph = encoder.graph;

@@ -3,16 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::onnx::Onnx;
-use engine::{Error, Result};
+use engine::{Error, Result, Runtimes};
 
 use super::listing::digest;
 use crate::folder::read_manifest;
 use crate::manifest::FORMAT;
 use crate::onnx::import;
-use crate::pack::{Draft, Identity, Request, Targets};
+use crate::pack::{self, Draft, Identity, Request, Targets};
 use crate::task::{self, TaskChoice};
-use crate::{Manifest, Store, atomic};
+use crate::{Manifest, Store, atomic, saved_model};
 
 /// A folder of packs made from other servers' repositories. Several repositories and several processes may share one.
 #[derive(Debug)]
@@ -69,19 +68,24 @@ impl PackCache {
     ///
     /// # Errors
     /// As [`pack`](crate::pack::pack), and [`Unavailable`](engine::ErrorKind::Unavailable) when the file changed.
-    pub(super) fn pack(&self, onnx: &Onnx, key: &Key<'_>, unchanged: impl FnOnce() -> bool) -> Result<Manifest> {
+    pub(super) fn pack(
+        &self,
+        runtimes: &Runtimes,
+        key: &Key<'_>,
+        unchanged: impl FnOnce() -> bool,
+    ) -> Result<Manifest> {
         let scratch = tempfile::Builder::new().prefix(".copy-").tempdir_in(self.root());
         let scratch = scratch.map_err(|source| atomic::io_error(self.root(), "cannot be written", &source))?;
         let of = |error: Error| error.context(key.file.display());
-        let path = import::snapshot(key.file, scratch.path()).map_err(of)?;
+        let path = snapshot(key.file, scratch.path()).map_err(of)?;
         if !unchanged() {
             return Err(Error::unavailable(format!("{}: it changed while it was read", key.file.display())));
         }
-        let source = import::identify(&path).map_err(of)?;
         // Its key is for this kind of CPU alone.
         let request = Request { path, copy: true, targets: Targets::Native, ..Request::default() };
+        let source = pack::identify(&request).map_err(of)?;
         let identity = Identity { name: key.name.to_owned(), version: key.version, source };
-        let mut draft = Draft::import(onnx, &request, identity).map_err(of)?;
+        let mut draft = Draft::import(runtimes, &request, identity).map_err(of)?;
         draft.put(&self.store).map_err(of)?;
         let mut manifest = draft.manifest;
         // Nobody said what the tensors mean; a detector is known by its signature.
@@ -102,6 +106,15 @@ impl PackCache {
     fn path(&self, key: &Key<'_>) -> PathBuf {
         self.index.join(format!("{}.json", key.digest()))
     }
+}
+
+/// Copies the model at `path`, a file or a SavedModel's folder, into `folder`, and returns where the copy is.
+fn snapshot(path: &Path, folder: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return import::snapshot(path, folder);
+    }
+    saved_model::snapshot(path, folder)?;
+    Ok(folder.to_owned())
 }
 
 /// What a pack is known by: the file, as it was, and what is made of it.

@@ -80,7 +80,9 @@ fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
 /// What a server cannot pass over and answer the same.
 fn refuse(config: &ModelConfig) -> Result<()> {
     let (platform, backend) = (&config.platform, &config.backend);
-    let onnx = ["", "onnxruntime_onnx"].contains(&platform.as_str()) && ["", "onnxruntime"].contains(&backend.as_str());
+    let known = [("onnxruntime_onnx", "onnxruntime"), ("tensorflow_savedmodel", "tensorflow")];
+    let ours =
+        known.iter().any(|known| ["", known.0].contains(&&platform[..]) && ["", known.1].contains(&&backend[..]));
     let ensemble =
         platform == "ensemble" || matches!(config.scheduling_choice, Some(SchedulingChoice::EnsembleScheduling(_)));
     if ensemble {
@@ -88,11 +90,11 @@ fn refuse(config: &ModelConfig) -> Result<()> {
             "it is an ensemble, and this build serves single models; call its models one by one",
         ));
     }
-    if !onnx {
+    if !ours {
         let (field, word) = if backend.is_empty() { ("platform", platform) } else { ("backend", backend) };
         return Err(Error::unsupported(format!(
-            "its {field} is '{word}', and this build runs ONNX; export the model as ONNX, put it there as model.onnx and \
-             set backend to 'onnxruntime'"
+            "its {field} is '{word}', and this build runs ONNX and SavedModels; export the model as ONNX, put it there \
+             as model.onnx and set backend to 'onnxruntime'"
         )));
     }
     let stateful = matches!(config.scheduling_choice, Some(SchedulingChoice::SequenceBatching(_)));

@@ -7,8 +7,8 @@ use engine::{Error, Result};
 
 use super::listing::{Item, Listed, Listing, Source, Version, VersionPolicy, items};
 use super::{config, onnx_folder, tfs, triton};
-use crate::Store;
 use crate::folder::local;
+use crate::{Store, saved_model};
 
 /// A kind of repository, and its place.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ enum Kind {
 /// Whose a version's folder is.
 fn told_by(version: &Path) -> Option<Kind> {
     let inside = items(version).ok()?;
-    if inside.iter().any(|item| item.name == tfs::SAVED_MODEL) {
+    if inside.iter().any(|item| item.name == saved_model::FILE) {
         return Some(Kind::TensorFlowServing);
     }
     // Triton's names of models all begin so.

@@ -40,9 +40,9 @@ pub struct Version {
 pub enum Source {
     /// In the store of packs.
     Pack,
-    /// An ONNX file.
+    /// An ONNX file or a SavedModel.
     File {
-        /// The file.
+        /// The file, or the SavedModel's folder.
         path: PathBuf,
         /// Of the files alone, so that a change of the configuration does not pack them again.
         stamp: String,

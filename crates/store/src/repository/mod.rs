@@ -21,8 +21,7 @@ pub use settings::{Declared, Settings};
 
 use std::sync::Arc;
 
-use engine::onnx::Onnx;
-use engine::{Error, Result};
+use engine::{Error, Result, Runtimes};
 
 use crate::{Manifest, Store};
 use cache::Key;
@@ -33,7 +32,7 @@ pub struct Repository {
     /// Where packs are kept of what is none; `None` for a store of packs, which is its own.
     cache: Option<PackCache>,
     /// Makes packs; without it only those that are in the cache are found.
-    packer: Option<Arc<Onnx>>,
+    packer: Option<Arc<Runtimes>>,
 }
 
 impl From<Store> for Repository {
@@ -44,7 +43,7 @@ impl From<Store> for Repository {
 
 impl Repository {
     /// The repository of this `layout`, which keeps its packs in `cache` and makes them with `packer`.
-    pub fn new(layout: Layout, cache: PackCache, packer: Option<Arc<Onnx>>) -> Self {
+    pub fn new(layout: Layout, cache: PackCache, packer: Option<Arc<Runtimes>>) -> Self {
         Self { layout, cache: Some(cache), packer }
     }
 

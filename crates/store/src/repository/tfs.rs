@@ -12,13 +12,10 @@ use proto::tensorflow::serving::file_system_storage_path_source_config::servable
 use proto::tensorflow::serving::model_server_config::Config;
 
 use super::config::numbers;
-use super::listing::{Listed, Listing, Source, Version, VersionPolicy, items, stamp_of};
+use super::listing::{Item, Listed, Listing, Source, Version, VersionPolicy, items, stamp_of};
 use super::settings::Settings;
 use super::text;
-use crate::name;
-
-/// The graph of TensorFlow's own format.
-pub(super) const SAVED_MODEL: &str = "saved_model.pb";
+use crate::{name, saved_model};
 
 /// One model: where it lies, and what is said of it.
 struct Place {
@@ -73,9 +70,13 @@ fn listed(base: &Path, policy: VersionPolicy, labels: BTreeMap<String, u64>) -> 
     Ok(Listed { versions, policy, settings: Arc::new(Settings::default()), labels, refusal })
 }
 
-/// The version in `folder`: the one ONNX file in it.
+/// The version in `folder`: the SavedModel it is, or the one ONNX file in it, which comes first where both are there.
 fn version(folder: &Path) -> Result<Version> {
-    let inside = items(folder)?;
+    let mut inside = items(folder)?;
+    let is_saved_model = inside.iter().any(|item| item.name == saved_model::FILE);
+    if is_saved_model {
+        inside.extend(beside(folder)?);
+    }
     let onnx: Vec<_> = inside.iter().filter(|item| !item.is_folder && is_onnx(&item.path)).collect();
     let stamp = stamp_of(&inside);
     let chosen = onnx.iter().find(|item| item.name == super::triton::MODEL).or(match onnx.as_slice() {
@@ -89,13 +90,25 @@ fn version(folder: &Path) -> Result<Version> {
             "{here} holds {} files that end in .onnx; call the one to serve model.onnx",
             onnx.len()
         ))),
-        None if inside.iter().any(|item| item.name == SAVED_MODEL) => Source::Refused(Error::unsupported(format!(
-            "{here} holds a TensorFlow SavedModel, and this build runs ONNX; put the model's ONNX export beside it as \
-             model.onnx"
-        ))),
-        None => Source::Refused(Error::not_found(format!("{here} holds no file that ends in .onnx"))),
+        None if is_saved_model => Source::File { path: folder.to_owned(), stamp: stamp.clone() },
+        None => {
+            let lacks = format!("{here} holds no {} and no file that ends in .onnx", saved_model::FILE);
+            Source::Refused(Error::not_found(lacks))
+        }
     };
     Ok(Version { source, stamp })
+}
+
+/// What the SavedModel in `folder` is made of besides its graph: an export that changes weights alone changes these.
+pub(super) fn beside(folder: &Path) -> Result<Vec<Item>> {
+    let mut found = Vec::new();
+    for part in saved_model::FOLDERS {
+        let part = folder.join(part);
+        if part.is_dir() {
+            found.extend(items(&part)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether `path` is called like an ONNX file.

@@ -1,5 +1,5 @@
 //! Triton's model repository: `NAME/config.pbtxt`, which may be missing, and `NAME/VERSION/model.onnx`, a file or a folder
-//! of that name with the file and its external data in it.
+//! of that name with the file and its external data in it, or a SavedModel's folder `NAME/VERSION/model.savedmodel`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,8 @@ use engine::{Error, Result};
 use super::config;
 use super::listing::{Item, Listed, Listing, Source, Version, digest, items, stamp_of};
 use super::settings::Settings;
-use crate::{labels, name};
+use super::tfs;
+use crate::{labels, name, saved_model};
 
 /// A model's configuration.
 pub(super) const CONFIG: &str = "config.pbtxt";
@@ -18,13 +19,14 @@ pub(super) const CONFIG: &str = "config.pbtxt";
 /// The file of a version, unless the configuration names another.
 pub(super) const MODEL: &str = "model.onnx";
 
+/// The folder of a version that is a SavedModel.
+const SAVED_MODEL: &str = "model.savedmodel";
+
 /// Files by which a version of another runtime is known, and what to call it.
-const OTHERS: [(&str, &str); 7] = [
+const OTHERS: [(&str, &str); 5] = [
     ("model.plan", "a TensorRT plan"),
     ("model.pt", "a TorchScript model"),
     ("model.py", "a Python model"),
-    ("model.savedmodel", "a TensorFlow SavedModel"),
-    ("saved_model.pb", "a TensorFlow SavedModel"),
     ("model.graphdef", "a TensorFlow graph"),
     ("model.xml", "an OpenVINO model"),
 ];
@@ -98,10 +100,18 @@ fn version(folder: &Path, file: &str, beside: &str, instead: Option<&str>) -> Re
         inside = items(&path)?;
         path = path.join(MODEL);
     }
+    // Nobody has to name the file for the other runtime to find its own.
+    let saved = folder.join(if file == MODEL { SAVED_MODEL } else { file });
+    let is_saved_model = inside.iter().all(|item| item.name != MODEL) && saved_model::is_saved_model(&saved);
+    if is_saved_model {
+        inside = items(&saved)?;
+        inside.extend(tfs::beside(&saved)?);
+        path = saved;
+    }
     let files = stamp_of(&inside);
     let stamp = digest([files.as_str(), beside, instead.unwrap_or_default()]);
     let there = |name: &str| inside.iter().any(|item| item.name == name);
-    let source = if path.file_name().and_then(|name| name.to_str()).is_some_and(there) {
+    let source = if is_saved_model || path.file_name().and_then(|name| name.to_str()).is_some_and(there) {
         Source::File { path, stamp: files }
     } else {
         Source::Refused(missing(folder, file, there))
@@ -113,7 +123,8 @@ fn missing(folder: &Path, file: &str, there: impl Fn(&str) -> bool) -> Error {
     let folder = folder.display();
     match OTHERS.iter().find(|(name, _)| there(name)) {
         Some((_, what)) => Error::unsupported(format!(
-            "{folder} holds {what}, and this build runs ONNX; export the model as ONNX and put it there as {file}"
+            "{folder} holds {what}, and this build runs ONNX and SavedModels; export the model as ONNX and put it there \
+             as {file}"
         )),
         None => Error::not_found(format!("{folder} holds no {file}")),
     }

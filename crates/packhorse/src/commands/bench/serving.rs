@@ -61,7 +61,7 @@ fn model(bench: &Bench, store: &Store, file: &Path, (runs, callers): (usize, usi
             say(format_args!("{name}, round {round} of {}: the bare runtime, then {callers} callers", bench.rounds));
         }
         let runs = if counts { runs } else { 1 };
-        let bare = bench::runtime_fps(&bench.onnx, file, &alone, &cores, runs)?.1.as_secs_f64() * 1e3;
+        let bare = bench::runtime_fps(bench.runtimes.onnx(), file, &alone, &cores, runs)?.1.as_secs_f64() * 1e3;
         for ((question, (api, _)), figures) in questions.iter().zip(WAYS).zip(&mut figures) {
             let question = question.as_ref().map_err(Clone::clone)?;
             let before = cpu_of(server.id())?;
