@@ -122,29 +122,41 @@ with zipfile.ZipFile(wheel) as archive:
     note "$tensorflow_dir fetched and verified"
 }
 
-# The public clients that the tests drive the server with, in an environment of their own.
-install_hashed() {
-    .cache/venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
-        --only-binary=:all: "$@" >&2
-}
-
-make_clients() {
-    command -v curl >/dev/null || debian curl 'curl is missing, and the demo prints a line for it'
-
+# Makes a Python environment of pinned packages, unless it is there. A list whose name has "stubs" in it is installed
+# without what its packages depend on.
+# make_venv FOLDER LIST...
+make_venv() {
+    venv=$1
+    shift
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         stop "the tests need Python 3.11 or newer, this is $(python3 --version)" 'sudo apt-get install python3'
     python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv "python3's venv is missing"
-    made_from="$(python3 --version) $(cat tests/python/requirements*.txt | sha256sum)"
-    if [ "$(cat .cache/venv-clients/made-from 2>/dev/null)" = "$made_from" ]; then
-        note '.cache/venv-clients is in place'
+    made_from="$(python3 --version) $(cat "$@" | sha256sum)"
+    if [ "$(cat "$venv/made-from" 2>/dev/null)" = "$made_from" ]; then
+        note "$venv is in place"
         return
     fi
-    rm -rf .cache/venv-clients
-    python3 -m venv .cache/venv-clients
-    install_hashed --requirement tests/python/requirements.txt
-    install_hashed --no-deps --requirement tests/python/requirements-stubs.txt
-    printf '%s\n' "$made_from" >.cache/venv-clients/made-from
-    note '.cache/venv-clients made'
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    for list in "$@"; do
+        case $list in *stubs*) deps=--no-deps ;; *) deps= ;; esac
+        # shellcheck disable=SC2086
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+            --only-binary=:all: $deps --requirement "$list" >&2
+    done
+    printf '%s\n' "$made_from" >"$venv/made-from"
+    note "$venv made"
+}
+
+# The public clients that the tests drive the server with.
+make_clients() {
+    command -v curl >/dev/null || debian curl 'curl is missing, and the demo prints a line for it'
+    make_venv .cache/venv-clients tests/python/requirements.txt tests/python/requirements-stubs.txt
+}
+
+# The services that the tests start: S3 by three servers, and a proxy that cuts and stalls.
+make_services() {
+    make_venv .cache/venv-services tests/services.txt
 }
 
 # The ONNX project's conformance cases, as Debian packs them: the release of Debian is what pins them.
@@ -206,6 +218,7 @@ case ${1-} in
 test)
     $setup
     scripts/step.sh 'set-up: clients for the tests' $setup clients
+    scripts/step.sh 'set-up: services for the tests' $setup services
     scripts/step.sh 'set-up: ONNX conformance cases' $setup onnx-cases
     scripts/step.sh 'set-up: a sentence-embedding model' $setup minilm
     scripts/step.sh 'set-up: TensorFlow' $setup tensorflow
@@ -214,6 +227,7 @@ test)
 tools) check_tools ;;
 onnxruntime) fetch_onnxruntime ;;
 clients) make_clients ;;
+services) make_services ;;
 onnx-cases) find_onnx_cases ;;
 minilm) fetch_minilm ;;
 tensorflow) fetch_tensorflow ;;

@@ -1,0 +1,228 @@
+//! Buckets of the three clouds, by way of `object_store`.
+
+mod multipart;
+mod open;
+mod service;
+pub(crate) mod trace;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use engine::{Error, ErrorKind, Result};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+
+use crate::error::convert;
+use crate::fetch::{self, Source};
+use crate::place::{Ask, Backend, Sink};
+use crate::{Address, Network, Object, Page, Tag, Upload, When, aws};
+
+/// What is asked of a cloud's store.
+pub(crate) trait Vendor: ObjectStore + MultipartStore + PaginatedListStore {}
+
+impl<T: ObjectStore + MultipartStore + PaginatedListStore> Vendor for T {}
+
+/// Whose credentials are used, for errors.
+pub(crate) enum Asker {
+    Aws(Arc<aws::Account>),
+    Named(String),
+}
+
+impl Asker {
+    fn description(&self) -> String {
+        match self {
+            Self::Aws(account) => account.description(),
+            Self::Named(name) => name.clone(),
+        }
+    }
+
+    /// The service did not take what it was asked with: look again before the next time.
+    async fn refused(&self) {
+        if let Self::Aws(account) = self {
+            account.held.forget().await;
+        }
+    }
+}
+
+/// A bucket.
+#[derive(Clone)]
+pub(crate) struct Cloud {
+    store: Arc<dyn Vendor>,
+    asker: Arc<Asker>,
+    network: Arc<Network>,
+    address: Address,
+}
+
+impl Cloud {
+    /// Runs `task`, which is about the object called `key`, to its end.
+    fn run<T>(&self, key: &str, task: impl Future<Output = object_store::Result<T>>) -> Result<T> {
+        let asked = async {
+            match task.await {
+                Ok(done) => Ok(done),
+                Err(error) => Err(explain(&self.asker, &error).await),
+            }
+        };
+        self.network.run(|| self.address.url_of(key), asked)
+    }
+
+    /// Writes an object in one request.
+    fn put_at(&self, path: &Path, bytes: Bytes, when: &When) -> Result<Tag> {
+        let mode = match when {
+            When::Always => PutMode::Overwrite,
+            When::Absent => PutMode::Create,
+            When::Same(tag) => PutMode::Update(UpdateVersion { e_tag: tag.etag.clone(), version: tag.version.clone() }),
+        };
+        let put = self.store.put_opts(path, bytes.into(), PutOptions::from(mode));
+        let written = self.run(path.as_ref(), put).map_err(|error| unmet(when, error))?;
+        Ok(Tag { etag: written.e_tag, version: written.version })
+    }
+
+    fn path(&self, key: &str) -> Result<Path> {
+        let path = Path::parse(key).ok().filter(|path| path.as_ref() == key && !key.is_empty());
+        path.ok_or_else(|| {
+            let url = self.address.url_of(key);
+            Error::unsupported(format!(
+                "{url}: a key with an empty segment, dots or control characters; give another name"
+            ))
+        })
+    }
+}
+
+/// `error` as one of ours, by what the service said.
+async fn explain(asker: &Asker, error: &object_store::Error) -> Error {
+    let error = convert(error, trace::said(), &asker.description());
+    if error.kind == ErrorKind::Forbidden {
+        asker.refused().await;
+    }
+    error
+}
+
+fn object(key: &str, meta: ObjectMeta) -> Object {
+    let modified = SystemTime::from(meta.last_modified);
+    Object {
+        key: key.to_owned(),
+        bytes: meta.size,
+        tag: Tag { etag: meta.e_tag, version: meta.version },
+        modified: Some(modified),
+    }
+}
+
+impl Backend for Cloud {
+    fn head(&self, key: &str) -> Result<Object> {
+        let path = self.path(key)?;
+        Ok(object(key, self.run(key, self.store.head(&path))?))
+    }
+
+    fn get(&self, key: &str, bytes_max: u64) -> Result<(Object, Bytes)> {
+        let path = self.path(key)?;
+        let read = async {
+            let answer = self.store.get(&path).await?;
+            let object = object(key, answer.meta.clone());
+            if object.bytes > bytes_max {
+                return Ok((object, None));
+            }
+            let bytes = answer.bytes().await?;
+            Ok((object, Some(bytes)))
+        };
+        match self.run(key, read)? {
+            (object, Some(bytes)) if bytes.len() as u64 == object.bytes => Ok((object, bytes)),
+            (object, Some(bytes)) => {
+                let (is, said) = (bytes.len(), object.bytes);
+                Err(Error::unavailable(format!("{}: {is} bytes came of {said}", self.address.url_of(key))))
+            }
+            (object, None) => Err(too_large(&self.address.url_of(key), object.bytes, bytes_max)),
+        }
+    }
+
+    fn fetch(&self, object: &Object, ranges: Vec<Range<u64>>, parallel: usize, sink: Sink<'_>) -> Result<()> {
+        let source: Arc<dyn Source> = Arc::new(Reader {
+            store: Arc::clone(&self.store),
+            path: self.path(&object.key)?,
+            asker: Arc::clone(&self.asker),
+        });
+        let fetched = fetch::fetch(&self.network, &source, object, ranges, parallel, sink);
+        fetched.map_err(|error| error.context(self.address.url_of(&object.key)))
+    }
+
+    fn page(&self, ask: &Ask) -> Result<(Page, Option<String>)> {
+        let options = PaginatedListOptions {
+            offset: ask.after.clone(),
+            delimiter: ask.folders.then_some("/".into()),
+            page_token: ask.token.clone(),
+            ..PaginatedListOptions::default()
+        };
+        let prefix = Some(ask.prefix.as_str()).filter(|prefix| !prefix.is_empty());
+        let listed = self.run(&ask.prefix, self.store.list_paginated(prefix, options))?;
+        let folder = |path: Path| Some(path.as_ref().strip_prefix(&ask.prefix)?.trim_end_matches('/').to_owned());
+        let folders = listed.result.common_prefixes.into_iter().filter_map(folder).collect();
+        let objects = listed.result.objects.into_iter().map(|meta| {
+            let key = meta.location.as_ref().to_owned();
+            object(&key, meta)
+        });
+        Ok((Page { objects: objects.collect(), folders }, listed.page_token))
+    }
+
+    fn put(&self, key: &str, bytes: Bytes, when: &When) -> Result<Tag> {
+        self.put_at(&self.path(key)?, bytes, when)
+    }
+
+    fn upload(&self, key: &str, bytes: Option<u64>) -> Result<Upload> {
+        Ok(Upload::new(multipart::Multipart::new(self.clone(), self.path(key)?, bytes)))
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        match self.run(key, self.store.delete(&path)) {
+            Err(error) if error.kind == ErrorKind::NotFound && !error.message.contains("bucket") => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// `error` of a write under `when`: whatever word the service has for a condition that does not hold.
+fn unmet(when: &When, error: Error) -> Error {
+    match (when, error.kind) {
+        (When::Absent, ErrorKind::FailedPrecondition | ErrorKind::AlreadyExists) => {
+            Error { kind: ErrorKind::AlreadyExists, ..error }
+        }
+        (When::Same(_), ErrorKind::NotFound) => Error { kind: ErrorKind::FailedPrecondition, ..error },
+        _ => error,
+    }
+}
+
+pub(crate) fn too_large(url: &str, bytes: u64, bytes_max: u64) -> Error {
+    Error::invalid(format!("{url}: it has {bytes} bytes, and at most {bytes_max} are taken here"))
+}
+
+/// Reads one object.
+struct Reader {
+    store: Arc<dyn Vendor>,
+    path: Path,
+    asker: Arc<Asker>,
+}
+
+#[async_trait]
+impl Source for Reader {
+    async fn open(&self, object: &Object, range: Range<u64>) -> Result<(Object, BoxStream<'static, Result<Bytes>>)> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: object.tag.etag.clone(),
+            ..GetOptions::default()
+        };
+        let answer = match self.store.get_opts(&self.path, options).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(explain(&self.asker, &error).await),
+        };
+        let found = self::object(&object.key, answer.meta.clone());
+        let asker = Arc::clone(&self.asker);
+        let pieces = answer.into_stream().map_err(move |error| convert(&error, trace::said(), &asker.description()));
+        Ok((found, pieces.boxed()))
+    }
+}

@@ -1,0 +1,186 @@
+//! Real services that start here: S3 by three independent servers, and a proxy that does what networks do.
+//!
+//! `scripts/setup.sh test` fetches them. A server is started on a port that is free, and ends with the process that started
+//! it however that ends: it is held by a pipe.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary that stands on this uses a part of it")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The longest that a server may take to answer; far more than any takes on a busy machine.
+const START_MAX: Duration = Duration::from_secs(120);
+
+/// The key that the servers know.
+pub const KEY: &str = "AKIAPACKHORSETESTKEY";
+/// Its secret.
+pub const SECRET: &str = "packhorse/test+secret";
+
+/// A running server.
+pub struct Server {
+    pub address: SocketAddr,
+    /// Ends the server when its input is closed, by whatever way this process goes.
+    holder: Child,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts the program `name` of the environment of services; `arguments` and `variables` come of its port and folder.
+    fn start(
+        name: &str,
+        arguments: impl FnOnce(u16, &Path) -> String,
+        variables: impl FnOnce(u16) -> Vec<(&'static str, String)>,
+    ) -> Self {
+        let program = home().join("bin").join(name);
+        assert!(program.exists(), "{}: 'scripts/setup.sh test' fetches it", program.display());
+        let (folder, address) = (tempfile::tempdir().unwrap(), free());
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let script = r#"
+            "$@" </dev/null & server=$!
+            cat >/dev/null
+            kill $server
+            tries=0
+            while kill -0 $server 2>/dev/null && [ $tries -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+            kill -9 $server 2>/dev/null"#;
+        let arguments = arguments(address.port(), folder.path());
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(program).args(arguments.split_whitespace());
+        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(folder.path());
+        command.env("HOME", folder.path()).env("TMPDIR", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.envs(variables(address.port()));
+        let server = Self { address, holder: command.spawn().unwrap(), folder };
+        let deadline = Instant::now() + START_MAX;
+        while ask(address, "GET", "/", "").is_none() {
+            assert!(Instant::now() < deadline, "{name} does not answer: {}", server.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// SeaweedFS: an S3 server on disk, written in Go, that checks signatures and makes buckets as they are needed.
+    pub fn weed() -> Self {
+        let arguments = |port: u16, folder: &Path| {
+            let credentials = format!(r#"[{{"accessKey": "{KEY}", "secretKey": "{SECRET}"}}]"#);
+            let actions = r#"["Admin", "Read", "Write", "List", "Tagging"]"#;
+            let identity = format!(r#"{{"name": "test", "credentials": {credentials}, "actions": {actions}}}"#);
+            std::fs::write(folder.join("identity.json"), format!(r#"{{"identities": [{identity}]}}"#)).unwrap();
+            // Nothing of it looks at the outside but the port for S3, and it reports to nobody.
+            let [a, b, c, d, e, f, g] = [(); 7].map(|()| free().port());
+            format!(
+                "server -dir=. -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false -master.volumeSizeLimitMB=64 \
+                 -master.port={a} -master.port.grpc={b} -volume.port={c} -volume.port.grpc={d} -volume.max=100 \
+                 -filer -filer.port={e} -filer.port.grpc={f} -s3 -s3.port={port} -s3.port.grpc={g} \
+                 -s3.port.iceberg=0 -s3.port.lance=0 -s3.config=identity.json"
+            )
+        };
+        Self::start("weed", arguments, |_| Vec::new())
+    }
+
+    /// MiniStack: S3, SQS, STS and more, written in Python. Takes any credentials.
+    pub fn ministack() -> Self {
+        let variables = |port: u16| {
+            let host = || "127.0.0.1".to_owned();
+            vec![("BIND_HOST", host()), ("MINISTACK_HOST", host()), ("GATEWAY_PORT", port.to_string())]
+        };
+        Self::start("ministack", |_, _| String::new(), variables)
+    }
+
+    /// Moto: likewise, by others; after [`Server::guard`] it checks signatures and permissions.
+    pub fn moto() -> Self {
+        Self::start("moto_server", |port, _| format!("-H 127.0.0.1 -p {port}"), |_| Vec::new())
+    }
+
+    /// A proxy before the server at `upstream` that does what networks do, as rules tell it.
+    pub fn faults(upstream: &str) -> Self {
+        let arguments = |port: u16, _: &Path| format!("--upstream {upstream} --host 127.0.0.1 --port {port}");
+        Self::start("microburst", arguments, |_| Vec::new())
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Makes a bucket, where nobody asks who does.
+    pub fn make_bucket(&self, name: &str) {
+        let (status, body) = ask(self.address, "PUT", &format!("/{name}"), "").unwrap();
+        assert_eq!(status, 200, "{body}");
+    }
+
+    /// Replaces the proxy's rules, a list in JSON.
+    pub fn rules(&self, rules: &str) {
+        let (status, body) = ask(self.address, "POST", "/_microburst/rules", rules).unwrap();
+        assert!(status < 300, "{status} {body}");
+    }
+
+    /// What the proxy's rules did, in JSON.
+    pub fn fired(&self) -> String {
+        ask(self.address, "GET", "/_microburst/fired", "").unwrap().1
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends the server, in the middle of whatever it does.
+    pub fn stop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// The one that a test binary's tests share.
+pub fn weed() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::weed)
+}
+
+/// The one that a test binary's tests share.
+pub fn ministack() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::ministack)
+}
+
+/// The one that a test binary's tests share.
+pub fn moto() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::moto)
+}
+
+/// An address that nobody has at the moment.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn home() -> PathBuf {
+    std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/venv-services")).unwrap()
+}
+
+/// Status and body of an answer; `None` without one.
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n");
+    write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").ok()?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned())))
+}
