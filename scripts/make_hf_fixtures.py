@@ -40,6 +40,7 @@ CASES += [
     ("electra", "sequence", {"embedding_size": WIDTH, "hidden_act": "relu", "variant": "relu"}),
     ("bert", "mlm", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3, "variant": "gelu-new"}),
     ("roberta", "model", {"pad_token_id": 5, "variant": "pad-5"}),
+    *[("xlm-roberta", kind, {}) for kind in ("model", "qa", "token", "mlm")],
 ]
 SENTENCES = [("bert", "mean", True), ("roberta", "cls", False), ("distilbert", "max", True), ("mpnet", "mean", False)]
 # Items of these lengths make a batch, padded to the longest.

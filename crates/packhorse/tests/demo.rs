@@ -37,7 +37,7 @@ fn the_demo_leaves_sound_files_and_a_server_that_answers() {
     demo.signal(Signal::TERM);
     let ran = demo.end();
     assert_eq!((ran.code, ran.lines().len()), (Some(0), 1), "{}", ran.err);
-    let files = ["annotated.mp4", "contact-sheet.png", "request.json", "results.jsonl", "summary.json"];
+    let files = ["annotated.mp4", "contact-sheet.png", "cost.json", "request.json", "results.jsonl", "summary.json"];
     assert_eq!(place.files("demo"), files);
 }
 

@@ -1,5 +1,5 @@
-//! Workers that end in the middle of a video: killed, the task comes back and is completed once; asked, it is given
-//! back at once.
+//! Workers that end in the middle of a video: killed, the task comes back and is completed once, from where it was
+//! durable; asked, it is given back at once.
 
 use std::fs;
 
@@ -7,30 +7,23 @@ use rustix::process::Signal;
 use work::queue::{Options, Phase};
 use work::{SqliteQueue, TaskQueue};
 
-use crate::harness::{Place, Running, eventually};
+use crate::harness::{Place, Running, eventually, json};
 
-/// At this threshold a frame's line takes about 100 kB, so that parts on disk grow as the work goes on.
+/// At this threshold a frame's line takes about 100 kB, so that a difference between two results has where to show.
 const SUBMISSION: &str = "clip.mp4 --model nanodet --threshold 0.01";
 
-/// The part of the task's results that is being written: its name, which is its attempt's own, and its size.
-fn part(place: &Place, id: &str) -> Option<(String, u64)> {
-    let files = place.files(&format!("out/{id}"));
-    let live = files.into_iter().filter(|file| file.starts_with(".results.jsonl."));
-    live.filter_map(|file| {
-        let bytes = fs::metadata(place.path(&format!("out/{id}/{file}"))).ok()?.len();
-        Some((file, bytes))
-    })
-    .max_by_key(|(_, bytes)| *bytes)
+/// What is durable of the task.
+fn parts(place: &Place, id: &str) -> Vec<String> {
+    let mut files = place.files(&format!("out/{id}/parts"));
+    files.retain(|file| !file.starts_with('.'));
+    files
 }
 
-/// Starts a worker and waits until its part, not one of `dead` attempts, holds `bytes`.
-fn work_until(place: &Place, id: &str, options: &str, bytes: u64, dead: &mut Vec<String>) -> Running {
-    let worker = place.start(&format!("work --queue queue --store store --output out --mode serve {options}"));
-    let name = eventually("a part that grows", || {
-        let (name, length) = part(place, id)?;
-        (!dead.contains(&name) && length >= bytes).then_some(name)
-    });
-    dead.push(name);
+/// Starts a worker and waits until so many parts are durable.
+fn work_until(place: &Place, id: &str, options: &str, count: usize) -> Running {
+    let line = format!("work --queue queue --store store --output out --mode serve --checkpoint 0.3 {options}");
+    let worker = place.start(&line);
+    eventually("parts", || (parts(place, id).len() >= count).then_some(()));
     worker
 }
 
@@ -50,14 +43,18 @@ fn a_killed_worker_loses_nothing_and_leaves_nothing() {
     let place = Place::with_store();
     place.clip("clip.mp4", FRAMES);
     let id = place.submit(SUBMISSION);
-    let mut dead = Vec::new();
-    for attempt in 0..5 {
-        let worker = work_until(&place, &id, "--visibility 2", 1 + attempt * 3_000_000, &mut dead);
+    let mut durable = Vec::new();
+    for _ in 0..5 {
+        let worker = work_until(&place, &id, "--visibility 2", durable.len() + 1);
         assert!(decoder_runs(&place));
         worker.signal(Signal::KILL);
         assert_eq!(worker.end().code, None);
+        let now = parts(&place, &id);
+        assert!(durable.iter().all(|part| now.contains(part)), "{durable:?} {now:?}");
+        durable = now;
         let left = place.files("out");
-        assert!(left.iter().all(|file| file.ends_with(".part")), "a killed worker's results show: {left:?}");
+        let results = |file: &&String| !file.contains("/parts/") && !file.ends_with(".part");
+        assert_eq!(left.iter().find(results), None, "a killed worker's results show");
         eventually("the end of the decoder", || (!decoder_runs(&place)).then_some(()));
     }
     let ran = place.ok("work --queue queue --store store --output out --mode drain-once --visibility 2");
@@ -65,6 +62,9 @@ fn a_killed_worker_loses_nothing_and_leaves_nothing() {
     let depth = SqliteQueue::open(&place.path("queue"), Options::default()).unwrap().depth().unwrap();
     assert_eq!((depth.done, depth.dead, depth.is_drained()), (1, 0, true), "{depth:?}");
     place.check_results(&[&id], FRAMES as usize);
+    // As many as parts at the least: none of them was worked again.
+    let resumed = cost(&place, &id)["frames_resumed"].as_u64().unwrap();
+    assert!(resumed >= durable.len() as u64, "{resumed} {durable:?}");
 
     let results = fs::read(place.path(&format!("out/{id}/results.jsonl"))).unwrap();
     fs::rename(place.path("out"), place.path("out-of-many")).unwrap();
@@ -83,19 +83,27 @@ fn a_worker_that_is_asked_to_stop_gives_its_task_back_at_once() {
     let id = place.submit(SUBMISSION);
     for signal in [Signal::TERM, Signal::INT] {
         // The task would stay hidden for an hour if it were not given back.
-        let worker = work_until(&place, &id, "--visibility 3600", 1, &mut Vec::new());
+        let durable = parts(&place, &id).len();
+        let worker = work_until(&place, &id, "--visibility 3600", durable + 1);
         worker.signal(signal);
         let ran = worker.end();
         assert_eq!(ran.code, Some(0), "{signal:?}: {}", ran.err);
         assert_eq!(ran.lines(), [serde_json::json!({ "completed": 0, "dead": 0, "released": 1, "lost": 0 })]);
         let state = place.state(&id);
         assert_eq!((state.phase, state.failures), (Phase::Visible, 0), "{signal:?}: {state:?}");
-        assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0, "{signal:?}");
+        let left = place.files("out");
+        assert!(left.iter().all(|file| file.contains("/parts/") && !file.ends_with(".part")), "{signal:?}: {left:?}");
         assert!(!decoder_runs(&place), "{signal:?}");
     }
     let ran = place.ok("work --queue queue --store store --output out --mode one-job");
     assert_eq!(ran.lines()[0]["completed"], 1, "{}", ran.err);
     place.check_results(&[&id], FRAMES as usize);
+    assert!(cost(&place, &id)["frames_resumed"].as_u64().unwrap() > 1);
+}
+
+/// What `cost.json` says.
+fn cost(place: &Place, id: &str) -> serde_json::Value {
+    json(&fs::read_to_string(place.path(&format!("out/{id}/cost.json"))).unwrap())
 }
 
 #[test]

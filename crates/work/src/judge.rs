@@ -1,14 +1,13 @@
-//! Whether a video was decoded whole, and is still the file it was: pure judgements on what the decoder reported.
+//! Whether a video was decoded whole: pure judgements on what the decoder reported.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::time::SystemTime;
 
 use engine::{Error, Result};
 
 use crate::media::{DecodeReport, Probe};
-use crate::result::{Damage, InputIdentity};
+use crate::result::Damage;
 use crate::task::Task;
 
 /// Whether what was decoded is good enough for `task`. `span_s` are the times of the first and of the last frame,
@@ -46,6 +45,15 @@ pub(crate) fn judge(
     Ok(Damage { errors: *errors, first: first_damage.clone(), frames_missing: missing, tolerance })
 }
 
+/// The error of a video in which the decoder met an error, `said`, and none is put up with.
+pub(crate) fn damaged(task: &Task, said: &str) -> Error {
+    Error::invalid(format!(
+        "there are decoding errors in video '{}' (first: {said}); re-encode the file, e.g. ffmpeg -i IN -c:v libx264 OUT, or \
+         submit with --tolerate-damage PERCENT",
+        task.input
+    ))
+}
+
 /// Frames that the file declares beyond its end. Some containers lose their tail without an error, yet fewer frames
 /// than declared are not enough to tell: still pictures may be stored as nothing at all, and edits may hide frames.
 /// Only a video that also ends early in time is cut off.
@@ -74,20 +82,6 @@ pub(crate) fn declared_s(path: &Path, probe: &Probe) -> Option<f64> {
         true => Some(probe.frames_declared? as f64 / probe.frame_rate?),
         false => probe.duration_s,
     }
-}
-
-/// Size and time of change: enough to notice that a file was replaced, and free, where a hash would read it twice.
-///
-/// # Errors
-/// [`NotFound`](engine::ErrorKind::NotFound) or [`InvalidInput`](engine::ErrorKind::InvalidInput).
-pub(crate) fn identify(input: &str, path: &Path) -> Result<InputIdentity> {
-    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found(format!("video '{input}' does not exist: check the path")),
-        _ => Error::invalid(format!("video '{input}' cannot be read: {e}")),
-    })?;
-    let modified = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    let modified_ns = modified.and_then(|since_1970| i64::try_from(since_1970.as_nanos()).ok()).unwrap_or_default();
-    Ok(InputIdentity { path: input.to_owned(), size_bytes: metadata.len(), modified_ns })
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ pub use queue::{SqliteQueue, TaskQueue};
 pub mod object;
 pub use object::{FolderStore, ObjectStore};
 
+pub mod source;
+pub use source::Source;
+
 pub mod media;
 
 pub mod inference;
@@ -20,6 +23,11 @@ pub use inference::{Answer, Inference, Pending};
 
 pub mod result;
 pub use result::Summary;
+
+pub mod cost;
+pub use cost::Cost;
+
+pub mod segment;
 
 pub mod job;
 

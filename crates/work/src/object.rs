@@ -1,51 +1,109 @@
 //! Where results go: whole objects that appear at once or not at all, and the embedded folder.
 //!
-//! A key is a folder and a name, `TASK/results.jsonl`. An object is written as a part that carries its attempt's name
-//! and nobody reads; committing it makes it durable and gives it its key. Sweeping removes the parts of attempts that
-//! died, and by that fences them: an attempt whose part is gone cannot commit any more.
+//! A key is a path of plain segments, `TASK/results.jsonl`. What is put under a key depends on the task alone, never on
+//! who works it: two attempts that race put the same bytes, so that neither has to know of the other. What a writer has
+//! not committed yet is nobody's to read; sweeping removes it where its writer died.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use engine::{Error, ErrorKind, Result};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::task::check_segment;
+use crate::task::{check_segment, nonce};
 
-/// Ends the name of every part.
-const PART: &str = ".part";
+/// Ends the name of every file that is being written.
+const UNFINISHED: &str = ".part";
 
 /// Large enough that a frame's line never costs a system call of its own.
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The most segments of a key.
+const DEPTH_MAX: usize = 4;
 
 /// A place for results.
 ///
 /// An error of kind [`Cancelled`](ErrorKind::Cancelled) means that another attempt has taken over; no other failure
 /// has that kind. Every other error is about the place, not about what is put there, and says what to do.
 pub trait ObjectStore: Send + Sync {
-    /// Begins an object that will be called `key`; `attempt` is one path segment that no other attempt has.
+    /// Puts a whole object that fits into memory under `key`; when this returns, it is durable.
     ///
     /// # Errors
     /// About the place.
-    fn create(&self, key: &str, attempt: &str) -> Result<Box<dyn ObjectWriter>>;
+    fn put(&self, key: &str, bytes: &[u8], put: Put) -> Result<Stored>;
 
-    /// Whether the object is there, whole.
+    /// Begins an object of any size that will be called `key`.
     ///
     /// # Errors
     /// About the place.
-    fn exists(&self, key: &str) -> Result<bool>;
+    fn create(&self, key: &str) -> Result<Box<dyn ObjectWriter>>;
 
-    /// The object's bytes.
+    /// What is under `key`, if anything.
+    ///
+    /// # Errors
+    /// About the place.
+    fn head(&self, key: &str) -> Result<Option<Head>>;
+
+    /// The object's bytes, from its beginning.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) without it.
-    fn read(&self, key: &str) -> Result<Vec<u8>>;
+    fn open(&self, key: &str) -> Result<Box<dyn Read + Send>>;
 
-    /// Removes the parts under `folder` that are not of the attempt `keep`; without one, the folder too if it is empty.
+    /// The keys that begin with `folder` and a slash, in their order as bytes.
     ///
     /// # Errors
     /// About the place.
-    fn sweep(&self, folder: &str, keep: Option<&str>) -> Result<()>;
+    fn list(&self, folder: &str) -> Result<Vec<String>>;
+
+    /// Removes the object; that it is not there is as good.
+    ///
+    /// # Errors
+    /// About the place.
+    fn delete(&self, key: &str) -> Result<()>;
+
+    /// Removes what writers under `folder` left unfinished. A writer that is still at it cannot commit any more.
+    ///
+    /// # Errors
+    /// About the place.
+    fn sweep(&self, folder: &str) -> Result<()>;
+
+    /// The bytes of an object that fits into memory.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) without it.
+    fn read(&self, key: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = self.open(key)?.read_to_end(&mut bytes);
+        read.map_err(|error| Error::unavailable(format!("object {key} could not be read to its end: {error}")))?;
+        Ok(bytes)
+    }
+}
+
+/// What to do when the key is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Leave what is there.
+    IfAbsent,
+    /// Take its place.
+    Replace,
+}
+
+/// What a put came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The object is there now.
+    Now,
+    /// An object was there, and is left as it is.
+    Before,
+}
+
+/// What a place says of an object without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// An object being written; dropped without a commit, it leaves nothing behind.
@@ -56,11 +114,11 @@ pub trait ObjectWriter: Send {
     /// About the place.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
 
-    /// Makes the object durable, then visible under its key, in place of an older one.
+    /// Makes the object durable, then visible under its key.
     ///
     /// # Errors
-    /// [`Cancelled`](ErrorKind::Cancelled) when another attempt swept the part away, or about the place.
-    fn commit(self: Box<Self>) -> Result<()>;
+    /// [`Cancelled`](ErrorKind::Cancelled) when another attempt swept it away, or about the place.
+    fn commit(self: Box<Self>, put: Put) -> Result<Stored>;
 }
 
 /// An [`ObjectStore`] in a folder.
@@ -92,73 +150,127 @@ impl FolderStore {
     /// The file of the object `key`, whether it is there or not.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the key is not `FOLDER/NAME` of two plain path segments.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when the key is not a path of a few plain segments.
     pub fn path(&self, key: &str) -> Result<PathBuf> {
-        let (folder, name) = split(key)?;
-        Ok(self.root.join(folder).join(name))
+        let segments: Vec<&str> = key.split('/').collect();
+        if segments.len() > DEPTH_MAX {
+            return Err(Error::invalid(format!("object key {key:?} has more than {DEPTH_MAX} segments")));
+        }
+        segments.iter().try_for_each(|segment| check_segment("object key", segment))?;
+        Ok(self.root.join(key))
     }
 
     fn fault(&self, error: &io::Error) -> Error {
         explain(&self.root, error)
     }
+
+    fn begin(&self, key: &str) -> Result<Unfinished> {
+        let whole = self.path(key)?;
+        let folder = whole.parent().unwrap_or(&self.root);
+        // The root is made again too: it may have been tidied away between two tasks.
+        fs::create_dir_all(folder).map_err(|e| self.fault(&e))?;
+        let name = whole.file_name().unwrap_or_default().to_string_lossy();
+        let part = folder.join(format!(".{name}.{:016x}{UNFINISHED}", nonce()));
+        let file = File::create_new(&part).map_err(|e| self.fault(&e))?;
+        let file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
+        Ok(Unfinished { place: self.root.clone(), part, whole, file })
+    }
 }
 
 impl ObjectStore for FolderStore {
-    fn create(&self, key: &str, attempt: &str) -> Result<Box<dyn ObjectWriter>> {
-        let (folder, name) = split(key)?;
-        check_segment("attempt", attempt)?;
-        let folder = self.root.join(folder);
-        // The root is made again too: it may have been tidied away between two tasks.
-        fs::create_dir_all(&folder).map_err(|e| self.fault(&e))?;
-        let part = folder.join(format!(".{name}.{attempt}{PART}"));
-        let file = File::create_new(&part).map_err(|e| self.fault(&e))?;
-        let whole = folder.join(name);
-        let (place, file) = (self.root.clone(), BufWriter::with_capacity(BUFFER_BYTES, file));
-        Ok(Box::new(PartFile { place, part, whole, file: Some(file) }))
+    fn put(&self, key: &str, bytes: &[u8], put: Put) -> Result<Stored> {
+        let mut file = self.begin(key)?;
+        file.append(bytes)?;
+        Box::new(file).commit(put)
     }
 
-    fn exists(&self, key: &str) -> Result<bool> {
-        self.path(key)?.try_exists().map_err(|e| self.fault(&e))
+    fn create(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
+        Ok(Box::new(self.begin(key)?))
     }
 
-    fn read(&self, key: &str) -> Result<Vec<u8>> {
+    fn head(&self, key: &str) -> Result<Option<Head>> {
+        match fs::metadata(self.path(key)?) {
+            Ok(metadata) => Ok(Some(Head { bytes: metadata.len() })),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(self.fault(&e)),
+        }
+    }
+
+    fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
         let path = self.path(key)?;
-        fs::read(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::not_found(format!("{} does not exist", path.display())),
-            _ => self.fault(&e),
-        })
+        match File::open(&path) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(e) if is_absent(&e) => Err(Error::not_found(format!("{} does not exist", path.display()))),
+            Err(e) => Err(self.fault(&e)),
+        }
     }
 
-    fn sweep(&self, folder: &str, keep: Option<&str>) -> Result<()> {
-        check_segment("folder", folder)?;
-        let folder = self.root.join(folder);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(self.fault(&e)),
-        };
-        let kept = keep.map(|attempt| format!(".{attempt}{PART}"));
-        for entry in entries {
-            let entry = entry.map_err(|e| self.fault(&e))?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let is_part = name.starts_with('.') && name.ends_with(PART);
-            if is_part && !kept.as_ref().is_some_and(|kept| name.ends_with(kept)) {
-                absent_is_fine(fs::remove_file(entry.path())).map_err(|e| self.fault(&e))?;
-            }
-        }
-        if keep.is_some() {
-            return Ok(());
-        }
-        match fs::remove_dir(&folder) {
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            removed => absent_is_fine(removed).map_err(|e| self.fault(&e)),
-        }
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        each_file(&self.path(folder)?, folder, &mut |key, _| {
+            keys.push(key.to_owned());
+            Ok(())
+        })
+        .map_err(|e| self.fault(&e))?;
+        // What is being written has a hidden name, which is no key.
+        keys.retain(|key| !key.rsplit('/').next().is_some_and(|name| name.starts_with('.')));
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        absent_is_fine(fs::remove_file(self.path(key)?)).map_err(|e| self.fault(&e))
+    }
+
+    fn sweep(&self, folder: &str) -> Result<()> {
+        let path = self.path(folder)?;
+        each_file(&path, folder, &mut |key, file| {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            let unfinished = name.starts_with('.') && name.ends_with(UNFINISHED);
+            if unfinished { absent_is_fine(fs::remove_file(file)) } else { Ok(()) }
+        })
+        .and_then(|()| remove_empty(&path))
+        .map_err(|e| self.fault(&e))
     }
 }
 
-/// One part of a [`FolderStore`].
-struct PartFile {
+/// Shows `see` every file below `folder`, which is called `key`; a folder that is not there has none.
+fn each_file(folder: &Path, key: &str, see: &mut dyn FnMut(&str, &Path) -> io::Result<()>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if is_absent(&e) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let key = format!("{key}/{}", entry.file_name().to_string_lossy());
+        match entry.file_type()?.is_dir() {
+            true => each_file(&entry.path(), &key, see)?,
+            false => see(&key, &entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes `folder` and those in it, as far as they hold nothing.
+fn remove_empty(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if is_absent(&e) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_empty(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => absent_is_fine(removed),
+    }
+}
+
+/// A file of a [`FolderStore`] that is being written.
+struct Unfinished {
     place: PathBuf,
     part: PathBuf,
     whole: PathBuf,
@@ -166,22 +278,43 @@ struct PartFile {
     file: Option<BufWriter<File>>,
 }
 
-impl ObjectWriter for PartFile {
+impl Unfinished {
+    /// Gives the file its name; whether it has it now.
+    fn give_name(&self, put: Put) -> io::Result<Stored> {
+        if put == Put::Replace {
+            return fs::rename(&self.part, &self.whole).map(|()| Stored::Now);
+        }
+        let named = match renameat_with(CWD, &self.part, CWD, &self.whole, RenameFlags::NOREPLACE) {
+            // Not every file system knows this kind of rename; a second name for the file does as well.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(&self.part, &self.whole),
+            named => named.map_err(io::Error::from),
+        };
+        match named {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Stored::Before),
+            named => named.map(|()| Stored::Now),
+        }
+    }
+
+    /// Makes the name durable: a name is once its folder is, and a folder's once the folder above is.
+    fn keep_name(&self) -> io::Result<()> {
+        let folders = self.whole.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.place));
+        folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
+    }
+}
+
+impl ObjectWriter for Unfinished {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let file = self.file.as_mut().ok_or_else(|| Error::internal("an object is appended to after its commit"))?;
         file.write_all(bytes).map_err(|e| explain(&self.place, &e))
     }
 
-    fn commit(mut self: Box<Self>) -> Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
+    fn commit(mut self: Box<Self>, put: Put) -> Result<Stored> {
+        let Some(file) = self.file.take() else { return Ok(Stored::Before) };
         let write = || {
             file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-            fs::rename(&self.part, &self.whole)?;
-            // A name is durable once its folder is, and a folder's name once the folder above is.
-            for folder in [self.whole.parent(), Some(&*self.place)].into_iter().flatten() {
-                File::open(folder)?.sync_all()?;
-            }
-            Ok(())
+            let stored = self.give_name(put)?;
+            self.keep_name()?;
+            Ok(stored)
         };
         write().map_err(|e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => Error::new(
@@ -196,25 +329,20 @@ impl ObjectWriter for PartFile {
     }
 }
 
-impl Drop for PartFile {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         // After a commit there is no such file, and one that cannot be removed is swept by the next attempt.
         drop(fs::remove_file(&self.part));
     }
 }
 
-fn split(key: &str) -> Result<(&str, &str)> {
-    let Some((folder, name)) = key.split_once('/') else {
-        return Err(Error::invalid(format!("object key {key:?} is not FOLDER/NAME")));
-    };
-    check_segment("object key", folder)?;
-    check_segment("object key", name)?;
-    Ok((folder, name))
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if is_absent(&e) => Ok(()),
         other => other,
     }
 }
@@ -258,65 +386,90 @@ mod tests {
     }
 
     #[test]
-    fn an_object_appears_whole_at_its_commit_and_replaces_the_one_before() {
+    fn an_object_appears_whole_at_its_commit() {
         let (_folder, store) = store();
         for text in ["first", "second, which is longer"] {
-            let mut writer = store.create("t/results.jsonl", "r1").unwrap();
+            let mut writer = store.create("t/results.jsonl").unwrap();
             let before = store.read("t/results.jsonl");
             for byte in text.as_bytes() {
                 writer.append(&[*byte]).unwrap();
             }
-            assert_eq!(store.read("t/results.jsonl"), before, "a part shows");
-            writer.commit().unwrap();
+            assert_eq!(store.read("t/results.jsonl"), before, "what is being written shows");
+            assert_eq!(writer.commit(Put::Replace).unwrap(), Stored::Now);
             assert_eq!(store.read("t/results.jsonl").unwrap(), text.as_bytes());
             assert_eq!(names(&store, "t"), ["results.jsonl"]);
         }
-        assert!(store.exists("t/results.jsonl").unwrap() && !store.exists("t/summary.json").unwrap());
+        assert_eq!(store.head("t/results.jsonl").unwrap(), Some(Head { bytes: 23 }));
+        assert_eq!(store.head("t/summary.json").unwrap(), None);
         assert_eq!(store.read("t/summary.json").unwrap_err().kind, ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_first_stays_where_absence_was_asked_for() {
+        let (_folder, store) = store();
+        let check = |text: &[u8], put, stored, want: &[u8]| {
+            assert_eq!(store.put("t/parts/a", text, put).unwrap(), stored);
+            assert_eq!(store.read("t/parts/a").unwrap(), want);
+            assert_eq!(names(&store, "t/parts"), ["a"]);
+        };
+        check(b"one", Put::IfAbsent, Stored::Now, b"one");
+        check(b"two", Put::IfAbsent, Stored::Before, b"one");
+        check(b"three", Put::Replace, Stored::Now, b"three");
+        store.delete("t/parts/a").unwrap();
+        store.delete("t/parts/a").unwrap();
+        check(b"four", Put::IfAbsent, Stored::Now, b"four");
+    }
+
+    #[test]
+    fn a_listing_has_whole_objects_of_its_folder_in_order() {
+        let (_folder, store) = store();
+        for key in ["t/parts/b", "t/parts/a", "t/summary.json", "tt/x", "u/parts/c"] {
+            store.put(key, b"", Put::IfAbsent).unwrap();
+        }
+        let _unfinished = store.create("t/parts/c").unwrap();
+        assert_eq!(store.list("t").unwrap(), ["t/parts/a", "t/parts/b", "t/summary.json"]);
+        assert_eq!(store.list("t/parts").unwrap(), ["t/parts/a", "t/parts/b"]);
+        assert_eq!(store.list("never").unwrap(), [""; 0]);
     }
 
     #[test]
     fn a_dropped_writer_leaves_nothing() {
         let (_folder, store) = store();
-        let mut writer = store.create("t/results.jsonl", "r1").unwrap();
+        let mut writer = store.create("t/parts/a").unwrap();
         writer.append(&[b'x'; 3 * BUFFER_BYTES]).unwrap();
-        assert_eq!(names(&store, "t"), [".results.jsonl.r1.part"]);
+        assert_eq!(names(&store, "t/parts").len(), 1);
         drop(writer);
-        store.sweep("t", None).unwrap();
+        store.sweep("t").unwrap();
         assert_eq!(names(&store, ""), [""; 0]);
     }
 
     #[test]
-    fn sweeping_fences_other_attempts_and_touches_nothing_else() {
+    fn sweeping_ends_what_is_unfinished_and_touches_nothing_else() {
         let (_folder, store) = store();
-        let mut dead = store.create("t/results.jsonl", "r1").unwrap();
+        let mut dead = store.create("t/parts/a").unwrap();
         dead.append(b"of the dead attempt").unwrap();
-        let mut live = store.create("t/results.jsonl", "r2").unwrap();
-        live.append(b"of the live attempt").unwrap();
-        store.create("t/summary.json", "r1").unwrap().commit().unwrap();
-        let other = store.create("u/results.jsonl", "r1").unwrap();
-        store.sweep("t", Some("r2")).unwrap();
-        assert_eq!(names(&store, "t"), [".results.jsonl.r2.part", "summary.json"]);
-        let error = dead.commit().unwrap_err();
+        store.put("t/summary.json", b"", Put::Replace).unwrap();
+        let other = store.create("u/results.jsonl").unwrap();
+        store.sweep("t").unwrap();
+        assert_eq!(names(&store, "t"), ["summary.json"]);
+        let error = dead.commit(Put::IfAbsent).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");
-        live.commit().unwrap();
-        other.commit().unwrap();
-        assert_eq!(store.read("t/results.jsonl").unwrap(), b"of the live attempt");
-        store.sweep("t", None).unwrap();
-        store.sweep("never", None).unwrap();
-        assert_eq!(names(&store, "t"), ["results.jsonl", "summary.json"]);
+        other.commit(Put::Replace).unwrap();
+        store.sweep("t").unwrap();
+        store.sweep("never").unwrap();
+        assert_eq!(names(&store, "t"), ["summary.json"]);
     }
 
     #[test]
     fn keys_stay_inside_the_place() {
         let (_folder, store) = store();
-        for key in ["", "a", "/etc/passwd", "../a/b", "a/../b", "a/b/c", "a/.b", ".a/b", "a/", "a\0/b", "a b/c"] {
-            let error = store.create(key, "r1").map(|_| ()).unwrap_err();
+        for key in ["", "/etc/passwd", "../a/b", "a/../b", "a/.b", ".a/b", "a/", "a\0/b", "a b/c", "a/b/c/d/e"] {
+            let error = store.create(key).map(|_| ()).unwrap_err();
             assert_eq!(error.kind, ErrorKind::InvalidInput, "{key}");
-            assert_eq!(store.exists(key).unwrap_err().kind, ErrorKind::InvalidInput, "{key}");
+            assert_eq!(store.head(key).unwrap_err().kind, ErrorKind::InvalidInput, "{key}");
+            assert_eq!(store.delete(key).unwrap_err().kind, ErrorKind::InvalidInput, "{key}");
         }
-        assert_eq!(store.create("a/b", "../r").map(|_| ()).unwrap_err().kind, ErrorKind::InvalidInput);
-        assert_eq!(store.sweep("..", None).unwrap_err().kind, ErrorKind::InvalidInput);
+        assert_eq!(store.sweep("..").unwrap_err().kind, ErrorKind::InvalidInput);
     }
 
     #[test]

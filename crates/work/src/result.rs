@@ -1,4 +1,5 @@
-//! What a task leaves behind: one JSON line per frame, and a summary that marks the whole as committed.
+//! What a task leaves behind: one JSON line per frame, and a summary that marks the whole as committed. The same video,
+//! model and settings give the same bytes, whoever worked it; what is measured lies in a file of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,8 +8,10 @@ use engine::{Error, Result};
 use pipeline::Detected;
 use serde::{Deserialize, Serialize};
 
+use crate::source::InputIdentity;
+
 /// The summary format this build writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The object with one line per frame.
 pub fn lines_key(task_id: &str) -> String {
@@ -18,6 +21,16 @@ pub fn lines_key(task_id: &str) -> String {
 /// The object that is written last: where it is, the task's lines are whole.
 pub fn summary_key(task_id: &str) -> String {
     format!("{task_id}/summary.json")
+}
+
+/// What working the task took.
+pub fn cost_key(task_id: &str) -> String {
+    format!("{task_id}/cost.json")
+}
+
+/// Where a task's parts are until its results are whole.
+pub(crate) fn parts_folder(task_id: &str) -> String {
+    format!("{task_id}/parts")
 }
 
 /// A model's class names, ready to be written: class id to the name in JSON's quotes.
@@ -127,23 +140,6 @@ pub struct Summary {
     pub video: Video,
     /// What the decoder complained about.
     pub damage: Damage,
-    /// From the probe to the last line.
-    pub wall_s: f64,
-    /// Frames per second of wall time.
-    pub fps: f64,
-    /// What a frame cost.
-    pub cpu_s_per_frame: CpuSplit,
-}
-
-/// Which file a video was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputIdentity {
-    /// As the task names it.
-    pub path: String,
-    /// Size of the file.
-    pub size_bytes: u64,
-    /// Time of the last change, in nanoseconds since 1970.
-    pub modified_ns: i64,
 }
 
 /// Which model ran.
@@ -198,21 +194,6 @@ pub struct Damage {
     pub frames_missing: u64,
     /// The share of the frames that the task gives up.
     pub tolerance: f64,
-}
-
-/// CPU-seconds per frame, by phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CpuSplit {
-    /// Decoding and scaling in the child process, and reading its pipe.
-    pub decode: f64,
-    /// From pixels to input tensors.
-    pub prepare: f64,
-    /// The model's run.
-    pub infer: f64,
-    /// From output tensors to lines.
-    pub post: f64,
-    /// The sum.
-    pub total: f64,
 }
 
 impl Summary {

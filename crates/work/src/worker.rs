@@ -1,28 +1,35 @@
 //! The loop: receive, work the video, make the result durable, acknowledge.
 //!
 //! A task is acknowledged only once `summary.json` is durable, which is written last; a delivery that finds it there
-//! acknowledges and does nothing else. So a worker may die at any point, and the task is neither lost nor done twice.
+//! acknowledges and does nothing else. So a worker may die at any point, and the task is neither lost nor done twice. What
+//! was worked of it until then is in parts, and the next delivery goes on behind them.
 
-use std::sync::Arc;
+mod config;
+
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::{Error, ErrorKind, Result};
 
+use crate::cost::Cost;
 use crate::inference::Inference;
-use crate::job::{self, Job};
+use crate::job::{self, Job, Shared};
 use crate::media::Tools;
-use crate::object::ObjectStore;
-use crate::policy::{Failure, Patience, Verdict, verdict};
+use crate::object::{ObjectStore, Put};
+use crate::policy::{Failure, Verdict, verdict};
 use crate::queue::{Lease, Received, TaskQueue};
-use crate::result::{Summary, lines_key, summary_key};
+use crate::result::{Summary, cost_key, lines_key, parts_folder, summary_key};
 use crate::stop::Stop;
 use crate::task::Task;
+
+pub use self::config::{Config, Mode, Observer, Report};
 
 /// The first and the longest pause while other workers hold the last tasks of a queue that is being drained.
 const DRAIN_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Takes tasks off a queue and works them, one at a time; the lanes below it are what is parallel.
+/// Takes tasks off a queue and works them, a few at a time; the lanes below are what computes.
 pub struct Worker {
     /// Where tasks come from.
     pub queue: Arc<dyn TaskQueue>,
@@ -36,149 +43,125 @@ pub struct Worker {
     pub config: Config,
 }
 
-/// A worker's times and limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// How long a task stays hidden after its worker's last sign of life; extended at a third of it.
-    pub visibility: Duration,
-    /// Between two looks into an empty queue.
-    pub poll: Duration,
-    /// The longest wait for a sign of life of the decoder, or for room in the model's queue.
-    pub stall_limit: Duration,
-    /// Before a serving worker tries a failed place or queue again.
-    pub mend_wait: Duration,
-    /// When a failing task is given up.
-    pub patience: Patience,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            visibility: Duration::from_secs(30),
-            poll: Duration::from_millis(500),
-            stall_limit: Duration::from_secs(30),
-            mend_wait: Duration::from_secs(30),
-            patience: Patience::default(),
-        }
-    }
-}
-
-/// When a worker is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// When it is asked to stop.
-    Serve,
-    /// When every task in the queue has ended, those of other workers included.
-    DrainOnce,
-    /// After one delivery, or at once when no task is visible.
-    OneJob,
-}
-
-/// What a worker did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Tasks with a durable result.
-    pub completed: u64,
-    /// Tasks that went to the dead letters.
-    pub dead: u64,
-    /// Deliveries that were given back.
-    pub released: u64,
-    /// Deliveries that another worker took over.
-    pub lost: u64,
-}
-
-/// Is told what happens, for progress bars and logs; every method does nothing unless it is written.
-pub trait Observer: Sync {
-    /// A task was received; `delivery` counts from 1.
-    fn started(&self, _task: &Task, _delivery: u32) {}
-
-    /// `frames` of `declared` are written. Called from another thread than the rest.
-    fn progress(&self, _task: &Task, _frames: u64, _declared: Option<u64>) {}
-
-    /// The result is durable and the task acknowledged.
-    fn finished(&self, _task: &Task, _summary: &Summary) {}
-
-    /// The task has no result.
-    fn failed(&self, _task: &Task, _verdict: &Verdict) {}
-
-    /// The queue itself gave up what it calls `id`, which may be anything.
-    fn discarded(&self, _id: &str, _reason: &str) {}
-}
-
 /// Why the loop cannot go on as it is.
 enum Halt {
     Queue(Error),
     Place(Error),
 }
 
+/// What the loops of one run share.
+struct Run<'a> {
+    stop: &'a Stop,
+    observer: &'a dyn Observer,
+    shared: Shared,
+    /// Which decoder decodes.
+    decoder: String,
+    report: Mutex<Report>,
+    /// Set when one loop cannot go on, so that the others end too; it guards no other data.
+    broken: AtomicBool,
+}
+
+impl Run<'_> {
+    fn is_over(&self) -> bool {
+        self.stop.requested() || self.broken.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Report)) {
+        // Plain numbers: no panic leaves them half written.
+        add(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 impl Worker {
-    /// Works until `mode` or `stop` ends it. Asked to stop, it cancels the running job and gives its task back at once.
+    /// Works until `mode` or `stop` ends it. Asked to stop, it makes durable what is done of the running jobs and gives
+    /// their tasks back at once.
     ///
     /// # Errors
     /// The queue's own error, or the place's, naming it and the fix; the task that met it went back unharmed. A serving
     /// worker waits and tries again instead, as long as that can help.
     /// [`Unavailable`](ErrorKind::Unavailable) when the decoder is not installed.
     pub fn run(&self, mode: Mode, stop: &Stop, observer: &dyn Observer) -> Result<Report> {
-        // Asked before any task is touched: no task is to blame for it.
-        self.tools.check()?;
-        let mut report = Report::default();
+        let loops = if mode == Mode::OneJob { 1 } else { self.config.videos_max.max(1) };
+        let run = Run {
+            stop,
+            observer,
+            shared: Shared::new(self.inference.lanes(), loops),
+            // Asked before any task is touched: no task is to blame for it.
+            decoder: self.tools.check()?,
+            report: Mutex::default(),
+            broken: AtomicBool::new(false),
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..loops).map(|_| scope.spawn(|| self.work_tasks(mode, &run))).collect();
+            let first = self.work_tasks(mode, &run);
+            // A panic is passed on by the scope; whatever its loop had in hand comes back when its lease runs out.
+            let others = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            others.fold(first, |so_far, other| so_far.and(other))
+        })?;
+        Ok(*run.report.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One task after the other.
+    fn work_tasks(&self, mode: Mode, run: &Run<'_>) -> Result<()> {
+        let unless_done = BreakUnless { broken: &run.broken, ended_well: false };
         let mut pause = DRAIN_PAUSES.0;
-        while !stop.requested() {
-            match (self.step(stop, observer, &mut report), mode) {
+        while !run.is_over() {
+            match (self.step(run), mode) {
                 (Ok(_), Mode::OneJob) => break,
                 (Ok(true), Mode::Serve | Mode::DrainOnce) => pause = DRAIN_PAUSES.0,
-                (Ok(false), Mode::Serve) => drop(stop.wait(self.config.poll)),
+                (Ok(false), Mode::Serve) => drop(run.stop.wait(self.config.poll)),
                 (Ok(false), Mode::DrainOnce) => {
                     if self.queue.depth()?.is_drained() {
                         break;
                     }
-                    stop.wait(pause);
+                    run.stop.wait(pause);
                     pause = (pause * 2).min(DRAIN_PAUSES.1);
                 }
                 (Err(halt), Mode::Serve) if halt.may_mend() => {
                     let (Halt::Queue(error) | Halt::Place(error)) = halt;
                     tracing::error!(%error, wait_s = self.config.mend_wait.as_secs(), "cannot work at present");
-                    stop.wait(self.config.mend_wait);
+                    run.stop.wait(self.config.mend_wait);
                 }
                 (Err(Halt::Queue(error) | Halt::Place(error)), _) => return Err(error),
             }
         }
-        Ok(report)
+        unless_done.ended_well();
+        Ok(())
     }
 
     /// Sees to one delivery; `false` when there was none.
-    fn step(&self, stop: &Stop, observer: &dyn Observer, report: &mut Report) -> std::result::Result<bool, Halt> {
+    fn step(&self, run: &Run<'_>) -> std::result::Result<bool, Halt> {
         let lease = match self.queue.receive(self.config.visibility).map_err(Halt::Queue)? {
             Received::Nothing => return Ok(false),
             Received::Task(lease) => lease,
             Received::DeadLetter { id, reason } => {
                 tracing::warn!(task = %id, %reason, "dead letter");
-                report.dead += 1;
+                run.count(|report| report.dead += 1);
                 // An id that is no path segment has no folder either, so its refusal is nothing to tell.
-                drop(self.objects.sweep(&id, None));
-                observer.discarded(&id, &reason);
+                drop(self.tidy(&id, true));
+                run.observer.discarded(&id, &reason);
                 return Ok(true);
             }
         };
-        observer.started(&lease.task, lease.receive_count);
-        let attempted = match self.attempt(&lease, stop, observer) {
+        run.observer.started(&lease.task, lease.receive_count);
+        let attempted = match self.attempt(&lease, run) {
             // Whatever broke while everything was being taken down, the task is not to blame for it.
-            Err(Failure::Task(_)) if stop.requested() => Err(Failure::Stopped),
+            Err(Failure::Task(_)) if run.is_over() => Err(Failure::Stopped),
             other => other,
         };
         match attempted {
-            Ok(summary) => self.acknowledge(&lease, &summary, observer, report)?,
-            Err(failure) => self.settle(&lease, &failure, observer, report)?,
+            Ok((summary, cost)) => self.acknowledge(&lease, &summary, cost.as_ref(), run)?,
+            Err(failure) => self.settle(&lease, &failure, run)?,
         }
         Ok(true)
     }
 
     /// Works the task and makes its result durable, with the lease kept alive meanwhile.
-    fn attempt(&self, lease: &Lease, stop: &Stop, observer: &dyn Observer) -> std::result::Result<Summary, Failure> {
-        self.objects.sweep(&lease.task.id, Some(&lease.receipt)).map_err(placed)?;
+    fn attempt(&self, lease: &Lease, run: &Run<'_>) -> std::result::Result<(Summary, Option<Cost>), Failure> {
         if let Some(summary) = self.durable(&lease.task).map_err(placed)? {
-            return Ok(summary);
+            return Ok((summary, None));
         }
+        self.objects.sweep(&lease.task.id).map_err(placed)?;
         // Written by the heartbeat alone, read at every frame; it guards no other data.
         let lost = AtomicBool::new(false);
         let done = Stop::new();
@@ -186,16 +169,16 @@ impl Worker {
             // Dropped before the scope joins the heartbeat, on a panic too.
             let _done = RequestOnDrop(&done);
             scope.spawn(|| self.heartbeat(lease, &done, &lost));
-            let cancelled = || stop.requested() || lost.load(Ordering::Relaxed);
-            let worked = self.work(lease, &cancelled, observer);
+            let cancelled = || run.is_over() || lost.load(Ordering::Relaxed);
+            let worked = self.work(lease, &cancelled, run);
             match worked {
                 Err(_) if lost.load(Ordering::Relaxed) => Err(Failure::Lost),
-                other => other,
+                worked => worked.map(|(summary, cost)| (summary, Some(cost))),
             }
         })
     }
 
-    /// The summary that an earlier delivery of the same task left, if its result is whole.
+    /// The summary that an earlier delivery of the same task left. It is written last, so where it is the result is whole.
     fn durable(&self, task: &Task) -> Result<Option<Summary>> {
         let bytes = match self.objects.read(&summary_key(&task.id)) {
             Ok(bytes) => bytes,
@@ -207,7 +190,7 @@ impl Worker {
             of_task == (&task.id, &task.input, &task.model, task.threshold)
         };
         match Summary::from_json(&bytes) {
-            Ok(summary) if same(&summary) && self.objects.exists(&lines_key(&task.id))? => Ok(Some(summary)),
+            Ok(summary) if same(&summary) => Ok(Some(summary)),
             _ => {
                 tracing::warn!(task = %task.id, "the summary in place is not of this task: the result is replaced");
                 Ok(None)
@@ -233,21 +216,24 @@ impl Worker {
         &self,
         lease: &Lease,
         cancelled: &(dyn Fn() -> bool + Sync),
-        observer: &dyn Observer,
-    ) -> std::result::Result<Summary, Failure> {
-        let (task, attempt) = (&lease.task, &lease.receipt);
-        let mut lines = self.objects.create(&lines_key(&task.id), attempt).map_err(placed)?;
+        run: &Run<'_>,
+    ) -> std::result::Result<(Summary, Cost), Failure> {
+        let (task, objects) = (&lease.task, self.objects.as_ref());
+        let mut lines = objects.create(&lines_key(&task.id)).map_err(placed)?;
         let job = Job {
             task,
+            objects,
             inference: self.inference.as_ref(),
             tools: &self.tools,
+            decoder: &run.decoder,
+            shared: &run.shared,
+            lengths: self.config.lengths,
+            checkpoint: self.config.checkpoint,
             stall_limit: self.config.stall_limit,
             cancelled,
-            progress: &|frames, declared| observer.progress(task, frames, declared),
+            progress: &|frames, declared| run.observer.progress(task, frames, declared),
         };
-        let summary = job::run(&job, lines.as_mut())?;
-        let mut marker = self.objects.create(&summary_key(&task.id), attempt).map_err(placed)?;
-        marker.append(&summary.to_json().map_err(Failure::Task)?).map_err(placed)?;
+        let job::Finished { summary, cost } = job::run(&job, &mut |line| lines.append(line))?;
         // The fence: from here on nobody else may begin for a whole visibility. A queue that does not answer is no
         // reason to throw the work away, since a result that is committed twice is the same result.
         match self.queue.extend(lease, self.config.visibility) {
@@ -255,29 +241,35 @@ impl Worker {
             Err(error) => tracing::warn!(task = %task.id, %error, "the lease could not be extended"),
             Ok(()) => {}
         }
-        lines.commit().map_err(placed)?;
-        marker.commit().map_err(placed)?;
-        Ok(summary)
+        lines.commit(Put::Replace).map_err(placed)?;
+        let cost_json = cost.to_json().map_err(Failure::Task)?;
+        objects.put(&cost_key(&task.id), &cost_json, Put::Replace).map_err(placed)?;
+        let summary_json = summary.to_json().map_err(Failure::Task)?;
+        objects.put(&summary_key(&task.id), &summary_json, Put::Replace).map_err(placed)?;
+        Ok((summary, cost))
     }
 
     fn acknowledge(
         &self,
         lease: &Lease,
         summary: &Summary,
-        observer: &dyn Observer,
-        report: &mut Report,
+        cost: Option<&Cost>,
+        run: &Run<'_>,
     ) -> std::result::Result<(), Halt> {
-        self.tidy(lease);
+        let tidied = self.tidy(&lease.task.id, true);
         match self.queue.complete(lease) {
             Ok(()) => {
-                report.completed += 1;
-                observer.finished(&lease.task, summary);
+                if let Err(error) = tidied {
+                    tracing::warn!(task = %lease.task.id, %error, "parts are left over");
+                }
+                run.count(|report| report.completed += 1);
+                run.observer.finished(&lease.task, summary, cost);
                 Ok(())
             }
             Err(error) if error.kind == ErrorKind::Cancelled => {
                 // The result is durable, so whoever has the task now will find it and acknowledge.
-                report.lost += 1;
-                observer.failed(&lease.task, &Verdict::Leave);
+                run.count(|report| report.lost += 1);
+                run.observer.failed(&lease.task, &Verdict::Leave);
                 Ok(())
             }
             Err(error) => Err(Halt::Queue(error)),
@@ -285,55 +277,57 @@ impl Worker {
     }
 
     /// Does with a failed task what the verdict says.
-    fn settle(
-        &self,
-        lease: &Lease,
-        failure: &Failure,
-        observer: &dyn Observer,
-        report: &mut Report,
-    ) -> std::result::Result<(), Halt> {
+    fn settle(&self, lease: &Lease, failure: &Failure, run: &Run<'_>) -> std::result::Result<(), Halt> {
         let verdict = verdict(failure, lease.failures, &self.config.patience);
         let task = &lease.task.id;
-        if verdict != Verdict::Leave {
-            self.tidy(lease);
+        // Parts stay where the task will be tried again: that is what they are for.
+        let tidied = match &verdict {
+            Verdict::DeadLetter { .. } => self.tidy(task, true),
+            Verdict::Retry { .. } | Verdict::Place(_) => self.tidy(task, false),
+            Verdict::Leave => Ok(()),
+        };
+        if let Err(error) = tidied {
+            tracing::warn!(%task, %error, "what attempts left behind could not be removed");
         }
-        let (count, ended) = match &verdict {
+        let released = |report: &mut Report| report.released += 1;
+        let (count, ended): (fn(&mut Report), _) = match &verdict {
             Verdict::DeadLetter { reason } => {
                 tracing::warn!(%task, %reason, "dead letter");
-                (&mut report.dead, self.queue.dead_letter(lease, reason))
+                (|report| report.dead += 1, self.queue.dead_letter(lease, reason))
             }
             Verdict::Retry { delay, counts, reason } => {
                 tracing::warn!(%task, %reason, delay_s = delay.as_secs(), "given back");
-                (&mut report.released, self.queue.release(lease, *delay, reason, *counts))
+                (released, self.queue.release(lease, *delay, reason, *counts))
             }
-            Verdict::Place(error) => {
-                let release = self.queue.release(lease, Duration::ZERO, &error.message, false);
-                (&mut report.released, release)
-            }
+            Verdict::Place(error) => (released, self.queue.release(lease, Duration::ZERO, &error.message, false)),
             Verdict::Leave => {
                 tracing::warn!(%task, "another worker took over");
-                (&mut report.lost, Ok(()))
+                (|report| report.lost += 1, Ok(()))
             }
         };
         match (ended, &verdict) {
-            (Err(error), _) if error.kind == ErrorKind::Cancelled => report.lost += 1,
+            (Err(error), _) if error.kind == ErrorKind::Cancelled => run.count(|report| report.lost += 1),
             // The place may be why the queue fails too, a full disk for one, and it is what the user has to mend.
             (Err(error), Verdict::Place(_)) => tracing::warn!(%task, %error, "the task could not be given back"),
             (Err(error), _) => return Err(Halt::Queue(error)),
-            (Ok(()), _) => *count += 1,
+            (Ok(()), _) => run.count(count),
         }
-        observer.failed(&lease.task, &verdict);
+        run.observer.failed(&lease.task, &verdict);
         match verdict {
             Verdict::Place(error) => Err(Halt::Place(error)),
             Verdict::DeadLetter { .. } | Verdict::Retry { .. } | Verdict::Leave => Ok(()),
         }
     }
 
-    /// Removes what attempts left of a task that is about to be ended or given back.
-    fn tidy(&self, lease: &Lease) {
-        if let Err(error) = self.objects.sweep(&lease.task.id, None) {
-            tracing::warn!(task = %lease.task.id, %error, "parts of dead attempts are left over");
+    /// Removes what attempts left unfinished of a task that is about to be ended or given back, and its parts when they
+    /// have served.
+    fn tidy(&self, task_id: &str, with_parts: bool) -> Result<()> {
+        if with_parts {
+            for key in self.objects.list(&parts_folder(task_id))? {
+                self.objects.delete(&key)?;
+            }
         }
+        self.objects.sweep(task_id)
     }
 }
 
@@ -344,6 +338,24 @@ impl Halt {
             Halt::Place(_) => true,
             Halt::Queue(error) => matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Exhausted),
         }
+    }
+}
+
+/// Breaks the run when it goes out of scope before all was well, on a panic too.
+struct BreakUnless<'a> {
+    broken: &'a AtomicBool,
+    ended_well: bool,
+}
+
+impl BreakUnless<'_> {
+    fn ended_well(mut self) {
+        self.ended_well = true;
+    }
+}
+
+impl Drop for BreakUnless<'_> {
+    fn drop(&mut self) {
+        self.broken.fetch_or(!self.ended_well, Ordering::Relaxed);
     }
 }
 

@@ -60,8 +60,22 @@ impl Value {
     /// A value over `tensor`'s own bytes (strings are copied: the runtime keeps them as objects).
     pub(super) fn lend(tensor: &Tensor) -> Result<Self> {
         match tensor.dtype().size_bytes() {
-            Some(size) => Self::lend_dense(tensor, size),
+            Some(size) => Self::lend_dense(map::aligned(tensor.data(), size.max(VECTOR_BYTES)), tensor),
             None => Self::copy_strings(tensor),
+        }
+    }
+
+    /// A value over the bytes of `weight`, wherever they lie. Its kernels load vectors from any address; a weight is at the
+    /// same one of its file every time, so that sums over it are split the same every time.
+    fn lend_weight(weight: &Tensor) -> Result<Self> {
+        // A copy would be private memory that nobody budgets, so a segment that is not aligned for its numbers is refused.
+        let align = weight.dtype().size_bytes().unwrap_or(1);
+        if !weight.is_empty() && !weight.data().as_ptr().addr().is_multiple_of(align) {
+            return Err(Error::corrupt("a weight does not start at a multiple of its element size"));
+        }
+        match weight.dtype().size_bytes() {
+            Some(_) => Self::lend_dense(weight.data().clone(), weight),
+            None => Self::copy_strings(weight),
         }
     }
 
@@ -77,8 +91,7 @@ impl Value {
     }
 
     #[expect(unsafe_code, reason = "a tensor is made over our bytes through the C API")]
-    fn lend_dense(tensor: &Tensor, size: usize) -> Result<Self> {
-        let data = map::aligned(tensor.data(), size.max(VECTOR_BYTES));
+    fn lend_dense(data: Bytes, tensor: &Tensor) -> Result<Self> {
         let shape = dims(tensor.shape())?;
         let mut pointer = ptr::null_mut();
         // SAFETY: memory and shape outlive the call, the data outlives the value (kept beside it), its length was
@@ -224,14 +237,7 @@ impl Bound {
         let mapped_bytes = weights.iter().map(|weight| weight.data().len() as u64).sum();
         let values = weights
             .into_iter()
-            .map(|weight| {
-                // A copy would be private memory that nobody budgets, so a segment that is not aligned is refused.
-                let align = weight.dtype().size_bytes().unwrap_or(1);
-                if !weight.is_empty() && !weight.data().as_ptr().addr().is_multiple_of(align) {
-                    return Err(Error::corrupt("a weight does not start at a multiple of its element size"));
-                }
-                Value::lend(&weight).map_err(|error| Error::corrupt(error.message))
-            })
+            .map(|weight| Value::lend_weight(&weight).map_err(|error| Error::corrupt(error.message)))
             .collect::<Result<_>>()?;
         Ok(Self { values, mapped_bytes })
     }
@@ -310,4 +316,29 @@ fn datatype(element_type: Element) -> Result<DataType> {
         .into_iter()
         .find(|&dtype| element(dtype) == element_type)
         .ok_or_else(|| Error::unsupported(format!("element type {element_type:?} has no serving datatype")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    #[test]
+    fn weights_are_lent_where_they_lie_and_inputs_where_sums_begin() {
+        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/onnxruntime/1.31.1/libonnxruntime.so");
+        let library = std::env::var_os(super::super::LIBRARY_VARIABLE).map_or(fetched, PathBuf::from);
+        super::super::Onnx::load(Some(&library)).expect("'make setup' fetches the runtime");
+        let whole = map::bytes_from_f32((0u8..32).map(f32::from).collect());
+        for shift in [0, 4, 8, 12, 2] {
+            let data = whole.slice(shift..shift + 64);
+            let tensor = Tensor::new(DataType::F32, vec![16], data.clone()).unwrap();
+            match Bound::new(vec![tensor.clone()]) {
+                Ok(bound) => assert_eq!(bound.values[0].lent.as_ptr(), data.as_ptr(), "{shift}"),
+                Err(error) => assert_eq!((shift, error.kind), (2, ErrorKind::Corrupt)),
+            }
+            let input = Value::lend(&tensor).unwrap();
+            assert!(input.lent == data && input.lent.as_ptr().addr().is_multiple_of(VECTOR_BYTES), "{shift}");
+        }
+    }
 }

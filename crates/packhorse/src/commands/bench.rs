@@ -20,6 +20,8 @@ use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
 use store::pack::{Packed, Request, Targets, pack};
 use store::task::{Detection, Task, TaskChoice};
+use work::cost::CpuSplit;
+use work::{Cost, Summary};
 
 use self::server::Server;
 use super::demo::{assets_folder, drain};
@@ -277,16 +279,16 @@ impl Bench {
         let (mut runtime_cpu, mut splits) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
             say(format_args!("round {round} of {rounds}: the whole way, then the floor"));
-            let summary = end_to_end(&clip, self.scratch.path(), &scheduler, &packed)?;
+            let (summary, cost) = end_to_end(&clip, self.scratch.path(), &scheduler, &packed)?;
             let decode_fps = bench::decode_fps(&clip, summary.frames, width, height)?;
             let (runtime_fps, cpu) =
                 bench::runtime_fps(runtimes.onnx(), &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
-            ratios.push(summary.fps / decode_fps.min(runtime_fps));
+            ratios.push(cost.fps / decode_fps.min(runtime_fps));
             decode.push(decode_fps);
             runtime.push(runtime_fps);
             runtime_cpu.push(cpu.as_secs_f64() * 1e3);
-            ours.push(summary.fps);
-            splits.push(summary.cpu_s_per_frame);
+            ours.push(cost.fps);
+            splits.push(cost.cpu_s_per_frame);
         }
         scheduler.drain(Duration::from_secs(5));
         let one = |values: &[f64]| format!("{:.1}", median(values));
@@ -315,12 +317,17 @@ impl Bench {
     }
 }
 
-fn cpu_ms(splits: &[work::result::CpuSplit], of: impl Fn(&work::result::CpuSplit) -> f64) -> String {
+fn cpu_ms(splits: &[CpuSplit], of: impl Fn(&CpuSplit) -> f64) -> String {
     let values: Vec<f64> = splits.iter().map(|split| of(split) * 1e3).collect();
     format!("{:.2}", median(&values))
 }
 
-fn end_to_end(clip: &Path, scratch: &Path, scheduler: &Arc<Scheduler>, packed: &Packed) -> Result<work::Summary, Exit> {
+fn end_to_end(
+    clip: &Path,
+    scratch: &Path,
+    scheduler: &Arc<Scheduler>,
+    packed: &Packed,
+) -> Result<(Summary, Cost), Exit> {
     let folder =
         tempfile::tempdir_in(scratch).map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
     drain(clip, &packed.manifest.name, folder.path(), folder.path(), scheduler)

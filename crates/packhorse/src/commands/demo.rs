@@ -16,7 +16,7 @@ use store::pack::{Request, Targets, pack};
 use store::task::TaskChoice;
 use work::media::Tools;
 use work::queue::Options;
-use work::{Config, FolderStore, Mode, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
+use work::{Config, Cost, FolderStore, Mode, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
 
 use super::serve::{Addresses, Server};
 use super::work::Progress;
@@ -31,7 +31,7 @@ const PERSON: &str = "person";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where results.jsonl, summary.json, annotated.mp4, contact-sheet.png and request.json go
+    /// Where results.jsonl, summary.json, cost.json, annotated.mp4, contact-sheet.png and request.json go
     #[arg(long, default_value = "packhorse-demo")]
     out: PathBuf,
     /// Leave the server up until it is interrupted
@@ -69,11 +69,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Server::start(Arc::clone(&scheduler), Addresses { http: free, grpc: free, admin: free, manage: None })?;
     say(format_args!("serving on http://{}", server.addresses.http));
 
-    let summary = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
+    let (summary, cost) = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
     pictures::draw(&clip, &args.out, &summary)?;
     request::write(&clip, &args.out)?;
-    table::print(&summary);
-    report(args, &server, &summary, started.elapsed())?;
+    table::print(&summary, &cost);
+    report(args, &server, (&summary, &cost), started.elapsed())?;
     if args.keep {
         say("the server stays up; Ctrl-C ends it");
         signal::wait()?;
@@ -115,7 +115,7 @@ pub(super) fn drain(
     scratch: &Path,
     out: &Path,
     scheduler: &Arc<Scheduler>,
-) -> Result<Summary, Exit> {
+) -> Result<(Summary, Cost), Exit> {
     let queue = SqliteQueue::open(&scratch.join("queue.sqlite"), Options::default())?;
     let task = Task::new(clip, model)?;
     queue.send(&task)?;
@@ -131,19 +131,23 @@ pub(super) fn drain(
     if report.completed != 1 {
         return Err(Exit::Failed("the clip was not completed; the reason is above".to_owned()));
     }
-    for (key, name) in [(result::lines_key(&task.id), "results.jsonl"), (result::summary_key(&task.id), "summary.json")]
-    {
-        std::fs::rename(place.join(key), out.join(name))
-            .map_err(|error| Exit::Failed(format!("{}: {error}", out.join(name).display())))?;
+    let names = ["results.jsonl", "summary.json", "cost.json"];
+    let keys = [result::lines_key(&task.id), result::summary_key(&task.id), result::cost_key(&task.id)];
+    let [_, summary, cost] = names.map(|name| out.join(name));
+    for (key, name) in keys.iter().zip(names) {
+        std::fs::rename(place.join(key), out.join(name)).map_err(|error| unreadable(&out.join(name), &error))?;
     }
-    let path = out.join("summary.json");
-    let text = std::fs::read(&path).map_err(|error| Exit::Failed(format!("{}: {error}", path.display())))?;
-    Ok(Summary::from_json(&text)?)
+    let read = |path: &Path| std::fs::read(path).map_err(|error| unreadable(path, &error));
+    Ok((Summary::from_json(&read(&summary)?)?, Cost::from_json(&read(&cost)?)?))
 }
 
-fn report(args: &Args, server: &Server, summary: &Summary, elapsed: Duration) -> Outcome {
+fn unreadable(path: &Path, error: &std::io::Error) -> Exit {
+    Exit::Failed(format!("{}: {error}", path.display()))
+}
+
+fn report(args: &Args, server: &Server, (summary, cost): (&Summary, &Cost), elapsed: Duration) -> Outcome {
     let out = args.out.display();
-    say(format_args!("\nin {out}: results.jsonl, summary.json, annotated.mp4, contact-sheet.png"));
+    say(format_args!("\nin {out}: results.jsonl, summary.json, cost.json, annotated.mp4, contact-sheet.png"));
     say(format_args!(
         "done in {:.1} s; people in a picture, asked of the server{}:\n",
         elapsed.as_secs_f64(),
@@ -155,8 +159,8 @@ fn report(args: &Args, server: &Server, summary: &Summary, elapsed: Duration) ->
         addresses: server.addresses,
         frames: summary.frames,
         detections: summary.detections,
-        fps: summary.fps,
-        cpu_s_per_frame: summary.cpu_s_per_frame.total,
+        fps: cost.fps,
+        cpu_s_per_frame: cost.cpu_s_per_frame.total,
         seconds: elapsed.as_secs_f64(),
     })
 }

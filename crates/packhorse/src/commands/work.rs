@@ -1,17 +1,19 @@
 //! `packhorse work`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serve::{Control, QueueLimits, Scheduler};
 use store::repository::Layout;
+use work::job::Checkpoint;
 use work::media::Tools;
 use work::policy::Verdict;
-use work::{Config, FolderStore, Mode, Observer, Report, Stop, Summary, Task, Worker};
+use work::{Config, Cost, FolderStore, Mode, Observer, Report, Stop, Summary, Task, Worker};
 
 use super::submit::open_queue;
 use super::{print_json, say};
@@ -40,6 +42,17 @@ pub(crate) struct Args {
     /// Seconds after a worker's last sign of life until its task is given to another
     #[arg(long, env = "PACKHORSE_VISIBILITY", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=43_200))]
     visibility: u64,
+    /// Videos worked at once; one long video keeps every core busy alone
+    #[arg(long, env = "PACKHORSE_VIDEOS_MAX", default_value_t = 2, value_name = "VIDEOS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    videos_max: u16,
+    /// Seconds after which what is done of a video is made durable; a worker that is killed loses no more than that
+    #[arg(long, env = "PACKHORSE_CHECKPOINT", default_value_t = 10.0, value_name = "SECONDS", value_parser = checkpoint)]
+    checkpoint: f64,
+}
+
+fn checkpoint(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give seconds, such as 10 or 0.5")?;
+    if (0.0..=86_400.0).contains(&seconds) { Ok(seconds) } else { Err("give 0 to 86400 seconds".to_owned()) }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -76,7 +89,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let stop = Stop::new();
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;
-    let config = Config { visibility: Duration::from_secs(args.visibility), ..Config::default() };
+    let config = Config {
+        visibility: Duration::from_secs(args.visibility),
+        videos_max: usize::from(args.videos_max),
+        checkpoint: Checkpoint { every: Duration::from_secs_f64(args.checkpoint), ..Checkpoint::default() },
+        ..Config::default()
+    };
     let worker = Worker { queue, objects, inference: Arc::new(InProcess(Arc::clone(&scheduler))), tools, config };
     let outcome = worker.run(mode, &stop, &Progress::default());
     // Whatever was still on a lane belongs to a job that has ended.
@@ -117,38 +135,48 @@ pub(super) fn open_output(place: &str) -> Result<FolderStore, Exit> {
     FolderStore::open(path).map_err(|error| Exit::configuration(&error))
 }
 
-/// A bar while a video is worked, a line when it has ended.
+/// A bar for each video that is worked, a line when it has ended.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// The running task's; the worker and its job report from different threads.
-    bar: Mutex<Option<ProgressBar>>,
+    bars: MultiProgress,
+    /// By task; the worker's loops and their jobs report from different threads.
+    running: Mutex<HashMap<String, ProgressBar>>,
 }
 
 impl Progress {
-    fn end(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, ProgressBar>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, task: &Task, line: impl Display) {
+        if let Some(bar) = self.running().remove(&task.id) {
             bar.finish_and_clear();
         }
+        self.say(line);
+    }
+
+    fn say(&self, line: impl Display) {
+        self.bars.suspend(|| say(line));
     }
 }
 
 impl Observer for Progress {
     fn started(&self, task: &Task, delivery: u32) {
         if delivery > 1 {
-            say(format_args!("{}: delivery {delivery}", task.input));
+            self.say(format_args!("{}: delivery {delivery}", task.input));
         }
-        let bar = ProgressBar::no_length();
+        let bar = self.bars.add(ProgressBar::no_length());
         let style =
             ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} frames  {per_sec}  {eta} left  {msg}");
         if let Ok(style) = style {
             bar.set_style(style);
         }
         bar.set_message(task.input.clone());
-        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+        self.running().insert(task.id.clone(), bar);
     }
 
-    fn progress(&self, _task: &Task, frames: u64, declared: Option<u64>) {
-        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+    fn progress(&self, task: &Task, frames: u64, declared: Option<u64>) {
+        if let Some(bar) = self.running().get(&task.id) {
             if let Some(declared) = declared {
                 bar.set_length(declared.max(frames));
             }
@@ -156,27 +184,25 @@ impl Observer for Progress {
         }
     }
 
-    fn finished(&self, task: &Task, summary: &Summary) {
-        self.end();
-        say(format_args!(
-            "{}: {} frames, {} detections, {:.1} fps",
-            task.input, summary.frames, summary.detections, summary.fps
-        ));
+    fn finished(&self, task: &Task, summary: &Summary, cost: Option<&Cost>) {
+        let speed = cost.map_or_else(|| "finished before".to_owned(), |cost| format!("{:.1} fps", cost.fps));
+        let Summary { frames, detections, .. } = summary;
+        self.end(task, format_args!("{}: {frames} frames, {detections} detections, {speed}", task.input));
     }
 
     fn failed(&self, task: &Task, verdict: &Verdict) {
-        self.end();
+        let input = &task.input;
         match verdict {
-            Verdict::DeadLetter { reason } => say(format_args!("{}: dead letter: {reason}", task.input)),
+            Verdict::DeadLetter { reason } => self.end(task, format_args!("{input}: dead letter: {reason}")),
             Verdict::Retry { delay, reason, .. } => {
-                say(format_args!("{}: tried again in {} s: {reason}", task.input, delay.as_secs()));
+                self.end(task, format_args!("{input}: tried again in {} s: {reason}", delay.as_secs()));
             }
-            Verdict::Place(error) => say(format_args!("{}: back in the queue: {error}", task.input)),
-            Verdict::Leave => say(format_args!("{}: another worker has it now", task.input)),
+            Verdict::Place(error) => self.end(task, format_args!("{input}: back in the queue: {error}")),
+            Verdict::Leave => self.end(task, format_args!("{input}: another worker has it now")),
         }
     }
 
     fn discarded(&self, id: &str, reason: &str) {
-        say(format_args!("task {id}: dead letter: {reason}"));
+        self.say(format_args!("task {id}: dead letter: {reason}"));
     }
 }

@@ -142,8 +142,10 @@ impl Place {
     /// That the results of the tasks `ids`, of `frames` frames each, are whole, and that `out` holds nothing else.
     #[track_caller]
     pub(crate) fn check_results(&self, ids: &[&str], frames: usize) {
-        let mut want: Vec<_> =
-            ids.iter().flat_map(|id| ["results.jsonl", "summary.json"].map(|name| format!("{id}/{name}"))).collect();
+        let mut want: Vec<_> = ids
+            .iter()
+            .flat_map(|id| ["cost.json", "results.jsonl", "summary.json"].map(|name| format!("{id}/{name}")))
+            .collect();
         want.sort_unstable();
         assert_eq!(self.files("out"), want);
         for id in ids {

@@ -117,7 +117,9 @@ impl Checkpoint {
         let (path, bytes) = &self.files[held.file];
         let raw = bytes.slice(held.range.clone());
         let (data, origin) = match held.dtype {
-            Dtype::F32 => (raw, Some(Origin { path: path.clone(), offset_bytes: held.range.start as u64 })),
+            as_wanted if datatype(as_wanted) == Some(wanted.dtype) => {
+                (raw, Some(Origin { path: path.clone(), offset_bytes: held.range.start as u64 }))
+            }
             Dtype::F16 => (widened(&raw, |half| half::f16::from_le_bytes(half).to_f32()), None),
             Dtype::BF16 => (widened(&raw, |half| half::bf16::from_le_bytes(half).to_f32()), None),
             other => {
@@ -126,7 +128,22 @@ impl Checkpoint {
                 )));
             }
         };
-        Ok((Tensor::new(DataType::F32, wanted.declared.clone(), data)?, origin))
+        Ok((Tensor::new(wanted.dtype, wanted.declared.clone(), data)?, origin))
+    }
+
+    /// The precision that the tensor called `name` has here, single when there is no such tensor.
+    pub(super) fn precision(&self, name: &str) -> DataType {
+        self.tensors.get(name).and_then(|held| datatype(held.dtype)).unwrap_or(DataType::F32)
+    }
+}
+
+/// The kinds of numbers that are read.
+fn datatype(dtype: Dtype) -> Option<DataType> {
+    match dtype {
+        Dtype::F32 => Some(DataType::F32),
+        Dtype::F16 => Some(DataType::F16),
+        Dtype::BF16 => Some(DataType::Bf16),
+        _ => None,
     }
 }
 

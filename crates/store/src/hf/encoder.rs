@@ -4,6 +4,8 @@
 //! its weights on the *left*, `W [out, in] x tokens^T`: the runtime repacks the right operand of a product at each call,
 //! and that way it repacks a few tokens instead of the whole weights. Measured in docs/huggingface.md.
 
+use engine::DataType;
+
 use super::config::{Activation, Config, Family};
 use super::graph::{Graph, Setting, Value, signed};
 
@@ -11,10 +13,19 @@ use super::graph::{Graph, Setting, Value, signed};
 const DISTANCE_MAX: i64 = 128;
 const BUCKETS_ONE_WAY: i64 = 16;
 
+/// The tables that a token's vector is looked up in: by word, by position, by which of two texts it is of.
+const TABLES: [&str; 3] = [
+    "embeddings.word_embeddings.weight",
+    "embeddings.position_embeddings.weight",
+    "embeddings.token_type_embeddings.weight",
+];
+
 /// A graph with what its nodes have in common.
 pub(super) struct Encoder<'a> {
     pub(super) graph: Graph,
     pub(super) config: &'a Config,
+    /// What numbers the checkpoint has under a tensor's name.
+    precision: &'a dyn Fn(&str) -> DataType,
     /// `[2]`: batch and sequence.
     shape: Value,
 }
@@ -67,9 +78,9 @@ const DISTILBERT: LayerNames = LayerNames {
 
 impl<'a> Encoder<'a> {
     /// Over `graph`, which has the signature's inputs.
-    pub(super) fn new(mut graph: Graph, config: &'a Config) -> Self {
+    pub(super) fn new(mut graph: Graph, config: &'a Config, precision: &'a dyn Fn(&str) -> DataType) -> Self {
         let shape = graph.op("Shape", ["input_ids"], &[]);
-        Self { graph, config, shape }
+        Self { graph, config, precision, shape }
     }
 
     /// The last layer's vectors, `[batch * sequence, width]`.
@@ -95,9 +106,11 @@ impl<'a> Encoder<'a> {
     fn embeddings(&mut self) -> Value {
         let config = self.config;
         let width = config.embedding_width;
-        let words = self.graph.weight(&["embeddings.word_embeddings.weight"], &[config.vocabulary, width]);
-        let positions = self.graph.weight(&["embeddings.position_embeddings.weight"], &[config.positions, width]);
+        let [words_name, positions_name, types_name] = TABLES;
+        let words = self.table(words_name, config.vocabulary);
+        let positions = self.table(positions_name, config.positions);
         let words = self.graph.op("Gather", [&words, "input_ids"], &[]);
+        let words = self.widened(words_name, words);
         let positions = match config.family {
             Family::Roberta | Family::Mpnet => {
                 let positions_of = self.positions_past_padding();
@@ -109,9 +122,10 @@ impl<'a> Encoder<'a> {
                 self.graph.op("Slice", [&positions, &zero, &length], &[])
             }
         };
+        let positions = self.widened(positions_name, positions);
         let mut sum = self.graph.op("Add", [&words, &positions], &[]);
         if matches!(config.family, Family::Bert | Family::Electra | Family::Roberta) {
-            let types = self.graph.weight(&["embeddings.token_type_embeddings.weight"], &[config.token_types, width]);
+            let types = self.table(types_name, config.token_types);
             let types = if config.family.takes_token_types() {
                 self.graph.op("Gather", [&types, "token_type_ids"], &[])
             } else {
@@ -119,12 +133,28 @@ impl<'a> Encoder<'a> {
                 let zero = self.graph.int(0);
                 self.graph.op("Gather", [&types, &zero], &[])
             };
+            let types = self.widened(types_name, types);
             sum = self.graph.op("Add", [&sum, &types], &[]);
         }
         let flat = self.graph.ints(&[-1, signed(width)]);
         let flat = self.graph.op("Reshape", [&sum, &flat], &[]);
         let tokens = self.norm(&flat, "embeddings.LayerNorm", width);
         if width == config.width { tokens } else { self.linear(&tokens, "embeddings_project", width, config.width) }
+    }
+
+    /// The table called `name`, its numbers as the checkpoint has them: a table in half precision is mapped where it lies,
+    /// and only the rows that a request reads are widened.
+    fn table(&mut self, name: &str, rows: usize) -> Value {
+        self.graph.table(name, &[rows, self.config.embedding_width], (self.precision)(name))
+    }
+
+    /// `rows` of the table called `name` in single precision.
+    fn widened(&mut self, name: &str, rows: Value) -> Value {
+        const FLOAT: i64 = 1;
+        if (self.precision)(name) == DataType::F32 {
+            return rows;
+        }
+        self.graph.op("Cast", [&rows], &[("to", Setting::Int(FLOAT))])
     }
 
     /// Positions counted over tokens that are no padding, from the padding's id on; padding stays at its id.

@@ -22,6 +22,8 @@ pub(super) struct Wanted {
     pub(super) shape: Vec<usize>,
     /// The shape the graph declares; as many elements, in the same order.
     pub(super) declared: Vec<usize>,
+    /// What the graph takes: single precision, or the half precision that the checkpoint has.
+    pub(super) dtype: DataType,
 }
 
 /// A value of the graph, by name.
@@ -56,14 +58,20 @@ impl Graph {
 
     /// The same, its elements read in the shape `declared`.
     pub(super) fn weight_as(&mut self, names: &[&str], shape: &[usize], declared: &[usize]) -> Value {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        self.want(Wanted { names, shape: shape.to_vec(), declared: declared.to_vec(), dtype: DataType::F32 })
+    }
+
+    /// The table called `name`, its numbers as the checkpoint has them.
+    pub(super) fn table(&mut self, name: &str, shape: &[usize], dtype: DataType) -> Value {
+        self.want(Wanted { names: vec![name.to_owned()], shape: shape.to_vec(), declared: shape.to_vec(), dtype })
+    }
+
+    fn want(&mut self, wanted: Wanted) -> Value {
         let name = format!("weight{}", self.wanted.len());
-        let dims: Vec<i64> = declared.iter().map(|&size| signed(size)).collect();
-        self.weights.push(declaration(&name, DataType::F32, &dims));
-        self.wanted.push(Wanted {
-            names: names.iter().map(|&name| name.to_owned()).collect(),
-            shape: shape.to_vec(),
-            declared: declared.to_vec(),
-        });
+        let dims: Vec<i64> = wanted.declared.iter().map(|&size| signed(size)).collect();
+        self.weights.push(declaration(&name, wanted.dtype, &dims));
+        self.wanted.push(wanted);
         name
     }
 

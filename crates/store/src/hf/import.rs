@@ -102,7 +102,7 @@ fn no_weights(folder: &Path) -> Error {
 pub(crate) fn import(engine: &Onnx, folder: &Path) -> Result<Folder> {
     let config = Config::read(folder)?;
     let checkpoint = Checkpoint::open(folder, config.family.prefix())?;
-    let program = Program::of(&config);
+    let program = Program::of(&config, &|name| checkpoint.precision(name));
     let (weights, origins): (Vec<Tensor>, Vec<Option<Origin>>) =
         program.wanted.iter().map(|wanted| checkpoint.tensor(wanted)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let files = kept_files(folder)?;
@@ -140,7 +140,9 @@ fn notes(origins: &[Option<Origin>], files: &[(String, Bytes)]) -> Vec<String> {
     let mut notes = Vec::new();
     let converted = origins.iter().filter(|origin| origin.is_none()).count();
     if converted > 0 {
-        notes.push(format!("{converted} weights were in half precision and are stored as FP32, twice as large"));
+        notes.push(format!(
+            "{converted} weights were in half precision and are stored as FP32, twice as large; tables of embeddings stay"
+        ));
     }
     if !files.iter().any(|(name, _)| name == KEPT_FILES[0]) {
         notes.push("there is no tokenizer.json: the model takes token ids, and only those".to_owned());

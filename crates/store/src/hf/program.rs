@@ -18,13 +18,14 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn of(config: &Config) -> Self {
+    /// `precision` says what numbers the checkpoint has under a tensor's name.
+    pub(super) fn of(config: &Config, precision: &dyn Fn(&str) -> DataType) -> Self {
         let signature = signature(config);
         let mut graph = Graph::default();
         for input in &signature.inputs {
             graph.input(&input.name, input.dtype, &input.shape);
         }
-        let mut encoder = Encoder::new(graph, config);
+        let mut encoder = Encoder::new(graph, config, precision);
         let tokens = encoder.tokens();
         let outputs = head::outputs(&mut encoder, &tokens);
         let mut graph = encoder.graph;

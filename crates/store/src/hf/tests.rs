@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::ErrorKind;
+use engine::{DataType, ErrorKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -21,7 +21,12 @@ fn open(bytes: &[u8]) -> engine::Result<Checkpoint> {
 }
 
 fn wanted(name: &str, shape: &[usize]) -> super::graph::Wanted {
-    super::graph::Wanted { names: vec![name.to_owned()], shape: shape.to_vec(), declared: shape.to_vec() }
+    super::graph::Wanted {
+        names: vec![name.to_owned()],
+        shape: shape.to_vec(),
+        declared: shape.to_vec(),
+        dtype: DataType::F32,
+    }
 }
 
 #[test]
@@ -156,14 +161,14 @@ fn a_configuration_that_asks_for_another_graph_is_refused_by_name() {
 
 #[test]
 fn what_no_number_depends_on_does_not_change_the_program() {
-    let plain = Program::of(&Config::of(&bert(), None).unwrap());
+    let plain = Program::of(&Config::of(&bert(), None).unwrap(), &|_| DataType::F32);
     let mut other = bert();
     other["id2label"] = json!({"0": "no", "1": "yes"});
     other["transformers_version"] = json!("9.0");
-    let same = Program::of(&Config::of(&other, None).unwrap());
+    let same = Program::of(&Config::of(&other, None).unwrap(), &|_| DataType::F32);
     assert!(plain.model == same.model && plain.wanted == same.wanted);
     other["layer_norm_eps"] = json!(1e-5);
-    assert!(plain.model != Program::of(&Config::of(&other, None).unwrap()).model);
+    assert!(plain.model != Program::of(&Config::of(&other, None).unwrap(), &|_| DataType::F32).model);
 }
 
 #[test]
@@ -226,7 +231,7 @@ proptest! {
         let mut config = bert();
         config[field] = value;
         if let Ok(config) = Config::of(&config, None) {
-            prop_assert!(!Program::of(&config).wanted.is_empty());
+            prop_assert!(!Program::of(&config, &|_| DataType::F32).wanted.is_empty());
         }
     }
 }

@@ -15,7 +15,7 @@ use super::child::{Child, LOG_LEVEL, pipe_failed};
 use super::draw::{Canvas, Mark, zoom_for};
 use super::probe::input_url;
 use super::sheet::{Sheet, SheetPlan};
-use super::{Decode, Frame, Frames, Probe, Tools};
+use super::{Decode, Frame, Frames, Probe, Span, Tools};
 
 /// The longest wait for a sign of life from decoder or encoder.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -61,7 +61,7 @@ pub fn annotate(
 }
 
 fn run(job: &Annotate<'_>, marks: &mut dyn FnMut(u64) -> Vec<Mark>, progress: &mut dyn FnMut(u64)) -> Result<u64> {
-    let decode = Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: STALL_LIMIT };
+    let decode = Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: STALL_LIMIT, span: Span::default() };
     let (width, height) = (job.probe.width as usize, job.probe.height as usize);
     let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
     let mut encoder = Encoder::start(job)?;
@@ -122,7 +122,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn write(&mut self, frame: &Frame) -> Result<()> {
-        let since_s = frame.pts_s - *self.first_s.get_or_insert(frame.pts_s);
+        let since_s = frame.pts_s() - *self.first_s.get_or_insert(frame.pts_s());
         // Times that do not rise are nudged: the encoder takes none twice.
         let tick = ((since_s * ENCODER_TICKS_PER_S).round() as u64).max(self.next_tick);
         self.next_tick = tick + 1;

@@ -2,6 +2,7 @@
 //! is killed and reaped when its owner lets go of it.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -107,6 +108,31 @@ impl Child {
             count => self.log.push(&bytes[..count]),
         }
         Ok(())
+    }
+
+    /// Hands everything that the program writes to standard output to `take`, until it ends or `take` says that it is
+    /// enough. `false` when nothing came for `limit`.
+    pub(super) fn read_all(
+        &mut self,
+        limit: Duration,
+        take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> io::Result<bool> {
+        let mut stdout = self.take_stdout();
+        let mut piece = [0; 16 << 10];
+        let mut deadline = Instant::now() + limit;
+        while let Some(pipe) = &mut stdout {
+            match self.wait([Some(readable(pipe))], deadline)? {
+                None => return Ok(false),
+                Some([false]) => continue,
+                Some([true]) => deadline = Instant::now() + limit,
+            }
+            match read_some(pipe, &mut piece)? {
+                0 => stdout = None,
+                count if take(&piece[..count]).is_break() => stdout = None,
+                _ => {}
+            }
+        }
+        Ok(true)
     }
 
     /// Waits for the program's end, reading its last words; kills it when `limit` passes.

@@ -50,7 +50,9 @@ fn tools() -> Tools {
     Tools { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into() }
 }
 
-const SMALL: Decode = Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: Duration::from_secs(30) };
+fn small() -> Decode {
+    Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: Duration::from_secs(30), span: Span::default() }
+}
 
 fn decode(path: &Path, how: &Decode) -> Result<(Vec<Frame>, DecodeReport)> {
     let probe = probe(&tools(), path)?;
@@ -90,10 +92,10 @@ fn every_frame_comes_with_its_time() {
     ];
     for (name, arguments) in table {
         let path = clips.make(&arguments, name);
-        let (frames, report) = decode(&path, &SMALL).unwrap();
+        let (frames, report) = decode(&path, &small()).unwrap();
         let want = stated_times(&path);
         assert!(want.len() >= 20, "{name}");
-        let got: Vec<f64> = frames.iter().map(|frame| frame.pts_s).collect();
+        let got: Vec<f64> = frames.iter().map(|frame| frame.pts_s()).collect();
         assert_eq!(got, want, "{name}");
         assert!(frames.iter().zip(0..).all(|(frame, index)| frame.index == index), "{name}");
         assert!(frames.iter().all(|frame| (frame.picture.width, frame.picture.height) == (64, 48)), "{name}");
@@ -118,7 +120,7 @@ fn names_are_only_names() {
     for name in names {
         let path = clips.path(name);
         std::fs::copy(&clip, &path).unwrap();
-        assert_eq!(decode(&path, &SMALL).unwrap().0.len(), 20, "{name:?}");
+        assert_eq!(decode(&path, &small()).unwrap().0.len(), 20, "{name:?}");
     }
 }
 
@@ -142,7 +144,7 @@ fn pixels_are_those_asked_for() {
     ];
     for (path, size, channels, (width, height), corners) in table {
         let case = format!("{} {size:?} {channels:?}", path.display());
-        let (frames, _) = decode(path, &Decode { size, channels, ..SMALL }).unwrap();
+        let (frames, _) = decode(path, &Decode { size, channels, ..small() }).unwrap();
         for frame in &frames {
             assert_eq!((frame.picture.width, frame.picture.height), (width, height), "{case}");
             assert_eq!(frame.picture.pixels.len(), (width * height * 3) as usize, "{case}");
@@ -154,8 +156,8 @@ fn pixels_are_those_asked_for() {
         }
     }
     // The display matrix counts against the clock: the upper right corner becomes the upper left one.
-    let (flat, _) = decode(&whole, &SMALL).unwrap();
-    let (turned, _) = decode(&turned, &SMALL).unwrap();
+    let (flat, _) = decode(&whole, &small()).unwrap();
+    let (turned, _) = decode(&turned, &small()).unwrap();
     let at = |frame: &Frame, x: u32, y: u32| frame.picture.pixels[((y * frame.picture.width + x) * 3) as usize];
     for (x, y) in [(0, 0), (63, 0), (0, 47), (20, 10), (50, 30)] {
         let (a, b) = (at(&flat[5], x, y), at(&turned[5], y, 63 - x));
@@ -196,7 +198,7 @@ fn what_is_no_video_is_refused_with_the_reason() {
         ),
     ];
     for (path, kind, words) in table {
-        let error = decode(&path, &SMALL).err().unwrap();
+        let error = decode(&path, &small()).err().unwrap();
         let name = path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
         assert!(
             error.kind == kind && error.message.contains(words) && error.message.contains(&name),
@@ -218,14 +220,14 @@ fn damage_is_counted_and_the_rest_kept() {
     scratched[pictures..pictures + 1000].fill(0x55);
     let scratched = clips.write("scratched.mp4", &scratched);
     for (path, frames) in [(&half, 10..79), (&scratched, 20..80)] {
-        let (got, report) = decode(path, &SMALL).unwrap();
+        let (got, report) = decode(path, &small()).unwrap();
         assert!(frames.contains(&got.len()), "{}: {} frames", path.display(), got.len());
         assert!(report.damage_count > 0 && report.first_damage.is_some(), "{report:?}");
         // What is left keeps the times it had.
         let stated = stated_times(&whole);
-        assert!(got.iter().all(|frame| stated.contains(&frame.pts_s)), "{}", path.display());
+        assert!(got.iter().all(|frame| stated.contains(&frame.pts_s())), "{}", path.display());
     }
-    let (all, report) = decode(&whole, &SMALL).unwrap();
+    let (all, report) = decode(&whole, &small()).unwrap();
     assert_eq!((all.len(), report.damage_count, report.first_damage), (80, 0, None));
 }
 
@@ -242,7 +244,9 @@ fn stand_in(clips: &Clips, name: &str, script: &str) -> Tools {
 
 /// A frame of one pixel: its time, on standard input's descriptor, and its bytes.
 const ONE_FRAME: &str = "printf 'frame:0 pts:0\\n' >&0; printf abc";
-const ONE_PIXEL: Decode = Decode { size: Fit::Exact { width: 1, height: 1 }, ..SMALL };
+fn one_pixel() -> Decode {
+    Decode { size: Fit::Exact { width: 1, height: 1 }, ..small() }
+}
 
 /// Runs each script as the decoder: it must fail with the kind and the words beside it.
 fn check_failures(stall_limit: Duration, table: &[(&str, ErrorKind, &str)]) {
@@ -252,7 +256,7 @@ fn check_failures(stall_limit: Duration, table: &[(&str, ErrorKind, &str)]) {
     for (index, &(script, kind, words)) in table.iter().enumerate() {
         let tools = stand_in(&clips, &index.to_string(), &script.replace("FRAME", ONE_FRAME));
         let run = || -> Result<()> {
-            let mut frames = Frames::open(&tools, &path, &probe, &Decode { stall_limit, ..ONE_PIXEL })?;
+            let mut frames = Frames::open(&tools, &path, &probe, &Decode { stall_limit, ..one_pixel() })?;
             while frames.next()?.is_some() {}
             frames.finish().map(|_| ())
         };
@@ -291,7 +295,7 @@ fn a_decoder_that_fails_late_is_damage() {
     let path = clips.make(&format!("{SOURCE} -c:v libx264"), "clip.mp4");
     let probe = probe(&tools(), &path).unwrap();
     let tools = stand_in(&clips, "half", &format!("{ONE_FRAME}; printf x; echo '[error] torn' >&2; exit 1"));
-    let mut frames = Frames::open(&tools, &path, &probe, &ONE_PIXEL).unwrap();
+    let mut frames = Frames::open(&tools, &path, &probe, &one_pixel()).unwrap();
     assert_eq!(frames.next().unwrap().unwrap().picture.pixels, b"abc");
     assert_eq!(frames.next().unwrap(), None);
     let report = frames.finish().unwrap();
@@ -303,7 +307,7 @@ fn an_early_end_leaves_nothing_behind() {
     let clips = Clips::new();
     let path = clips.make("-f lavfi -i testsrc=s=640x480:r=10:d=20 -c:v libx264 -preset ultrafast", "clip.mp4");
     let probe = probe(&tools(), &path).unwrap();
-    let mut frames = Frames::open(&tools(), &path, &probe, &SMALL).unwrap();
+    let mut frames = Frames::open(&tools(), &path, &probe, &small()).unwrap();
     let first = frames.next().unwrap().unwrap();
     let (address, length) = (first.picture.pixels.as_ptr(), first.picture.pixels.len());
     frames.recycle(first.picture.pixels);
@@ -320,7 +324,7 @@ fn an_early_end_leaves_nothing_behind() {
             .filter(|line| String::from_utf8_lossy(line).contains(name))
             .count()
     };
-    let mut frames = Frames::open(&tools(), &path, &probe, &SMALL).unwrap();
+    let mut frames = Frames::open(&tools(), &path, &probe, &small()).unwrap();
     // With the first frame it is certain that the program is up.
     frames.next().unwrap();
     assert_eq!(running(), 1);

@@ -1,4 +1,4 @@
-//! Every frame of a video, in order, each with the time at which it is to be shown.
+//! The frames of a video or of a span of it, in order, each with the time at which it is to be shown.
 //!
 //! One ffmpeg decodes and scales. Its standard output carries the pixels, its standard error the complaints, and the
 //! times come on a third pipe. All three are read by one `poll` in the caller's own thread, so there is nothing to
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
 use pipeline::{Picture, Placement};
-use store::task::Channels;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
+use super::filters::filters;
 use super::probe::{FRAME_PIXELS_MAX, input_url};
 use super::{Decode, Probe, Tools};
 
@@ -26,18 +26,26 @@ const SPARE_BUFFERS_MAX: usize = 8;
 /// One picture of a video.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
-    /// Counts from 0 in the order of presentation.
+    /// Counts the frames of the span in the order of presentation, those that were skipped too; from 0.
     pub index: u64,
-    /// When it is to be shown, in seconds on the file's own clock, to the microsecond; what ffprobe calls `pts_time`.
-    pub pts_s: f64,
+    /// When it is to be shown, in microseconds on the file's own clock; what ffprobe calls `pts_time`.
+    pub pts_us: i64,
     /// In the order of channels that [`Decode`] asked for.
     pub picture: Picture,
+}
+
+impl Frame {
+    /// When it is to be shown, in seconds.
+    pub fn pts_s(&self) -> f64 {
+        // Below 2^53 microseconds, which is 285 years, the conversion is exact.
+        self.pts_us as f64 / 1e6
+    }
 }
 
 /// What decoding a video came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeReport {
-    /// Frames given out.
+    /// Frames of the span, those that were skipped too.
     pub frames: u64,
     /// Errors that the decoder passed over. Some containers lose their tail in silence, so compare the number of
     /// frames with [`Probe::frames_declared`] as well.
@@ -60,6 +68,8 @@ pub struct Frames {
     height: u32,
     frame_bytes: usize,
     stall_limit: Duration,
+    /// Whether the span begins where the video does.
+    from_beginning: bool,
     next_index: u64,
     spare: Vec<Vec<u8>>,
 }
@@ -86,8 +96,12 @@ impl Frames {
         command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]);
         command.args(["-threads", "1", "-filter_threads", "1", "-copyts"]);
         command.arg("-max_pixels").arg(FRAME_PIXELS_MAX.to_string());
+        if let Some(from_us) = decode.span.seek_us {
+            // Absolute, and what comes before the wanted time is taken out by its time and not by ffmpeg's reckoning.
+            command.args(["-seek_timestamp", "1", "-noaccurate_seek", "-ss"]).arg(format!("{from_us}us"));
+        }
         command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
-        command.arg("-vf").arg(filters(&placement, decode.channels));
+        command.arg("-vf").arg(filters(&placement, decode));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
@@ -107,7 +121,8 @@ impl Frames {
             height,
             frame_bytes,
             stall_limit: decode.stall_limit,
-            next_index: 0,
+            from_beginning: decode.span.seek_us.is_none() && decode.span.skip == 0,
+            next_index: decode.span.skip,
             spare: Vec::new(),
         })
     }
@@ -124,7 +139,7 @@ impl Frames {
         if !self.fill(&mut pixels)? {
             return Ok(None);
         }
-        let Some(pts_s) = self.stamps.next() else {
+        let Some(pts_us) = self.stamps.next() else {
             return Err(Error::internal(format!(
                 "ffmpeg gave no time for frame {} of '{}'",
                 self.next_index,
@@ -133,7 +148,7 @@ impl Frames {
         };
         let index = self.next_index;
         self.next_index += 1;
-        Ok(Some(Frame { index, pts_s, picture: Picture { width: self.width, height: self.height, pixels } }))
+        Ok(Some(Frame { index, pts_us, picture: Picture { width: self.width, height: self.height, pixels } }))
     }
 
     /// Takes back the pixels of a frame that is done with, so that their memory serves again.
@@ -143,11 +158,17 @@ impl Frames {
         }
     }
 
+    /// What the decoder has complained about so far.
+    pub fn complaint(&self) -> Option<&str> {
+        self.child.log().first()
+    }
+
     /// Waits for the decoder's end and says what it came to. Before the last frame was taken, it stops the decoder.
     ///
     /// # Errors
-    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when there was not one frame or the decoder crashed, with
-    /// ffmpeg's first complaint; [`Unavailable`](engine::ErrorKind::Unavailable) when it was stopped from outside.
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when a video that was decoded from its beginning has not one
+    /// frame, or the decoder crashed, with ffmpeg's first complaint; [`Unavailable`](engine::ErrorKind::Unavailable)
+    /// when it was stopped from outside.
     pub fn finish(mut self) -> Result<DecodeReport> {
         let limit = if self.pixels.is_some() { Duration::ZERO } else { self.stall_limit };
         let stopped_here = self.pixels.take().is_some();
@@ -179,7 +200,7 @@ impl Frames {
                 "ffmpeg crashed (signal {signal}) after {frames} frames of '{shown}' ({reason}): re-encode the video"
             )));
         }
-        if frames == 0 {
+        if frames == 0 && self.from_beginning {
             let reason = self.child.log().reason("its video stream is empty");
             return Err(Error::invalid(format!(
                 "no frame of '{shown}' can be decoded ({reason}): check that the video plays"
@@ -238,55 +259,21 @@ impl Frames {
     }
 }
 
-/// Scale, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to standard input's descriptor.
-fn filters(placement: &Placement, channels: Channels) -> String {
-    let format = match channels {
-        Channels::Rgb => "rgb24",
-        Channels::Bgr => "bgr24",
-    };
-    let (width, height) = placement.scaled_px;
-    let place = place(placement);
-    // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
-    format!(
-        "scale={width}:{height}:flags=bilinear,format={format},{place}settb=AVTB,\
-         metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
-    )
-}
-
-/// The filters that bring a scaled frame onto its canvas, each with a comma behind it. They come after the conversion to
-/// bytes of colours, in which what is filled has its exact value.
-fn place(placement: &Placement) -> String {
-    let ((width, height), (across, down)) = (placement.scaled_px, placement.canvas_px);
-    let (left, top) = placement.at_px;
-    let cut = (left.min(0).unsigned_abs(), top.min(0).unsigned_abs());
-    let seen = (width.saturating_sub(cut.0).min(across), height.saturating_sub(cut.1).min(down));
-    let mut filters = String::new();
-    if seen != placement.scaled_px {
-        filters += &format!("crop={}:{}:{}:{}:exact=1,", seen.0, seen.1, cut.0, cut.1);
-    }
-    if seen != placement.canvas_px {
-        let fill = placement.fill;
-        filters +=
-            &format!("pad={across}:{down}:{}:{}:color=0x{fill:02x}{fill:02x}{fill:02x},", left.max(0), top.max(0));
-    }
-    filters
-}
-
 /// Presentation times, in the order in which ffmpeg writes them.
 struct Stamps {
     pipe: Option<OwnedFd>,
     line: Vec<u8>,
     /// Times that are ahead of their pixels: as many as ffmpeg has frames on the way.
     queue: VecDeque<Option<i64>>,
-    last_s: Option<f64>,
+    last_us: Option<i64>,
     /// Stands in where a stream states no time.
-    period_s: f64,
+    period_us: f64,
 }
 
 impl Stamps {
     fn new(pipe: OwnedFd, frame_rate: Option<f64>) -> Self {
-        let period_s = frame_rate.map_or(0.0, |rate| 1.0 / rate);
-        Self { pipe: Some(pipe), line: Vec::new(), queue: VecDeque::new(), last_s: None, period_s }
+        let period_us = frame_rate.map_or(0.0, |rate| 1e6 / rate);
+        Self { pipe: Some(pipe), line: Vec::new(), queue: VecDeque::new(), last_us: None, period_us }
     }
 
     fn is_empty(&self) -> bool {
@@ -320,15 +307,11 @@ impl Stamps {
         }
     }
 
-    fn next(&mut self) -> Option<f64> {
+    fn next(&mut self) -> Option<i64> {
         let stated = self.queue.pop_front()?;
-        // Below 2^53 microseconds, which is 285 years, the conversion is exact.
-        let pts_s = match (stated, self.last_s) {
-            (Some(micros), _) => micros as f64 / 1e6,
-            (None, Some(last_s)) => last_s + self.period_s,
-            (None, None) => 0.0,
-        };
-        self.last_s = Some(pts_s);
-        Some(pts_s)
+        let pts_us = stated
+            .unwrap_or_else(|| self.last_us.map_or(0, |last_us| last_us.saturating_add(self.period_us.round() as i64)));
+        self.last_us = Some(pts_us);
+        Some(pts_us)
     }
 }

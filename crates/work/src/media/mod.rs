@@ -14,6 +14,11 @@ mod child;
 mod probe;
 pub use probe::{Probe, probe};
 
+mod packets;
+pub use packets::packets;
+
+mod filters;
+
 mod frames;
 pub use frames::{DecodeReport, Frame, Frames};
 
@@ -28,6 +33,8 @@ pub use sheet::SheetPlan;
 
 #[cfg(test)]
 mod clips;
+#[cfg(test)]
+pub(crate) mod fixtures;
 
 /// Where the two programs are: a path, or a bare name to be looked up on `PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,22 +55,25 @@ impl Tools {
         Self { ffmpeg: named("PACKHORSE_FFMPEG", "ffmpeg"), ffprobe: named("PACKHORSE_FFPROBE", "ffprobe") }
     }
 
-    /// Starts both once, so that a missing one is found before any video is touched.
+    /// Starts both once, so that a missing one is found before any video is touched; says which decoder it is, in
+    /// the words of its first line.
     ///
     /// # Errors
     /// [`Unavailable`](engine::ErrorKind::Unavailable), naming the program and the fix.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<String> {
+        let mut said = String::new();
         for program in [&self.ffprobe, &self.ffmpeg] {
             let mut command = Command::new(program);
-            command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            command.status().map_err(|error| child::cannot_start(program, &error))?;
+            command.arg("-version").stdin(Stdio::null()).stderr(Stdio::null());
+            let output = command.output().map_err(|error| child::cannot_start(program, &error))?;
+            said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
         }
-        Ok(())
+        Ok(said)
     }
 }
 
 /// How a video is to be decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decode {
     /// The size of every frame.
     pub size: Fit,
@@ -71,4 +81,28 @@ pub struct Decode {
     pub channels: Channels,
     /// The longest wait for the next sign of life; afterwards the decoder is killed.
     pub stall_limit: Duration,
+    /// Which of its frames.
+    pub span: Span,
+}
+
+/// Which frames of a video are wanted; by default all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Where the decoder begins: at the last key frame that is shown at this time or before. Without it, at the
+    /// video's beginning. What it gives out from there on and is not kept costs its decoding.
+    pub seek_us: Option<i64>,
+    /// What is kept: frames that are shown in one of these times, which are in order and apart from each other. None at
+    /// all means all frames, those without a time too.
+    pub keep: Vec<Between>,
+    /// So many of what is kept are left out at the beginning.
+    pub skip: u64,
+}
+
+/// A time in a video.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Between {
+    /// Its first microsecond; without it, the video's beginning.
+    pub from_us: Option<i64>,
+    /// The first microsecond after it; without it, the video's end is in it.
+    pub before_us: Option<i64>,
 }

@@ -1,15 +1,16 @@
 //! What a video file says of itself, by ffprobe.
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::{Error, Result};
 use serde::Deserialize;
 
 use super::Tools;
-use super::child::{CONTAINERS, Child, LOG_LEVEL, pipe_failed, read_some, readable};
+use super::child::{CONTAINERS, Child, LOG_LEVEL, pipe_failed};
 
 /// How long ffprobe may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -21,8 +22,12 @@ pub(super) const FRAME_PIXELS_MAX: u64 = 64 << 20;
 /// The first video stream of a file that is not cover art.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
+    /// ffmpeg's names of the container, with commas between them, for example `matroska,webm`.
+    pub container: String,
     /// ffmpeg's name of the codec, for example `h264`.
     pub codec: String,
+    /// What the container counts time in: seconds a tick, as a fraction.
+    pub tick_s: (i64, i64),
     /// Pixels across as displayed: after rotation; the sample aspect ratio is not applied.
     pub width: u32,
     /// Pixels down, likewise.
@@ -37,6 +42,24 @@ pub struct Probe {
     pub frames_declared: Option<u64>,
 }
 
+#[cfg(test)]
+impl Probe {
+    /// An H.264 video in MP4.
+    pub(crate) fn example() -> Self {
+        Self {
+            container: "mov,mp4,m4a,3gp,3g2,mj2".to_owned(),
+            codec: "h264".to_owned(),
+            tick_s: (1, 12_800),
+            width: 64,
+            height: 48,
+            rotation_degrees: 0.0,
+            frame_rate: Some(25.0),
+            duration_s: Some(10.0),
+            frames_declared: Some(250),
+        }
+    }
+}
+
 /// Reads the headers of the video at `path`.
 ///
 /// # Errors
@@ -44,11 +67,7 @@ pub struct Probe {
 /// holds no video that can be decoded, [`Unavailable`](engine::ErrorKind::Unavailable) when ffprobe is missing.
 pub fn probe(tools: &Tools, path: &Path) -> Result<Probe> {
     check_file(path)?;
-    let mut command = Command::new(&tools.ffprobe);
-    command.args(["-hide_banner", "-loglevel", LOG_LEVEL, "-protocol_whitelist", "file,pipe"]);
-    command.args(["-format_whitelist", CONTAINERS, "-select_streams", "V:0", "-show_streams", "-show_format"]);
-    command.args(["-of", "json"]).arg(input_url(path)).stdin(Stdio::null()).stdout(Stdio::piped());
-    let answer = ask(&mut command, path)?;
+    let answer = ask(ffprobe(tools, path).args(["-show_streams", "-show_format", "-of", "json"]), path)?;
     let answer: Answer = serde_json::from_slice(&answer)
         .map_err(|error| Error::internal(format!("ffprobe's answer about '{}' is no JSON: {error}", path.display())))?;
     answer.into_probe(path)
@@ -81,31 +100,45 @@ fn check_file(path: &Path) -> Result<()> {
 
 fn ask(command: &mut Command, path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
-    let mut child = Child::spawn(command)?;
-    let mut stdout = child.take_stdout();
     let mut answer = Vec::new();
-    let deadline = Instant::now() + ANSWER_LIMIT;
-    while let Some(pipe) = &mut stdout {
-        let ready = child.wait([Some(readable(pipe))], deadline).map_err(|error| pipe_failed("ffprobe", error))?;
-        let Some([ready]) = ready else {
-            let limit_s = ANSWER_LIMIT.as_secs();
-            return Err(Error::invalid(format!("ffprobe found no answer about '{shown}' in {limit_s} s")));
-        };
-        if !ready {
-            continue;
-        }
-        let mut piece = [0; 16 << 10];
-        match read_some(pipe, &mut piece).map_err(|error| pipe_failed("ffprobe", error))? {
-            0 => stdout = None,
-            count => answer.extend_from_slice(&piece[..count]),
-        }
-        if answer.len() > ANSWER_BYTES_MAX {
-            return Err(Error::invalid(format!("the headers of '{shown}' are too large to be a video's")));
-        }
+    let mut take = |piece: &[u8]| {
+        answer.extend_from_slice(piece);
+        if answer.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let told = listen(command, path, ANSWER_LIMIT, &mut take);
+    if answer.len() > ANSWER_BYTES_MAX {
+        return Err(Error::invalid(format!("the headers of '{shown}' are too large to be a video's")));
     }
-    let ended = child.end(ANSWER_LIMIT).map_err(|error| pipe_failed("ffprobe", error))?;
+    told.map(|()| answer)
+}
+
+/// Hands what ffprobe says of the file at `path` to `take`, until that has enough.
+///
+/// # Errors
+/// As [`probe`]; [`InvalidInput`](engine::ErrorKind::InvalidInput) when it says nothing for `limit`.
+pub(super) fn listen(
+    command: &mut Command,
+    path: &Path,
+    limit: Duration,
+    take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<()> {
+    let shown = path.display();
+    let mut child = Child::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let mut enough = false;
+    let mut heed = |piece: &[u8]| {
+        let flow = take(piece);
+        enough = flow.is_break();
+        flow
+    };
+    if !child.read_all(limit, &mut heed).map_err(|error| pipe_failed("ffprobe", error))? {
+        return Err(Error::invalid(format!("ffprobe found no answer about '{shown}' in {} s", limit.as_secs_f64())));
+    }
+    if enough {
+        return Ok(());
+    }
+    let ended = child.end(limit).map_err(|error| pipe_failed("ffprobe", error))?;
     if ended.status.success() {
-        return Ok(answer);
+        return Ok(());
     }
     if let Some(cause) = ended.stopped_from_outside() {
         return Err(Error::unavailable(format!("ffprobe was {cause} while it read '{shown}'")));
@@ -114,6 +147,14 @@ fn ask(command: &mut Command, path: &Path) -> Result<Vec<u8>> {
     Err(Error::invalid(format!(
         "'{shown}' is no video that ffmpeg can read ({reason}): check that it is a whole video file"
     )))
+}
+
+/// ffprobe on the first video stream of the file at `path` that is not cover art; what to show of it is still to be said.
+pub(super) fn ffprobe(tools: &Tools, path: &Path) -> Command {
+    let mut command = Command::new(&tools.ffprobe);
+    command.args(["-hide_banner", "-loglevel", LOG_LEVEL, "-protocol_whitelist", "file,pipe"]);
+    command.args(["-format_whitelist", CONTAINERS, "-select_streams", "V:0"]).arg(input_url(path));
+    command
 }
 
 #[derive(Deserialize)]
@@ -126,6 +167,7 @@ struct Answer {
 
 #[derive(Default, Deserialize)]
 struct Format {
+    format_name: Option<String>,
     duration: Option<String>,
 }
 
@@ -136,6 +178,7 @@ struct Stream {
     height: Option<i64>,
     avg_frame_rate: Option<String>,
     r_frame_rate: Option<String>,
+    time_base: Option<String>,
     duration: Option<String>,
     nb_frames: Option<String>,
     #[serde(default)]
@@ -150,7 +193,7 @@ struct SideData {
 impl Answer {
     fn into_probe(self, path: &Path) -> Result<Probe> {
         let shown = path.display();
-        let format_duration = self.format.duration;
+        let Format { format_name, duration: format_duration } = self.format;
         let Some(stream) = self.streams.into_iter().next() else {
             return Err(Error::invalid(format!("'{shown}' has no video stream: choose a file that holds video")));
         };
@@ -171,6 +214,8 @@ impl Answer {
         let rate = |text: &Option<String>| text.as_deref().and_then(ratio);
         let seconds = |text: Option<String>| text?.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0);
         Ok(Probe {
+            container: format_name.unwrap_or_else(|| "unknown".to_owned()),
+            tick_s: stream.time_base.as_deref().and_then(fraction).unwrap_or((1, 1_000_000)),
             codec: stream.codec_name.unwrap_or_else(|| "unknown".to_owned()),
             width,
             height,
@@ -185,6 +230,13 @@ impl Answer {
 /// Whether ffmpeg swaps the sides when it honours this rotation: it takes a quarter turn within one degree for one.
 fn turns_sideways(degrees: f64) -> bool {
     (degrees.rem_euclid(180.0) - 90.0).abs() < 1.0
+}
+
+/// The parts of `1/90000`, when both are above zero.
+fn fraction(text: &str) -> Option<(i64, i64)> {
+    let (above, below) = text.split_once('/')?;
+    let (above, below) = (above.parse().ok()?, below.parse().ok()?);
+    (above > 0 && below > 0).then_some((above, below))
 }
 
 /// The value of `30000/1001`, when it is a number above zero.

@@ -70,7 +70,7 @@ impl Sheet {
             let start = ((top + row) * self.size[0] + left) * 3;
             self.pixels[start..start + line.len()].copy_from_slice(line);
         }
-        let caption = format!("{}  #{}", clock(frame.pts_s), frame.index);
+        let caption = format!("{}  #{}", clock(frame.pts_s()), frame.index);
         let mut canvas = Canvas::new(&mut self.pixels, self.size[0], self.size[1]);
         let [x, y] = [left, top + height + GAP_PX / 2].map(|place| i64::try_from(place).unwrap_or(0));
         canvas.text(x, y, &caption, INK, CAPTION_ZOOM);

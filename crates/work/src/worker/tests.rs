@@ -2,6 +2,7 @@
 //! go wrong is made to go wrong at the seams: the queue, the place and the inference are wrapped, and a wrapper may
 //! fail, wait or die before it forwards a call.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -14,8 +15,13 @@ use store::Manifest;
 
 use super::*;
 use crate::inference::{Answer, Pending};
-use crate::object::{FolderStore, ObjectWriter};
+use crate::job::Checkpoint;
+use crate::object::{FolderStore, Head, ObjectWriter, Stored};
+use crate::policy::Patience;
 use crate::queue::{Depth, Options, Phase, SqliteQueue, TaskState, lease_lost};
+use crate::segment::Lengths;
+
+mod resume;
 
 /// Frames of [`Yard::video`]; each is brighter than the one before, and from the sixth on the score is above 0.4.
 const FRAMES: u64 = 12;
@@ -28,10 +34,23 @@ fn no_hook() -> Hook {
     Box::new(|_| Ok(()))
 }
 
-/// Finds one object as large as the frame, whose score is the frame's brightness.
+/// Finds one object as large as the frame, with a score that the frame decides on.
 struct Brightness {
     submitted: AtomicU64,
     hook: Hook,
+    score: fn(&[u8]) -> f32,
+}
+
+impl Brightness {
+    fn new(hook: Hook) -> Self {
+        Self { submitted: AtomicU64::new(0), hook, score: brightness }
+    }
+}
+
+/// The frame's brightness, from 0 to 1.
+fn brightness(bytes: &[u8]) -> f32 {
+    let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
+    sum as f32 / bytes.len() as f32 / 255.0
 }
 
 impl Inference for Brightness {
@@ -45,9 +64,7 @@ impl Inference for Brightness {
     fn submit(&self, _: &Manifest, inputs: Vec<Tensor>) -> Result<Pending> {
         (self.hook)("submit")?;
         self.submitted.fetch_add(1, Ordering::SeqCst);
-        let bytes = inputs[0].data();
-        let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
-        let score = sum as f32 / bytes.len() as f32 / 255.0;
+        let score = (self.score)(inputs[0].data());
         let tensor = |shape: &[usize], values: Vec<f32>| Tensor::from_f32(shape.to_vec(), values);
         let outputs = vec![
             tensor(&[1, 1, 4], vec![0.0, 0.0, 1.0, 1.0])?,
@@ -117,19 +134,35 @@ impl TaskQueue for HookedQueue {
 struct HookedStore(FolderStore, Arc<Hook>);
 
 impl ObjectStore for HookedStore {
-    fn create(&self, key: &str, attempt: &str) -> Result<Box<dyn ObjectWriter>> {
+    fn put(&self, key: &str, bytes: &[u8], put: Put) -> Result<Stored> {
+        (self.1)(&format!("put {}", short(key))).and_then(|()| self.0.put(key, bytes, put))
+    }
+    fn create(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
         (self.1)("create")?;
-        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(Box::new(HookedWriter(self.0.create(key, attempt)?, Arc::clone(&self.1), name)))
+        Ok(Box::new(HookedWriter(self.0.create(key)?, Arc::clone(&self.1), short(key).to_owned())))
     }
-    fn exists(&self, key: &str) -> Result<bool> {
-        self.0.exists(key)
+    fn head(&self, key: &str) -> Result<Option<Head>> {
+        self.0.head(key)
     }
-    fn read(&self, key: &str) -> Result<Vec<u8>> {
-        self.0.read(key)
+    fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
+        (self.1)(&format!("open {}", short(key))).and_then(|()| self.0.open(key))
     }
-    fn sweep(&self, folder: &str, keep: Option<&str>) -> Result<()> {
-        self.0.sweep(folder, keep)
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.0.list(folder)
+    }
+    fn delete(&self, key: &str) -> Result<()> {
+        (self.1)(&format!("delete {}", short(key))).and_then(|()| self.0.delete(key))
+    }
+    fn sweep(&self, folder: &str) -> Result<()> {
+        self.0.sweep(folder)
+    }
+}
+
+/// The last segment of a key; all parts are called alike.
+fn short(key: &str) -> &str {
+    match key.rsplit('/').next() {
+        Some(name) if !key.contains("/parts/") => name,
+        _ => "part",
     }
 }
 
@@ -139,8 +172,8 @@ impl ObjectWriter for HookedWriter {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         (self.1)(&format!("append {}", self.2)).and_then(|()| self.0.append(bytes))
     }
-    fn commit(self: Box<Self>) -> Result<()> {
-        (self.1)(&format!("commit {}", self.2)).and_then(|()| self.0.commit())
+    fn commit(self: Box<Self>, put: Put) -> Result<Stored> {
+        (self.1)(&format!("commit {}", self.2)).and_then(|()| self.0.commit(put))
     }
 }
 
@@ -215,11 +248,12 @@ impl Yard {
         Worker {
             queue: Arc::new(HookedQueue(Arc::clone(&self.queue), queue)),
             objects: Arc::new(HookedStore(self.objects.clone(), Arc::new(objects))),
-            inference: Arc::new(Brightness { submitted: AtomicU64::new(0), hook: inference }),
+            inference: Arc::new(Brightness::new(inference)),
             tools: Tools::from_env(),
             // The clock stands still, so a delay would never end.
             config: Config {
                 patience: Patience { delays: vec![Duration::ZERO], ..Patience::default() },
+                videos_max: 1,
                 ..Config::default()
             },
         }
@@ -229,28 +263,38 @@ impl Yard {
         self.queue.state(id).unwrap()
     }
 
-    /// Everything in the place.
+    /// Everything in the place; an empty folder has a slash behind it.
     fn left(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for folder in std::fs::read_dir(self.objects.root()).unwrap() {
-            let folder = folder.unwrap();
+        fn below(folder: &Path, name: &str, names: &mut Vec<String>) {
             let before = names.len();
-            for file in std::fs::read_dir(folder.path()).unwrap() {
-                names.push(format!("{}/{}", folder.file_name().display(), file.unwrap().file_name().display()));
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                let name = format!("{name}{}", entry.file_name().display());
+                match entry.path().is_dir() {
+                    true => below(&entry.path(), &format!("{name}/"), names),
+                    false => names.push(name),
+                }
             }
-            if names.len() == before {
-                names.push(format!("{}/", folder.file_name().display()));
+            if names.len() == before && !name.is_empty() {
+                names.push(name.to_owned());
             }
         }
+        let mut names = Vec::new();
+        below(self.objects.root(), "", &mut names);
         names.sort_unstable();
         names
+    }
+
+    /// What a whole result of the task consists of.
+    fn whole(id: &str) -> [String; 3] {
+        [cost_key(id), lines_key(id), summary_key(id)]
     }
 
     /// Checks that the task has its whole result and nothing else.
     fn assert_whole(&self, id: &str) {
         assert_eq!(self.state(id).phase, Phase::Done);
         let mine: Vec<_> = self.left().into_iter().filter(|name| name.starts_with(&format!("{id}/"))).collect();
-        assert_eq!(mine, [lines_key(id), summary_key(id)]);
+        assert_eq!(mine, Self::whole(id));
         let lines = String::from_utf8(self.objects.read(&lines_key(id)).unwrap()).unwrap();
         assert_eq!(lines.lines().count() as u64, FRAMES);
         for (index, line) in lines.lines().enumerate() {
@@ -274,7 +318,7 @@ fn run(worker: &Worker, mode: Mode) -> Result<Report> {
 
 fn works_again(worker: &Worker, yard: &Yard) -> bool {
     // A second worker on the same queue must find nothing to do; what it would submit is counted by its own model.
-    let counting = Arc::new(Brightness { submitted: AtomicU64::new(0), hook: no_hook() });
+    let counting = Arc::new(Brightness::new(no_hook()));
     let inference: Arc<dyn Inference> = Arc::clone(&counting) as _;
     let again = Worker {
         queue: Arc::clone(&yard.queue) as _,
@@ -302,7 +346,7 @@ impl Observer for Recorder {
             self.0.lock().unwrap().push(format!("{} all {frames}", task.id));
         }
     }
-    fn finished(&self, task: &Task, summary: &Summary) {
+    fn finished(&self, task: &Task, summary: &Summary, _: Option<&Cost>) {
         self.0.lock().unwrap().push(format!("{} finished {}", task.id, summary.detections));
     }
     fn failed(&self, task: &Task, verdict: &Verdict) {
@@ -337,9 +381,10 @@ fn videos_go_from_the_queue_to_durable_lines() {
     assert_eq!(counts, (FRAMES, FRAMES_FOUND, FRAMES_FOUND));
     assert_eq!(summary.classes["light"].detections, FRAMES_FOUND);
     assert_eq!((summary.video.width, summary.video.height, &*summary.video.codec), (64, 48, "ffv1"));
-    let cpu = summary.cpu_s_per_frame;
+    let cost = Cost::from_json(&yard.objects.read(&cost_key("a")).unwrap()).unwrap();
+    let cpu = cost.cpu_s_per_frame;
     assert!((cpu.infer - 0.001).abs() < 1e-9 && cpu.prepare > 0.0 && cpu.post > 0.0, "{cpu:?}");
-    assert!((cpu.total - cpu.decode - cpu.prepare - cpu.infer - cpu.post).abs() < 1e-9 && summary.fps > 0.0);
+    assert!((cpu.total - cpu.decode - cpu.prepare - cpu.infer - cpu.post).abs() < 1e-9 && cost.fps > 0.0);
 }
 
 #[test]
@@ -379,7 +424,7 @@ fn bad_input_is_a_dead_letter_with_its_reason_and_the_next_task_is_untouched() {
         assert_eq!(state.phase, Phase::Dead);
         assert!(state.reason.as_ref().unwrap().contains(part), "{state:?} does not say '{part}'");
         yard.assert_whole("good");
-        assert_eq!(yard.left(), [lines_key("good"), summary_key("good")], "{part}");
+        assert_eq!(yard.left(), Yard::whole("good"), "{part}");
     };
     let same = |task| task;
     check(&|yard| yard.folder.path().join("none.mp4"), &same, "none.mp4' does not exist");
@@ -463,7 +508,7 @@ fn a_stop_gives_the_task_back_at_once_and_unharmed() {
     let report = worker.run(Mode::DrainOnce, &stop, &Silent).unwrap();
     assert_eq!(report, Report { released: 1, ..Report::default() });
     assert_eq!((yard.state("a").phase, yard.state("a").failures), (Phase::Visible, 0));
-    assert_eq!(yard.left(), [""; 0]);
+    assert!(yard.left().iter().all(|name| name.starts_with("a/parts/")), "{:?}", yard.left());
     assert_eq!(run(&yard.worker(), Mode::DrainOnce).unwrap().completed, 2);
     yard.assert_whole("a");
 }
@@ -471,18 +516,24 @@ fn a_stop_gives_the_task_back_at_once_and_unharmed() {
 #[test]
 fn a_full_place_stops_the_run_and_harms_no_task() {
     let full = || Error::new(ErrorKind::Exhausted, "output place /out is full: free some space");
-    for call in ["create", "append results.jsonl", "append summary.json", "commit results.jsonl", "commit summary.json"]
-    {
+    let calls =
+        ["create", "append results.jsonl", "commit results.jsonl", "put cost.json", "put summary.json", "put part"];
+    for call in calls {
         let yard = Yard::new();
         yard.submit("a", &yard.video());
         yard.submit("b", &yard.video());
         let fails: Hook = Box::new(move |made| if made == call { Err(full()) } else { Ok(()) });
-        let error = run(&yard.hooked(no_hook(), fails, no_hook()), Mode::DrainOnce).unwrap_err();
+        let mut worker = yard.hooked(no_hook(), fails, no_hook());
+        if call == "put part" {
+            worker.config.checkpoint.every = Duration::ZERO;
+        }
+        let error = run(&worker, Mode::DrainOnce).unwrap_err();
         assert_eq!(error, full(), "{call}");
         assert_eq!(yard.queue.depth().unwrap().visible, 2, "{call}");
         let state = yard.state("a");
         assert_eq!((state.failures, state.reason.as_deref()), (0, Some(&*full().message)), "{call}");
-        assert!(yard.left().iter().all(|name| name == "a/results.jsonl"), "{call}: {:?}", yard.left());
+        let whole = Yard::whole("a");
+        assert!(yard.left().iter().all(|name| whole[..2].contains(name)), "{call}: {:?}", yard.left());
         assert_eq!(run(&yard.worker(), Mode::DrainOnce).unwrap().completed, 2);
         yard.assert_whole("a");
         yard.assert_whole("b");
@@ -531,8 +582,8 @@ fn die_at(yard: &Yard, call: &'static str) {
     assert!(died.is_err(), "{call}");
     assert_eq!(yard.state("a").phase, Phase::InFlight, "{call}");
     // A killed process cannot tidy up, so what a dropped writer removed is put back.
-    std::fs::create_dir_all(yard.objects.root().join("a")).unwrap();
-    for name in [".results.jsonl.0123.part", ".summary.json.0123.part"] {
+    std::fs::create_dir_all(yard.objects.root().join("a/parts")).unwrap();
+    for name in [".results.jsonl.0123.part", "parts/.0a1b.jsonl.0123.part"] {
         std::fs::write(yard.objects.root().join("a").join(name), "half").unwrap();
     }
     assert_eq!(yard.queue.receive(Duration::ZERO).unwrap(), Received::Nothing);
@@ -543,7 +594,7 @@ fn die_at(yard: &Yard, call: &'static str) {
 fn a_worker_that_dies_anywhere_loses_nothing_and_leaves_nothing() {
     // Between the last line and its durability, between the lines and the summary, between the summary and the
     // acknowledgement. Only in the last case is there nothing left to work.
-    for (call, worked_again) in [("commit results.jsonl", true), ("commit summary.json", true), ("complete", false)] {
+    for (call, worked_again) in [("commit results.jsonl", true), ("put summary.json", true), ("complete", false)] {
         let yard = Yard::new();
         yard.submit("a", &yard.video());
         die_at(&yard, call);
@@ -602,12 +653,12 @@ fn an_attempt_whose_part_was_swept_away_does_not_commit() {
     let objects = yard.objects.clone();
     // The other attempt's first act; the queue is not asked, as if it could not be reached.
     let sweeps: Hook = Box::new(move |call| match call {
-        "commit results.jsonl" => objects.sweep("a", Some("another")),
+        "commit results.jsonl" => objects.sweep("a"),
         _ => Ok(()),
     });
     let report = run(&yard.hooked(no_hook(), sweeps, no_hook()), Mode::OneJob).unwrap();
     assert_eq!(report, Report { lost: 1, ..Report::default() });
-    assert_eq!(yard.left(), ["a/"]);
+    assert_eq!(yard.left(), [""; 0]);
     assert_eq!(yard.state("a").phase, Phase::InFlight);
 }
 

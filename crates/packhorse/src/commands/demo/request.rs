@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pipeline::Fit;
 use store::task::Channels;
-use work::media::{Decode, Frame, Frames, Tools, probe};
+use work::media::{Decode, Frame, Frames, Span, Tools, probe};
 
 use super::PERSON;
 use crate::Outcome;
@@ -24,6 +24,7 @@ pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
         size: Fit::Exact { width: WIDTH, height: HEIGHT },
         channels: Channels::Rgb,
         stall_limit: Duration::from_secs(30),
+        span: Span::default(),
     };
     let frame = Frames::open(&tools, clip, &probe(&tools, clip)?, &decode)?.next()?;
     let frame = frame.ok_or_else(|| Exit::Failed(format!("{}: no first frame", clip.display())))?;

@@ -1,0 +1,82 @@
+//! Everything that is looked up before the first frame: the model, the video, where it is cut, and the name that all
+//! this has together.
+
+use std::sync::Arc;
+
+use engine::Result;
+use pipeline::{Detector, detect};
+use store::Manifest;
+
+use super::Job;
+use crate::judge::declared_s;
+use crate::media::{self, Probe};
+use crate::result::parts_folder;
+use crate::segment::{Ledger, Lengths, Outline, PartName, Plan};
+use crate::source::Source;
+
+/// A job with everything looked up.
+pub(super) struct Setup {
+    pub(super) source: Source,
+    pub(super) probe: Probe,
+    /// How long the frames that the file declares would last.
+    pub(super) lasts_s: Option<f64>,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) detector: Box<dyn Detector>,
+    /// Of everything that the detections depend on: parts that carry it are this job's, whoever wrote them.
+    pub(super) hash: String,
+}
+
+impl Setup {
+    pub(super) fn new(job: &Job<'_>) -> Result<(Self, Plan)> {
+        // The model first: it is the cheaper question.
+        let manifest = job.inference.model(&job.task.model)?;
+        let detector = detect::for_model(&manifest)?;
+        let source = Source::of(job.task)?;
+        let probe = media::probe(job.tools, &source.path)?;
+        let lasts_s = declared_s(&source.path, &probe);
+        let plan = plan(job, &source, &probe)?;
+        let hash = hash(job, &source, &manifest, &plan);
+        Ok((Self { source, probe, lasts_s, manifest, detector, hash }, plan))
+    }
+
+    /// What is there of the job already.
+    pub(super) fn ledger(&self, job: &Job<'_>, plan: Plan) -> Result<Ledger> {
+        let folder = parts_folder(&job.task.id);
+        let keys = job.objects.list(&folder)?;
+        let names = keys.iter().filter_map(|key| PartName::parse(key.rsplit('/').next()?));
+        let mut ledger = Ledger::new(plan);
+        for name in names.filter(|name| name.hash == self.hash) {
+            // Both ends of a segment say whether it fits to its neighbours.
+            if name.first == 0 || name.is_end {
+                let Some(part) = super::assemble::stored(job, &name, false)? else { continue };
+                ledger.seam(name.segment, part.head, part.end.and_then(|end| end.seam));
+            }
+            ledger.add(name, None);
+        }
+        Ok(ledger)
+    }
+}
+
+fn plan(job: &Job<'_>, source: &Source, probe: &Probe) -> Result<Plan> {
+    let Lengths { seconds, frames, bytes } = job.lengths;
+    // What cannot be longer than one segment is not looked at packet by packet.
+    if probe.duration_s.is_some_and(|duration_s| duration_s < f64::from(seconds))
+        && probe.frames_declared.is_none_or(|declared| declared < frames)
+        && source.identity.size_bytes < bytes
+    {
+        return Ok(Plan::uncut("it is short"));
+    }
+    let mut outline = Outline::default();
+    media::packets(job.tools, &source.path, probe, job.stall_limit, &mut |packet| outline.add(packet))?;
+    Ok(Plan::new(probe, &outline, &job.lengths))
+}
+
+/// A name for everything that decides on the detections. Whatever is missing here would let a part of other settings
+/// pass for one of these.
+fn hash(job: &Job<'_>, source: &Source, manifest: &Manifest, plan: &Plan) -> String {
+    let task = job.task;
+    let model = (&manifest.source.hash, &manifest.program.hash, &manifest.task);
+    let settings = (crate::segment::PART_FORMAT, job.decoder, task.threshold);
+    let text = serde_json::json!([source.stamp(), model, settings, plan]).to_string();
+    blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
+}

@@ -1,0 +1,318 @@
+//! One decoder's way through a segment, or through the whole video: frames are prepared and submitted on the calling
+//! thread, answers collected on a second.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use engine::cpu::thread_cpu;
+use engine::{Error, ErrorKind, Tensor};
+use pipeline::Picture;
+
+use super::collect::{Collector, Step};
+use super::{Running, panicked};
+use crate::cost::Spent;
+use crate::inference::Pending;
+use crate::media::{Between, Decode, DecodeReport, Frame, Frames, Span};
+use crate::policy::Failure;
+use crate::segment::{Access, Segment, SegmentEnd};
+
+/// How long the reader naps when the model's queue is full, unless an answer wakes it.
+const FULL_NAP: Duration = Duration::from_millis(20);
+
+/// Where a decoder goes.
+#[derive(Clone, Debug)]
+pub(super) enum Course {
+    /// Straight to one segment.
+    Seek(Segment),
+    /// From the beginning to the end of the video, past these.
+    Through(Vec<Segment>),
+}
+
+/// How a course ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Every frame of it is in a part.
+    Done,
+    /// The segment cannot be reached like that, or not without errors, which may come of that.
+    Refused,
+}
+
+/// A decoder on its course.
+pub(super) struct Stream<'a> {
+    running: &'a Running<'a>,
+    access: Access,
+    targets: Vec<Segment>,
+    /// Frames of each target that are there already.
+    done: Vec<u64>,
+    sender: SyncSender<Step<'a>>,
+    clock: Clock,
+}
+
+impl<'a> Stream<'a> {
+    /// Goes the course to its end.
+    ///
+    /// # Errors
+    /// As [`super::run`]. What was found until then is in parts all the same, unless the place is what failed.
+    pub(super) fn run(running: &'a Running<'a>, course: Course) -> Result<Arrival, Failure> {
+        let (access, targets) = match course {
+            Course::Seek(segment) => (Access::Seek, vec![segment]),
+            Course::Through(segments) => (Access::Through, segments),
+        };
+        let done = {
+            let ledger = running.ledger();
+            targets.iter().map(|segment| ledger.progress(access, segment.index).0).collect()
+        };
+        let (sender, receiver) = sync_channel(running.job.inference.lanes().max(1) * 2);
+        let collector = Collector::new(running, access, std::thread::current());
+        let mut stream = Self { running, access, targets, done, sender, clock: Clock::start() };
+        // The stream moves in, so that a panic in it hangs up on the collector, for which the scope waits.
+        let (read, written) = std::thread::scope(move |scope| {
+            let writing = scope.spawn(move || collector.run(&receiver));
+            let read = stream.read();
+            drop(stream);
+            let written = writing.join().unwrap_or_else(|panic| Err(Failure::Task(panicked(panic.as_ref()))));
+            (read, written)
+        });
+        // A collector that failed makes the reader fail too, so its reason comes first, but for a stop, which explains both.
+        match (read, written) {
+            (Err(Failure::Stopped), _) => Err(Failure::Stopped),
+            (_, Err(failure)) | (Err(failure), Ok(())) => Err(failure),
+            (Ok(arrival), Ok(())) => Ok(arrival),
+        }
+    }
+
+    /// Decodes, prepares and submits until the course ends.
+    fn read(&mut self) -> Result<Arrival, Failure> {
+        let (size, channels) = self.running.setup.detector.input_format();
+        let decode = Decode { size, channels, stall_limit: self.running.job.stall_limit, span: self.span() };
+        let setup = self.running.setup;
+        let frames = Frames::open(self.running.job.tools, &setup.source.path, &setup.probe, &decode);
+        let mut frames = frames.map_err(Failure::Task)?;
+        let outcome = self.follow(&mut frames);
+        let outcome = match outcome {
+            // Where the decoder was sent may be what it failed at; coming through shows it.
+            Err(Failure::Task(error)) if self.may_refuse() && error.kind == ErrorKind::InvalidInput => {
+                tracing::info!(segment = self.targets[0].index, %error, "a segment cannot be reached by seeking");
+                Ok(Followed::Refused)
+            }
+            other => other,
+        };
+        let report = frames.finish();
+        let spent = self.clock.spent(report.as_ref().map_or(Duration::ZERO, |report| report.cpu));
+        self.send(Step::Spent(spent))?;
+        match outcome? {
+            Followed::Refused => Ok(Arrival::Refused),
+            Followed::ToTheEnd { target, offset, seam } => self.arrive(target, offset, seam, report),
+        }
+    }
+
+    /// The frames that are wanted. Of a segment reached by seeking the frame after it is wanted as well, for the seam.
+    fn span(&self) -> Span {
+        let whole = [Between::default()];
+        let keep: Vec<Between> = match (self.access, &self.targets[..]) {
+            (Access::Seek, [segment]) => vec![Between {
+                from_us: segment.from_us,
+                before_us: segment.before_us.map(|before_us| before_us.saturating_add(1)),
+            }],
+            (_, targets) => {
+                let between = |segment: &Segment| Between { from_us: segment.from_us, before_us: segment.before_us };
+                targets.iter().map(between).collect()
+            }
+        };
+        let seek_us = self.targets[0].from_us.filter(|_| self.access == Access::Seek);
+        let skip = if self.targets.len() == 1 { self.done[0] } else { 0 };
+        Span { seek_us, keep: if keep == whole { Vec::new() } else { keep }, skip }
+    }
+
+    /// Whether errors may come of where the decoder was sent.
+    fn may_refuse(&self) -> bool {
+        self.access == Access::Seek && self.targets[0].from_us.is_some()
+    }
+
+    fn follow(&mut self, frames: &mut Frames) -> Result<Followed, Failure> {
+        let running = self.running;
+        let alone = self.targets.len() == 1;
+        let (mut target, mut offset, mut seam) = (0, if alone { self.done[0] } else { 0 }, None);
+        self.send(Step::Begin { segment: self.targets[0].index, first: self.done[0] })?;
+        while let Some(frame) = self.next(frames)? {
+            self.heed(frames)?;
+            if frames.complaint().is_some() && self.access == Access::Seek {
+                return Ok(Followed::Refused);
+            }
+            let past = |segment: &Segment| segment.before_us.is_some_and(|before_us| frame.pts_us >= before_us);
+            if self.access == Access::Seek && past(&self.targets[0]) {
+                seam.get_or_insert_with(|| hash(&frame.picture));
+                frames.recycle(frame.picture.pixels);
+                continue;
+            }
+            while target + 1 < self.targets.len() && past(&self.targets[target]) {
+                self.send(Step::End { frames: offset, end: SegmentEnd::default() })?;
+                (target, offset) = (target + 1, 0);
+                self.send(Step::Begin { segment: self.targets[target].index, first: self.done[target] })?;
+            }
+            if offset == 0 && self.may_refuse() {
+                if Some(frame.pts_us) != self.targets[0].from_us {
+                    return Ok(Followed::Refused);
+                }
+                self.send(Step::Head(hash(&frame.picture)))?;
+            }
+            // What a decoder that comes through meets again is there already.
+            if offset >= self.done[target] {
+                let inputs = running.setup.detector.prepare(&frame.picture).map_err(Failure::Task)?;
+                self.clock.prepared();
+                self.submit(offset, frame.pts_us, &inputs)?;
+            }
+            offset += 1;
+            frames.recycle(frame.picture.pixels);
+        }
+        Ok(Followed::ToTheEnd { target, offset, seam })
+    }
+
+    /// The decoder's next frame.
+    fn next(&mut self, frames: &mut Frames) -> Result<Option<Frame>, Failure> {
+        if self.running.is_halted() {
+            return Err(Failure::Stopped);
+        }
+        let begun = Instant::now();
+        let frame = frames.next().map_err(Failure::Task)?;
+        self.running.waited_for_decoder(begun.elapsed(), &mut self.clock.spent);
+        self.clock.read();
+        Ok(frame)
+    }
+
+    /// Errors that are not put up with end the job as soon as they are sure.
+    fn heed(&self, frames: &Frames) -> Result<(), Failure> {
+        let task = self.running.job.task;
+        match frames.complaint() {
+            Some(said) if task.damage_tolerance == 0.0 && !self.may_refuse() => {
+                Err(Failure::Task(crate::judge::damaged(task, said)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Submits, and waits for room where there is none: a full queue is back-pressure, not a failure.
+    fn submit(&mut self, offset: u64, pts_us: i64, inputs: &[Tensor]) -> Result<(), Failure> {
+        let Running { job, setup, shared, .. } = self.running;
+        let begun = Instant::now();
+        let place = shared.frames.enter(&|| self.running.is_halted()).ok_or(Failure::Stopped)?;
+        let pending: Pending = loop {
+            // The copy shares the bytes.
+            match job.inference.submit(&setup.manifest, inputs.to_vec()) {
+                Ok(pending) => break pending,
+                Err(error) if error.kind == ErrorKind::Exhausted => {
+                    if self.running.is_halted() {
+                        return Err(Failure::Stopped);
+                    }
+                    if begun.elapsed() > job.stall_limit {
+                        let waited = job.stall_limit.as_secs_f64();
+                        return Err(Failure::Task(
+                            error.context(format_args!("no room for a frame within {waited} s")),
+                        ));
+                    }
+                    // The collector unparks this thread after every answer.
+                    std::thread::park_timeout(FULL_NAP);
+                }
+                Err(error) => return Err(Failure::Task(error)),
+            }
+        };
+        self.running.waited_for_model(begun.elapsed(), &mut self.clock.spent);
+        self.clock.prepared();
+        self.send(Step::Frame { offset, pts_us, pending, place })
+    }
+
+    /// Judges the end of the course and says so.
+    fn arrive(
+        &mut self,
+        target: usize,
+        offset: u64,
+        seam: Option<String>,
+        report: engine::Result<DecodeReport>,
+    ) -> Result<Arrival, Failure> {
+        let report = match report {
+            Err(error) if self.may_refuse() && error.kind == ErrorKind::InvalidInput => return Ok(Arrival::Refused),
+            report => report.map_err(Failure::Task)?,
+        };
+        let task = self.running.job.task;
+        let damaged = report.damage_count > 0;
+        let cut_short = self.access == Access::Seek && self.targets[0].before_us.is_some() && seam.is_none();
+        match (self.access, damaged) {
+            (Access::Seek, _) if self.may_refuse() && (damaged || cut_short || offset == 0) => {
+                return Ok(Arrival::Refused);
+            }
+            (_, true) if task.damage_tolerance == 0.0 => {
+                let said = report.first_damage.as_deref().unwrap_or("the decoder gave no reason");
+                return Err(Failure::Task(crate::judge::damaged(task, said)));
+            }
+            // Even the first segment has none, so that all errors are counted by one decoder.
+            (Access::Seek, _) if damaged || cut_short => return Ok(Arrival::Refused),
+            _ => {}
+        }
+        let mut end = SegmentEnd { seam, damage_count: 0, first_damage: None };
+        let mut frames = offset;
+        for next in target..self.targets.len() {
+            if next > target {
+                self.send(Step::Begin { segment: self.targets[next].index, first: self.done[next] })?;
+                frames = 0;
+            }
+            if next + 1 == self.targets.len() && self.access == Access::Through {
+                (end.damage_count, end.first_damage) = (report.damage_count, report.first_damage.clone());
+            }
+            self.send(Step::End { frames, end: end.clone() })?;
+        }
+        Ok(Arrival::Done)
+    }
+
+    fn send(&self, step: Step<'a>) -> Result<(), Failure> {
+        // The collector hangs up only when it failed, and then its own reason is the one that is told.
+        let sent = self.sender.send(step);
+        sent.map_err(|_| Failure::Task(Error::internal("the collector of answers ended before the decoder")))
+    }
+}
+
+/// How far a decoder was followed.
+enum Followed {
+    ToTheEnd {
+        /// The last target that had a frame.
+        target: usize,
+        /// Frames of it.
+        offset: u64,
+        seam: Option<String>,
+    },
+    Refused,
+}
+
+fn hash(picture: &Picture) -> String {
+    blake3::hash(&picture.pixels).to_hex()[..32].to_owned()
+}
+
+/// The CPU time of the reading thread, lap by lap.
+struct Clock {
+    mark: Duration,
+    spent: Spent,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { mark: thread_cpu(), spent: Spent::default() }
+    }
+
+    fn lap(&mut self) -> f64 {
+        let now = thread_cpu();
+        now.saturating_sub(std::mem::replace(&mut self.mark, now)).as_secs_f64()
+    }
+
+    fn read(&mut self) {
+        self.spent.decode_s += self.lap();
+    }
+
+    fn prepared(&mut self) {
+        self.spent.prepare_s += self.lap();
+    }
+
+    /// What was spent, with what the child took.
+    fn spent(&mut self, child: Duration) -> Spent {
+        self.read();
+        Spent { decode_s: self.spent.decode_s + child.as_secs_f64(), ..self.spent }
+    }
+}

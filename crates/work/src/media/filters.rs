@@ -1,0 +1,92 @@
+//! What the decoder's filters do with a frame: keep it or not, bring it to size, and say when it is to be shown.
+
+use pipeline::Placement;
+use store::task::Channels;
+
+use super::{Between, Decode, Span};
+
+/// Keep what is of the span, scale, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to
+/// standard input's descriptor.
+pub(super) fn filters(placement: &Placement, decode: &Decode) -> String {
+    let format = match decode.channels {
+        Channels::Rgb => "rgb24",
+        Channels::Bgr => "bgr24",
+    };
+    let (width, height) = placement.scaled_px;
+    let (span, place) = (keep(&decode.span), place(placement));
+    // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
+    format!(
+        "settb=AVTB,{span}scale={width}:{height}:flags=bilinear,format={format},{place}\
+         metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
+    )
+}
+
+/// The filters that let only frames of `span` through, each with a comma behind it. They stand first, so that the other
+/// frames cost no more than their decoding.
+fn keep(span: &Span) -> String {
+    let mut filters = match &span.keep[..] {
+        [] | [Between { from_us: None, before_us: None }] => String::new(),
+        [one] => {
+            let bound = |name: &str, bound_us: Option<i64>| bound_us.map(|bound_us| format!("{name}={bound_us}"));
+            let bounds = [bound("start_pts", one.from_us), bound("end_pts", one.before_us)];
+            format!("trim={},", bounds.into_iter().flatten().collect::<Vec<_>>().join(":"))
+        }
+        several => format!("select='{}',", several.iter().map(within).collect::<Vec<_>>().join("+")),
+    };
+    if span.skip > 0 {
+        filters += &format!("trim=start_frame={},", span.skip);
+    }
+    filters
+}
+
+/// Whether a frame is shown in a time, as an expression.
+fn within(between: &Between) -> String {
+    let from = between.from_us.map(|from_us| format!("gte(pts,{from_us})"));
+    let before = between.before_us.map(|before_us| format!("lt(pts,{before_us})"));
+    from.into_iter().chain(before).collect::<Vec<_>>().join("*")
+}
+
+/// The filters that bring a scaled frame onto its canvas, each with a comma behind it. They come after the conversion to
+/// bytes of colours, in which what is filled has its exact value.
+fn place(placement: &Placement) -> String {
+    let ((width, height), (across, down)) = (placement.scaled_px, placement.canvas_px);
+    let (left, top) = placement.at_px;
+    let cut = (left.min(0).unsigned_abs(), top.min(0).unsigned_abs());
+    let seen = (width.saturating_sub(cut.0).min(across), height.saturating_sub(cut.1).min(down));
+    let mut filters = String::new();
+    if seen != placement.scaled_px {
+        filters += &format!("crop={}:{}:{}:{}:exact=1,", seen.0, seen.1, cut.0, cut.1);
+    }
+    if seen != placement.canvas_px {
+        let fill = placement.fill;
+        filters +=
+            &format!("pad={across}:{down}:{}:{}:color=0x{fill:02x}{fill:02x}{fill:02x},", left.max(0), top.max(0));
+    }
+    filters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept() {
+        let between = |from_us, before_us| Between { from_us, before_us };
+        let table = [
+            (vec![], 0, ""),
+            (vec![between(None, None)], 3, "trim=start_frame=3,"),
+            (vec![between(Some(-5), None)], 0, "trim=start_pts=-5,"),
+            (vec![between(None, Some(7))], 0, "trim=end_pts=7,"),
+            (vec![between(Some(5), Some(7))], 2, "trim=start_pts=5:end_pts=7,trim=start_frame=2,"),
+            (
+                vec![between(None, Some(7)), between(Some(9), Some(11)), between(Some(12), None)],
+                0,
+                "select='lt(pts,7)+gte(pts,9)*lt(pts,11)+gte(pts,12)',",
+            ),
+        ];
+        for (keep_us, skip, want) in table {
+            let span = Span { seek_us: None, keep: keep_us, skip };
+            assert_eq!(keep(&span), want);
+        }
+    }
+}

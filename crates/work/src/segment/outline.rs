@@ -1,0 +1,139 @@
+//! What a container says of its frames, packet by packet, boiled down to where a video may be cut.
+
+/// One compressed frame as the container lists it, in the order of decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// When it is to be shown, in microseconds on the file's own clock.
+    pub pts_us: Option<i64>,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether a decoder may begin here.
+    pub key: bool,
+    /// Whether an edit list hides it: it is decoded and not shown.
+    pub hidden: bool,
+}
+
+/// All packets of a video, seen once and in order; what is kept grows with the key frames alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// Frames that are shown, as far as the container knows.
+    pub frames: u64,
+    /// Of all packets.
+    pub bytes: u64,
+    /// When the first frame is shown, and the last.
+    pub span_us: Option<(i64, i64)>,
+    /// Key frames that are shown.
+    pub key_frames: u64,
+    /// Where a decoder may begin and everything before is shown before, but for what is said there.
+    pub(super) keys: Vec<Key>,
+    /// Packets without a time.
+    pub(super) untimed: u64,
+    /// Hidden packets behind a frame that is shown: an edit list that does more than begin late.
+    pub(super) hidden_inside: u64,
+}
+
+/// A key frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) pts_us: i64,
+    /// Frames shown before it.
+    pub(super) frames_before: u64,
+    /// Of the packets before it in the file.
+    pub(super) bytes_before: u64,
+    /// When the frame before it is shown.
+    pub(super) before_us: i64,
+    /// Frames that are shown before it and decoded after it. A decoder that begins here leaves them out.
+    pub(super) leading: u32,
+}
+
+impl Outline {
+    /// Takes the next packet in.
+    pub fn add(&mut self, packet: Packet) {
+        self.bytes = self.bytes.saturating_add(packet.bytes);
+        if packet.hidden {
+            self.hidden_inside += u64::from(self.frames > 0);
+            return;
+        }
+        self.frames += 1;
+        self.key_frames += u64::from(packet.key);
+        let Some(pts_us) = packet.pts_us else {
+            self.untimed += 1;
+            return;
+        };
+        if let Some((_, last_us)) = self.span_us.filter(|&(_, last_us)| packet.key && last_us < pts_us) {
+            self.keys.push(Key {
+                pts_us,
+                frames_before: self.frames - 1,
+                bytes_before: self.bytes - packet.bytes,
+                before_us: last_us,
+                leading: 0,
+            });
+        }
+        self.leads(pts_us);
+        self.span_us =
+            Some(self.span_us.map_or((pts_us, pts_us), |(first, last)| (first.min(pts_us), last.max(pts_us))));
+    }
+
+    /// Counts the frame at `pts_us` as leading where it comes after a key frame and is shown before it. Only the newest
+    /// may have such frames: one that reaches back further makes an older key frame no place to cut at.
+    fn leads(&mut self, pts_us: i64) {
+        while let [.., older, newest] = &self.keys[..] {
+            if pts_us >= newest.pts_us || pts_us >= older.pts_us {
+                break;
+            }
+            self.keys.pop();
+        }
+        if let Some(newest) = self.keys.last_mut().filter(|newest| pts_us < newest.pts_us) {
+            newest.frames_before += 1;
+            newest.leading = newest.leading.saturating_add(1);
+            newest.before_us = newest.before_us.max(pts_us);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packets as words: a time, `K` behind it for a key frame, `D` for a hidden one; `-` has no time.
+    pub(crate) fn outline(words: &str) -> Outline {
+        let mut outline = Outline::default();
+        for word in words.split_whitespace() {
+            let time = word.trim_end_matches(['K', 'D']);
+            let (key, hidden) = (word.contains('K'), word.contains('D'));
+            outline.add(Packet { pts_us: time.parse().ok(), bytes: 10, key, hidden });
+        }
+        outline
+    }
+
+    #[test]
+    fn key_frames_know_what_is_shown_before_them() {
+        let check = |words: &str, want: &[(i64, u64, i64, u32)]| {
+            let got: Vec<_> = outline(words)
+                .keys
+                .iter()
+                .map(|key| (key.pts_us, key.frames_before, key.before_us, key.leading))
+                .collect();
+            assert_eq!(got, want, "{words}");
+        };
+        check("", &[]);
+        check("0K 1 2", &[]);
+        check("0K 1 2 3K 4", &[(3, 3, 2, 0)]);
+        check("0K 3 1 2 4K 5", &[(4, 4, 3, 0)]);
+        // Shown before the key frame and decoded after it.
+        check("0K 3 1 2 6K 4 5 7 8K", &[(6, 6, 5, 2), (8, 8, 7, 0)]);
+        // One that is shown before two key frames, or after the next: neither can be cut at.
+        check("0K 1 5K 6 9K 4", &[(5, 3, 4, 1)]);
+        check("0K 9 5K 6", &[]);
+        // Hidden frames are not counted.
+        check("-2KD -1D 0K 1 4K", &[(4, 2, 1, 0)]);
+        check("0K - 2K", &[(2, 2, 0, 0)]);
+    }
+
+    #[test]
+    fn sums() {
+        let outline = outline("-2KD 0K 4 2 - 6K 5D");
+        assert_eq!((outline.frames, outline.bytes, outline.span_us), (5, 70, Some((0, 6))));
+        assert_eq!((outline.key_frames, outline.untimed, outline.hidden_inside), (2, 1, 1));
+    }
+}

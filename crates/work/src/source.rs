@@ -1,0 +1,138 @@
+//! A task's video as a file that can be decoded, and how to tell whether it is still the same.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use engine::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::task::Task;
+
+/// Hashed at either end of a file: containers keep what tells two videos apart at one of them.
+const ENDS_BYTES: u64 = 64 << 10;
+
+/// Which video a result is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputIdentity {
+    /// As the task names it.
+    pub path: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// BLAKE3 of its size and of the 64 KiB at either end: enough to tell two videos apart, where a hash of all of it
+    /// would read it twice.
+    pub fingerprint: String,
+}
+
+/// A video that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where it can be read.
+    pub path: PathBuf,
+    /// What it is.
+    pub identity: InputIdentity,
+    /// Time of the last change, in nanoseconds since 1970; not part of the identity, since a copy is the same video.
+    modified_ns: i64,
+}
+
+impl Source {
+    /// The video of `task`.
+    ///
+    /// # Errors
+    /// [`NotFound`](engine::ErrorKind::NotFound) or [`InvalidInput`](engine::ErrorKind::InvalidInput).
+    pub fn of(task: &Task) -> Result<Self> {
+        let path = task.input_path()?;
+        let input = &task.input;
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => Error::not_found(format!("video '{input}' does not exist: check the path")),
+            _ => Error::invalid(format!("video '{input}' cannot be read: {e}")),
+        };
+        let metadata = std::fs::metadata(&path).map_err(failed)?;
+        // A folder and the like are refused by whoever looks what is in it, in words of their own.
+        let fingerprint = match metadata.is_file() {
+            true => fingerprint(&path, metadata.len()).map_err(failed)?,
+            false => String::new(),
+        };
+        let identity = InputIdentity { path: input.clone(), size_bytes: metadata.len(), fingerprint };
+        Ok(Self { path, identity, modified_ns: modified_ns(&metadata) })
+    }
+
+    /// What changes when the video is replaced by another, for the names of parts.
+    pub(crate) fn stamp(&self) -> (&str, i64) {
+        (&self.identity.fingerprint, self.modified_ns)
+    }
+
+    /// That the file is the one that it was.
+    ///
+    /// # Errors
+    /// [`Unavailable`](engine::ErrorKind::Unavailable) when it is not: the new one is to be worked from its beginning.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let same = std::fs::metadata(&self.path)
+            .is_ok_and(|now| (now.len(), modified_ns(&now)) == (self.identity.size_bytes, self.modified_ns));
+        match same {
+            true => Ok(()),
+            false => Err(Error::unavailable(format!("video '{}' was changed while it was read", self.identity.path))),
+        }
+    }
+}
+
+fn modified_ns(metadata: &Metadata) -> i64 {
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    modified.and_then(|since_1970| i64::try_from(since_1970.as_nanos()).ok()).unwrap_or_default()
+}
+
+fn fingerprint(path: &Path, bytes: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes.to_le_bytes());
+    let mut end = Vec::new();
+    for from in [0, bytes.saturating_sub(ENDS_BYTES).max(ENDS_BYTES.min(bytes))] {
+        file.seek(SeekFrom::Start(from))?;
+        end.clear();
+        (&mut file).take(ENDS_BYTES).read_to_end(&mut end)?;
+        hasher.update(&end);
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_video_is_known_by_its_size_and_its_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            Source::of(&Task::new(&path, "m").unwrap()).unwrap().identity.fingerprint
+        };
+        let whole: Vec<u8> = (0..300_000u32).map(|byte| byte as u8).collect();
+        let same = write("a", &whole);
+        assert_eq!(write("copy", &whole), same);
+        for place in [0, 65_535, 300_000 - 65_536, 299_999] {
+            let mut other = whole.clone();
+            other[place] ^= 1;
+            assert_ne!(write("b", &other), same, "{place}");
+        }
+        assert_ne!(write("c", &whole[..299_999]), same);
+        assert_ne!(write("d", &[]), write("e", &[0]));
+    }
+
+    #[test]
+    fn a_video_that_was_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "one").unwrap();
+        let source = Source::of(&Task::new(&path, "m").unwrap()).unwrap();
+        source.check_unchanged().unwrap();
+        std::fs::write(&path, "other").unwrap();
+        assert_eq!(source.check_unchanged().unwrap_err().kind, ErrorKind::Unavailable);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(source.check_unchanged().unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(Source::of(&Task::new(&path, "m").unwrap()).unwrap_err().kind, ErrorKind::NotFound);
+    }
+}
