@@ -1,3 +1,5 @@
+//! The runtime against SavedModels of the tests, and against what is none.
+
 use super::*;
 
 #[test]
