@@ -2,6 +2,7 @@
 //!
 //! Knows no HTTP server and no scheduler.
 
+pub mod accuracy;
 pub mod manifest;
 pub mod name;
 pub mod picture;
@@ -24,11 +25,13 @@ mod place;
 pub mod saved_model;
 pub mod upkeep;
 
+mod precision;
 mod serving;
 
 pub mod repository;
 
 pub use folder::{Listed, Store};
 pub use manifest::Manifest;
+pub use precision::Precision;
 pub use repository::Repository;
 pub use serving::{LatencyClass, Serving};

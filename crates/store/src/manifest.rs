@@ -13,6 +13,7 @@ use engine::{DataType, Error, Result, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
+use crate::precision::Precision;
 use crate::table::WeightRef;
 use crate::task::Task;
 
@@ -59,6 +60,9 @@ pub struct Manifest {
     /// Other forms of the same model, each for another CPU target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Form>,
+    /// What its weights are kept as; with eight bits, how near the answers are is in the file [`crate::accuracy::FILE`].
+    #[serde(default, skip_serializing_if = "Precision::is_float")]
+    pub precision: Precision,
     /// Whether the graph holds what CPUs want laid out each in its own way, so that a form for one target may be quicker
     /// there than the portable one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

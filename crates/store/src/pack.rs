@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use engine::{Error, ErrorKind, Result, Runtimes};
 
+use crate::accuracy::TOLERANCE;
 use crate::atomic::Written;
 use crate::manifest::{FORMAT, Form, Io, Manifest, PORTABLE, ProgramRef, Source, Weights};
+use crate::onnx::fit::Asked;
 pub use crate::onnx::import::Targets;
 use crate::onnx::import::{self, Compiled, Imported};
 use crate::place::{Rules, SEGMENTS_MAX, place};
+use crate::precision::Precision;
 use crate::task::{self, Task, TaskChoice};
 use crate::{Store, hf, name, saved_model};
 
@@ -29,6 +32,14 @@ pub struct Request {
     pub labels: BTreeMap<u32, String>,
     /// Whether to store weights that could be mapped where they lie, so that the source may go.
     pub copy: bool,
+    /// What to keep weights as.
+    pub precision: Precision,
+    /// For weights in eight bits: the file of inputs that the answers are compared on, `.jsonl` or `.safetensors`; made-up
+    /// inputs when absent.
+    pub calibration: Option<PathBuf>,
+    /// For weights in eight bits: how far an output may be off, as a part of its length;
+    /// [`TOLERANCE`](crate::accuracy::TOLERANCE) when absent.
+    pub tolerance: Option<f64>,
     /// Which forms to pack, when the quickest one is for CPUs like this alone.
     pub targets: Targets,
 }
@@ -196,6 +207,7 @@ impl Draft {
             files: BTreeMap::new(),
             weights: Weights::default(),
             others: Vec::new(),
+            precision: request.precision,
             per_cpu,
         };
         Ok(Self { manifest, forms, files, notes })
@@ -259,19 +271,32 @@ struct Found {
 }
 
 fn find(runtimes: &Runtimes, request: &Request) -> Result<Found> {
-    let asked = request.labels.clone();
+    let asked = (!request.precision.is_float()).then(|| Asked {
+        precision: request.precision,
+        calibration: request.calibration.as_deref(),
+        tolerance: request.tolerance.unwrap_or(TOLERANCE),
+    });
+    let (engine, given) = (runtimes.onnx(), request.labels.clone());
     if hf::is_checkpoint(&request.path) {
-        let hf::Folder { imported, task, labels, files } = hf::import(runtimes.onnx(), &request.path)?;
-        let labels = if asked.is_empty() { labels } else { asked };
+        let hf::Folder { imported, task, labels, files } = hf::import(engine, &request.path, asked.as_ref())?;
+        let labels = if given.is_empty() { labels } else { given };
         return Ok(Found { imported, task, labels, files });
     }
-    let (imported, files) = if saved_model::is_saved_model(&request.path) {
-        saved_model::import(runtimes, &request.path)?
-    } else {
-        (import::import(runtimes.onnx(), &request.path, request.targets)?, Vec::new())
+    let (imported, files) = match asked {
+        Some(_) if saved_model::is_saved_model(&request.path) => {
+            return Err(Error::unsupported(
+                "a SavedModel is loaded whole, and only lifted weights can be in eight bits",
+            ));
+        }
+        Some(asked) => {
+            let (imported, accuracy) = import::import_in_eight_bits(engine, &request.path, &asked)?;
+            (imported, vec![accuracy.file()?])
+        }
+        None if saved_model::is_saved_model(&request.path) => saved_model::import(runtimes, &request.path)?,
+        None => (import::import(engine, &request.path, request.targets)?, Vec::new()),
     };
     let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
-    Ok(Found { imported, task, labels: asked, files })
+    Ok(Found { imported, task, labels: given, files })
 }
 
 /// What to say of the files outside the store that `manifest` depends on.
@@ -308,6 +333,7 @@ fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: 
             && request.version.is_none_or(|version| version == manifest.version)
             && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
             && manifest.task.as_ref().and_then(task::choice) == request.task
+            && manifest.precision == request.precision
             && outside_is_there(store, manifest, request.copy)
     })
 }

@@ -13,7 +13,7 @@ use crate::{onnx, place, request, run, workspace};
 
 const TOLERANCE: f32 = 1e-4;
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     workspace().join("crates/store/tests/fixtures/hf").join(name)
 }
 

@@ -12,6 +12,7 @@ use store::pack::{Packed, Request, pack};
 use store::task::{Detection, Task, TaskChoice};
 use store::{Manifest, Store};
 
+mod eight_bits;
 mod forms;
 mod hf;
 mod repositories;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
-use store::Store;
+use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, Targets, is_model_folder, name_of, pack};
 use store::task::{Task, TaskChoice};
+use store::{Precision, Store};
 
 use super::{human_bytes, print_json, say};
 use crate::exit::Exit;
@@ -37,6 +38,16 @@ pub(crate) struct Args {
     /// Store weights that would be mapped where they lie, so that their folder may go
     #[arg(long)]
     copy: bool,
+    /// What to keep large matrices and tables as
+    #[arg(long, value_enum, default_value_t = Kept::Float)]
+    precision: Kept,
+    /// With eight bits: inputs to compare the answers on, .jsonl (an object of nested lists by input a line) or .safetensors
+    /// [default: made-up ones]
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// With eight bits: how far an output may be off, as a part of its length; refused beyond
+    #[arg(long, value_name = "PART", default_value_t = TOLERANCE)]
+    tolerance: f64,
     /// Which forms to pack of a graph that CPUs want laid out each in its own way
     #[arg(long, value_enum, default_value_t = Target::Both)]
     target: Target,
@@ -50,6 +61,26 @@ enum Target {
     Portable,
     /// Both, what they have in common once
     Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kept {
+    /// As they are
+    Float,
+    /// Eight bits, and products of whole numbers: several times as fast
+    Int8,
+    /// Eight bits, widened at each request: nearer to the original, and slower than floats
+    Int8Weights,
+}
+
+impl From<Kept> for Precision {
+    fn from(kept: Kept) -> Self {
+        match kept {
+            Kept::Float => Self::Float,
+            Kept::Int8 => Self::Int8,
+            Kept::Int8Weights => Self::Int8Weights,
+        }
+    }
 }
 
 impl From<Target> for Targets {
@@ -82,6 +113,9 @@ struct Report<'a> {
     stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<&'a Task>,
+    precision: Precision,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy: Option<&'a Accuracy>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     notes: &'a [String],
 }
@@ -104,13 +138,20 @@ pub(crate) fn run(args: &Args) -> Outcome {
             task: args.task,
             labels: labels.clone(),
             copy: args.copy,
+            precision: args.precision.into(),
+            calibration: args.calibration.clone(),
+            tolerance: Some(args.tolerance),
             targets: args.target.into(),
         };
         let started = Instant::now();
         match pack(&store, &runtimes, &request) {
             Ok(packed) => {
+                let accuracy = Accuracy::of(&store, &packed.manifest)?;
                 describe(&packed, started.elapsed().as_secs_f64());
-                print_json(&report(&packed))?;
+                if let Some(accuracy) = &accuracy {
+                    describe_accuracy(accuracy);
+                }
+                print_json(&report(&packed, accuracy.as_ref()))?;
             }
             Err(error) => failures.push(error.message),
         }
@@ -173,7 +214,7 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Exit> {
     Ok(files)
 }
 
-fn report(packed: &Packed) -> Report<'_> {
+fn report<'a>(packed: &'a Packed, accuracy: Option<&'a Accuracy>) -> Report<'a> {
     let manifest = &packed.manifest;
     Report {
         name: &manifest.name,
@@ -188,7 +229,36 @@ fn report(packed: &Packed) -> Report<'_> {
         weight_bytes: packed.weight_bytes,
         stored_bytes: packed.stored_bytes,
         task: manifest.task.as_ref(),
+        precision: manifest.precision,
+        accuracy,
         notes: &packed.notes,
+    }
+}
+
+/// How near the answers are to the original's, an output a line.
+fn describe_accuracy(accuracy: &Accuracy) {
+    let header = ["output", "relative error", "largest", "mean", "cosine", "same first"];
+    let percent = |part: f64| format!("{:.2}%", part * 100.0);
+    let row = |output: &OutputAccuracy| {
+        vec![
+            output.name.clone(),
+            percent(output.relative_error),
+            percent(output.max_error),
+            percent(output.mean_error),
+            format!("{:.5}", output.cosine),
+            output.agreement.map_or_else(String::new, percent),
+        ]
+    };
+    let rows: Vec<_> = accuracy.outputs.iter().map(row).collect();
+    say(bench::table(&header, &rows));
+    say(format_args!(
+        "  compared with the original on {} inputs ({}); taken up to {}",
+        accuracy.samples,
+        accuracy.inputs,
+        percent(accuracy.tolerance)
+    ));
+    if !accuracy.floats.is_empty() {
+        say(format_args!("  left as floats, which hurt most: {}", accuracy.floats.join(", ")));
     }
 }
 

@@ -150,6 +150,7 @@ mod tests {
             files: Default::default(),
             weights: Default::default(),
             others: Default::default(),
+            precision: Default::default(),
             per_cpu: false,
         }
     }

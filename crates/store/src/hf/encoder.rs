@@ -20,10 +20,20 @@ const TABLES: [&str; 3] = [
     "embeddings.token_type_embeddings.weight",
 ];
 
+/// How linear layers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Products {
+    /// With the weights on the left, which is quickest for floats that come at run time.
+    Turned,
+    /// As everybody writes them, to be rewritten by who takes the graph.
+    Plain,
+}
+
 /// A graph with what its nodes have in common.
 pub(super) struct Encoder<'a> {
     pub(super) graph: Graph,
     pub(super) config: &'a Config,
+    products: Products,
     /// What numbers the checkpoint has under a tensor's name.
     precision: &'a dyn Fn(&str) -> DataType,
     /// `[2]`: batch and sequence.
@@ -78,9 +88,14 @@ const DISTILBERT: LayerNames = LayerNames {
 
 impl<'a> Encoder<'a> {
     /// Over `graph`, which has the signature's inputs.
-    pub(super) fn new(mut graph: Graph, config: &'a Config, precision: &'a dyn Fn(&str) -> DataType) -> Self {
+    pub(super) fn new(
+        mut graph: Graph,
+        config: &'a Config,
+        products: Products,
+        precision: &'a dyn Fn(&str) -> DataType,
+    ) -> Self {
         let shape = graph.op("Shape", ["input_ids"], &[]);
-        Self { graph, config, precision, shape }
+        Self { graph, config, products, precision, shape }
     }
 
     /// The last layer's vectors, `[batch * sequence, width]`.
@@ -213,18 +228,44 @@ impl<'a> Encoder<'a> {
         let sum = self.graph.op("Add", [&attended, tokens], &[]);
         let tokens = self.norm(&sum, &of(names.attended_norm), width);
 
-        let up = self.product(&tokens, &of(names.up), width, inner, true);
-        let up = self.activated(&up, config.activation);
-        let down = self.product(&up, &of(names.down), inner, width, false);
-        let down = self.graph.op("Transpose", [&down], &[("perm", Setting::Ints(&[1, 0]))]);
+        let down = match self.products {
+            Products::Turned => {
+                let up = self.product(&tokens, &of(names.up), width, inner, true);
+                let up = self.activated(&up, config.activation);
+                let down = self.product(&up, &of(names.down), inner, width, false);
+                self.graph.op("Transpose", [&down], &[("perm", Setting::Ints(&[1, 0]))])
+            }
+            Products::Plain => {
+                let up = self.linear(&tokens, &of(names.up), width, inner);
+                let up = self.activated(&up, config.activation);
+                self.linear(&up, &of(names.down), inner, width)
+            }
+        };
         let sum = self.graph.op("Add", [&down, &tokens], &[]);
         self.norm(&sum, &of(names.norm), width)
     }
 
     /// The linear layer `name` of rows `[tokens, from]`: `[tokens, to]`.
     pub(super) fn linear(&mut self, rows: &str, name: &str, from: usize, to: usize) -> Value {
-        let columns = self.product(rows, name, from, to, true);
-        self.graph.op("Transpose", [&columns], &[("perm", Setting::Ints(&[1, 0]))])
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        self.linear_by(rows, &[&weight], &[&bias], from, to)
+    }
+
+    /// As [`linear`](Self::linear), by tensors that go by one of several names.
+    pub(super) fn linear_by(&mut self, rows: &str, weight: &[&str], bias: &[&str], from: usize, to: usize) -> Value {
+        let weight = self.graph.weight(weight, &[to, from]);
+        let settings = [("transB", Setting::Int(1))];
+        match self.products {
+            Products::Plain => {
+                let bias = self.graph.weight(bias, &[to]);
+                self.graph.op("Gemm", [rows, &weight, &bias], &settings)
+            }
+            Products::Turned => {
+                let bias = self.graph.weight_as(bias, &[to], &[to, 1]);
+                let columns = self.graph.op("Gemm", [&weight, rows, &bias], &settings);
+                self.graph.op("Transpose", [&columns], &[("perm", Setting::Ints(&[1, 0]))])
+            }
+        }
     }
 
     /// The linear layer `name` as columns `[to, tokens]`, of rows `[tokens, from]` or of columns `[from, tokens]`.

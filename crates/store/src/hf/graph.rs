@@ -1,5 +1,7 @@
 //! A graph in the making: nodes in order, weights as inputs in the order of their use.
 
+use std::collections::HashMap;
+
 use crate::onnx::tensor::datatype_number;
 use crate::onnx::wire::{
     Attribute, Dim, Graph as Proto, Model, Node, OpsetId, Shape, TensorProto, TensorType, Type, ValueInfo,
@@ -68,7 +70,7 @@ impl Graph {
     }
 
     fn want(&mut self, wanted: Wanted) -> Value {
-        let name = format!("weight{}", self.wanted.len());
+        let name = weight_name(self.wanted.len());
         let dims: Vec<i64> = wanted.declared.iter().map(|&size| signed(size)).collect();
         self.weights.push(declaration(&name, wanted.dtype, &dims));
         self.wanted.push(wanted);
@@ -144,6 +146,22 @@ impl Graph {
         });
     }
 
+    /// The graph as a model in which the tensors of the checkpoint go by their first names there, and are no inputs.
+    pub(super) fn finish_named(self) -> (Model, Vec<Wanted>) {
+        let (mut model, wanted) = self.finish();
+        let first = |wanted: &Wanted| wanted.names.first().cloned().unwrap_or_default();
+        let names: HashMap<String, String> =
+            wanted.iter().enumerate().map(|(at, wanted)| (weight_name(at), first(wanted))).collect();
+        let graph = model.graph.get_or_insert_default();
+        graph.input.retain(|input| !input.name.as_ref().is_some_and(|name| names.contains_key(name)));
+        for name in graph.node.iter_mut().flat_map(|node| &mut node.input) {
+            if let Some(first) = names.get(name) {
+                name.clone_from(first);
+            }
+        }
+        (model, wanted)
+    }
+
     /// The graph as a model, and the tensors that its last inputs want, in their order.
     pub(super) fn finish(self) -> (Model, Vec<Wanted>) {
         let opset = |domain: &str, version| OpsetId { domain: Some(domain.to_owned()), version: Some(version) };
@@ -162,6 +180,10 @@ impl Graph {
         };
         (model, self.wanted)
     }
+}
+
+fn weight_name(at: usize) -> String {
+    format!("weight{at}")
 }
 
 /// An attribute's value.

@@ -109,10 +109,7 @@ fn masked_lm(encoder: &mut Encoder<'_>, tokens: &str) -> Value {
     let hidden = encoder.activated(&hidden, activation);
     let hidden = encoder.norm(&hidden, norm, width);
     let tied = "embeddings.word_embeddings.weight";
-    let weight = encoder.graph.weight(&[decoder, tied], &[config.vocabulary, width]);
-    let bias = encoder.graph.weight_as(biases, &[config.vocabulary], &[config.vocabulary, 1]);
-    let columns = encoder.graph.op("Gemm", [&weight, &hidden, &bias], &[("transB", Setting::Int(1))]);
-    encoder.graph.op("Transpose", [&columns], &[("perm", Setting::Ints(&[1, 0]))])
+    encoder.linear_by(&hidden, &[decoder, tied], biases, width, config.vocabulary)
 }
 
 /// `[batch, width]`, as sentence-transformers' pooling and normalising modules compute it.

@@ -10,10 +10,18 @@ use prost::Message;
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
+use super::graph::{Wanted, signed};
 use super::program::Program;
+use crate::accuracy::Accuracy;
 use crate::manifest::{PORTABLE, ProgramKind, Source};
-use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
+use crate::onnx::compile::Parts;
+use crate::onnx::fit::{self, Asked};
+use crate::onnx::import::{self, BATCH_MAX, Compiled, Imported};
+use crate::onnx::lift::Weight;
+use crate::onnx::made::Made;
 use crate::onnx::probe;
+use crate::onnx::tensor::datatype_number;
+use crate::onnx::wire::TensorProto;
 use crate::place::Origin;
 use crate::task::Task;
 
@@ -99,15 +107,23 @@ fn no_weights(folder: &Path) -> Error {
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported), naming the file
 /// and the field or tensor.
-pub(crate) fn import(engine: &Onnx, folder: &Path) -> Result<Folder> {
+pub(crate) fn import(engine: &Onnx, folder: &Path, asked: Option<&Asked<'_>>) -> Result<Folder> {
     let config = Config::read(folder)?;
     let checkpoint = Checkpoint::open(folder, config.family.prefix())?;
     let program = Program::of(&config, &|name| checkpoint.precision(name));
     let (weights, origins): (Vec<Tensor>, Vec<Option<Origin>>) =
         program.wanted.iter().map(|wanted| checkpoint.tensor(wanted)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    let files = kept_files(folder)?;
+    let mut files = kept_files(folder)?;
     let notes = notes(&origins, &files);
-    let imported = runnable(engine, program, weights, origins)?;
+    let imported = match asked {
+        None => runnable(engine, program, weights, origins)?,
+        Some(asked) => {
+            let (imported, accuracy) = in_eight_bits(engine, &config, &checkpoint, (program, weights), asked)?;
+            files.push(accuracy.file()?);
+            imported
+        }
+    };
+    let notes = if asked.is_some() { Vec::new() } else { notes };
     let imported = Imported { notes, ..imported };
     Ok(Folder { imported, task: config.task(), labels: config.labels, files })
 }
@@ -129,6 +145,38 @@ fn runnable(engine: &Onnx, program: Program, weights: Vec<Tensor>, origins: Vec<
     };
     let max_batch_size = if apart { BATCH_MAX } else { 0 };
     Ok(Imported { signature: program.signature, max_batch_size, per_cpu: false, forms: vec![form], notes: Vec::new() })
+}
+
+/// The model in eight bits, as far as its answers stay near those of `float`, its program and weights as they are.
+fn in_eight_bits(
+    engine: &Onnx,
+    config: &Config,
+    checkpoint: &Checkpoint,
+    (float, weights): (Program, Vec<Tensor>),
+    asked: &Asked<'_>,
+) -> Result<(Imported, Accuracy)> {
+    let mut session = engine.session(&float.model.encode_to_vec(), weights.len(), Load::AsIs)?;
+    let bound = engine.bind(weights)?;
+    let all: Vec<usize> = (0..float.signature.outputs.len()).collect();
+    let mut original = |run: &[Tensor]| session.run(bound.as_ref(), run, &all);
+    let (model, wanted) = Program::plain(config);
+    let weights = wanted.iter().map(|wanted| weight(checkpoint, wanted)).collect::<Result<_>>()?;
+    let parts = Parts { model, weights, folder: None };
+    let (built, accuracy) = fit::fit(engine, &parts, &float.signature, &mut original, asked)?;
+    Ok((import::eight_bits(built, float.signature), accuracy))
+}
+
+/// What `wanted` describes, as if an exporter had written it.
+fn weight(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Weight> {
+    let (tensor, _) = checkpoint.tensor(wanted)?;
+    let tensor = TensorProto {
+        name: wanted.names.first().cloned(),
+        data_type: Some(datatype_number(tensor.dtype())),
+        dims: tensor.shape().iter().map(|&size| signed(size)).collect(),
+        raw_data: Some(tensor.data().clone()),
+        ..TensorProto::default()
+    };
+    Ok(Weight { tensor, made: Made::AsIs })
 }
 
 fn kept_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {

@@ -3,7 +3,7 @@
 use engine::{DataType, Signature, TensorSpec};
 
 use super::config::{Config, Head};
-use super::encoder::Encoder;
+use super::encoder::{Encoder, Products};
 use super::graph::{Graph, Wanted, signed};
 use super::head;
 use crate::onnx::canonical;
@@ -21,22 +21,32 @@ impl Program {
     /// `precision` says what numbers the checkpoint has under a tensor's name.
     pub(super) fn of(config: &Config, precision: &dyn Fn(&str) -> DataType) -> Self {
         let signature = signature(config);
-        let mut graph = Graph::default();
-        for input in &signature.inputs {
-            graph.input(&input.name, input.dtype, &input.shape);
-        }
-        let mut encoder = Encoder::new(graph, config, precision);
-        let tokens = encoder.tokens();
-        let outputs = head::outputs(&mut encoder, &tokens);
-        let mut graph = encoder.graph;
-        for (value, output) in outputs.iter().zip(&signature.outputs) {
-            graph.output(value, output.dtype, &output.shape);
-        }
-        let (mut model, wanted) = graph.finish();
+        let (mut model, wanted) = graph(config, &signature, Products::Turned, precision).finish();
         // The weights are inputs of the graph already, in the order of their use.
         canonical::canonicalise(&mut model, &mut Vec::new());
         Self { model, wanted, signature }
     }
+
+    /// The graph as an exporter would write it, all in single precision: products as they come, and weights by their first
+    /// names in the checkpoint, which are neither constants nor inputs yet.
+    pub(super) fn plain(config: &Config) -> (Model, Vec<Wanted>) {
+        graph(config, &signature(config), Products::Plain, &|_| DataType::F32).finish_named()
+    }
+}
+
+fn graph(config: &Config, signature: &Signature, products: Products, precision: &dyn Fn(&str) -> DataType) -> Graph {
+    let mut graph = Graph::default();
+    for input in &signature.inputs {
+        graph.input(&input.name, input.dtype, &input.shape);
+    }
+    let mut encoder = Encoder::new(graph, config, products, precision);
+    let tokens = encoder.tokens();
+    let outputs = head::outputs(&mut encoder, &tokens);
+    let mut graph = encoder.graph;
+    for (value, output) in outputs.iter().zip(&signature.outputs) {
+        graph.output(value, output.dtype, &output.shape);
+    }
+    graph
 }
 
 /// Inputs and outputs by the names of transformers' own ONNX export; every tensor's first dimension is the batch, and the

@@ -6,6 +6,7 @@ use engine::Result;
 use serde::Deserialize;
 
 use super::{Io, ProgramRef, SegmentRef, Source, Weights, datatype};
+use crate::precision::Precision;
 use crate::table::{WeightRef, size_bytes};
 use crate::task::Task;
 
@@ -69,6 +70,7 @@ impl Manifest {
             files: BTreeMap::new(),
             weights: weights(self.segments, table)?,
             others: Vec::new(),
+            precision: Precision::Float,
             per_cpu: false,
         })
     }

@@ -198,9 +198,14 @@ pub(crate) struct Names {
 }
 
 impl Names {
+    /// The names that the exporter gave, by those of the program.
+    pub(crate) fn originals(&self) -> HashMap<&str, &str> {
+        self.known.iter().map(|(old, new)| (&new[..], &old[..])).collect()
+    }
+
     /// `text`, which speaks of a program, in the words of the file that the program was made from.
     pub(crate) fn translate(&self, text: &str) -> String {
-        let old: HashMap<&str, &str> = self.known.iter().map(|(old, new)| (&new[..], &old[..])).collect();
+        let old = self.originals();
         let parts = text.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric());
         let translated = parts.map(|part| {
             let word = part.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
@@ -270,11 +275,9 @@ fn number(name: Option<&str>) -> usize {
 /// The input that stands for `weight`.
 fn declaration(weight: &Weight) -> ValueInfo {
     let tensor = &weight.tensor;
-    let mut dim: Vec<_> = tensor.dims.iter().map(|&size| Dim { dim_value: Some(size), ..Dim::default() }).collect();
-    if weight.transposed {
-        dim.reverse();
-    }
-    let tensor_type = TensorType { elem_type: tensor.data_type, shape: Some(Shape { dim }) };
+    let (elem_type, dims) = weight.made.declared(tensor.data_type, &tensor.dims);
+    let dim = dims.into_iter().map(|size| Dim { dim_value: Some(size), ..Dim::default() }).collect();
+    let tensor_type = TensorType { elem_type, shape: Some(Shape { dim }) };
     ValueInfo {
         name: tensor.name.clone(),
         r#type: Some(Type { tensor_type: Some(tensor_type), ..Type::default() }),

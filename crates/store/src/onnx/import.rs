@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use engine::onnx::{Layout, Onnx};
-use engine::{Engine, Error, Load, Result, Session, Signature, Tensor};
+use engine::{Engine, Error, Result, Session, Signature, Tensor};
 use prost::Message;
 
-use super::lift::{Lifted, Weight};
+use super::compile::{Built, Known, Parts};
+use super::fit::{self, Asked};
+use super::lift::{self, CpuLayout, Lifted};
 use super::wire::{Graph, Model};
-use super::{canonical, lift, linear, probe, sparse, tensor};
+use super::{linear, probe, sparse, tensor};
+use crate::accuracy::Accuracy;
 use crate::manifest::{PORTABLE, ProgramKind, Source};
 use crate::place::Origin;
 
@@ -191,13 +194,8 @@ fn whole(path: &Path) -> Result<Bytes> {
     Ok(Bytes::from(model.encode_to_vec()))
 }
 
-/// The inner error is the reason to keep the graph whole.
-fn lifted(
-    engine: &Onnx,
-    path: &Path,
-    layout: Layout,
-    plain: &mut dyn Session,
-) -> Result<std::result::Result<Checked, String>> {
+/// Optimises the file at `path` and lifts its weights out. The inner error is the reason to keep the graph whole.
+fn take_apart(engine: &Onnx, path: &Path, layout: Layout) -> Result<std::result::Result<(Parts, CpuLayout), String>> {
     const TENSORS: &str = "tensors";
     let scratch = tempfile::tempdir().map_err(|source| Error::internal(format!("no temporary folder: {source}")))?;
     let file = scratch.path().join("graph.onnx");
@@ -210,26 +208,29 @@ fn lifted(
     if let Err(refusal) = sparse::densify(model.graph.get_or_insert_default(), scratch.path()) {
         return Ok(Err(refusal.message));
     }
-    let Lifted { mut program, mut weights, layout: found } = match lift::lift(model) {
-        Ok(lifted) => lifted,
+    Ok(lift::lift(model)
+        .map(|Lifted { program, weights, layout }| (Parts { model: program, weights, folder: Some(scratch) }, layout)))
+}
+
+/// A form of the file at `path` that answers as `plain` does. The inner error is the reason to keep the graph whole.
+fn lifted(
+    engine: &Onnx,
+    path: &Path,
+    layout: Layout,
+    plain: &mut dyn Session,
+) -> Result<std::result::Result<Checked, String>> {
+    let (parts, found) = match take_apart(engine, path, layout)? {
+        Ok(apart) => apart,
         Err(why) => return Ok(Err(why)),
     };
-    linear::rewrite(&mut program, &mut weights);
-    // A constant that stays in the program carries its own numbers there.
-    let graph = program.graph.get_or_insert_default();
-    graph.each_tensor_mut(&mut |kept| tensor::inline(kept, scratch.path()))?;
-    let names = canonical::canonicalise(&mut program, &mut weights);
-    let program = Bytes::from(program.encode_to_vec());
-    let weights = weights.iter().map(|weight| numbers(weight, scratch.path())).collect::<Result<Vec<_>>>()?;
-
-    let mut session = match engine.session(&program, weights.len(), Load::AsIs) {
-        Ok(session) => session,
-        Err(refusal) => return Ok(Err(names.translate(&refusal.message))),
+    let built = parts.build(engine, &mut Known::default(), &|model, weights| linear::rewrite(model, weights))?;
+    let Built { program, weights, mut session, bound, names } = match built {
+        Ok(built) => built,
+        Err(refusal) => return Ok(Err(refusal)),
     };
     if let Err(why) = same_signature(plain.signature(), session.signature()) {
         return Ok(Err(why));
     }
-    let bound = engine.bind(weights.iter().map(aligned).collect::<Result<_>>()?)?;
     let none = engine.bind(Vec::new())?;
     if let Err(why) = probe::same_answers(plain, session.as_mut(), bound.as_ref(), none.as_ref()) {
         return Ok(Err(names.translate(&why)));
@@ -240,20 +241,37 @@ fn lifted(
     Ok(Ok(Checked { form, per_cpu: found.per_cpu, apart }))
 }
 
-/// A weight as its program takes it.
-fn numbers(weight: &Weight, folder: &Path) -> Result<Tensor> {
-    let read = tensor::read(&weight.tensor, folder)?;
-    if weight.transposed { tensor::transposed(&read) } else { Ok(read) }
+/// As [`import`], its weights in eight bits as far as its answers stay near enough.
+///
+/// # Errors
+/// As [`import`] and [`fit::fit`]; [`Unsupported`](engine::ErrorKind::Unsupported) when its weights cannot be lifted.
+pub(crate) fn import_in_eight_bits(engine: &Onnx, path: &Path, asked: &Asked<'_>) -> Result<(Imported, Accuracy)> {
+    let mut plain = engine.session_from_file(path)?;
+    let signature = plain.signature().clone();
+    let all: Vec<usize> = (0..signature.outputs.len()).collect();
+    let none = engine.bind(Vec::new())?;
+    // Convolutions stay floats, and what is laid out for a CPU is not worth a form of its own for their sake.
+    let (parts, _) = take_apart(engine, path, Layout::Portable)?
+        .map_err(|why| Error::unsupported(format!("only lifted weights can be in eight bits: {why}")))?;
+    let mut original = |run: &[Tensor]| plain.run(none.as_ref(), run, &all);
+    let (built, accuracy) = fit::fit(engine, &parts, &signature, &mut original, asked)?;
+    Ok((eight_bits(built, signature), accuracy))
 }
 
-/// Bytes of a scratch file need not be aligned as a segment's are.
-fn aligned(tensor: &Tensor) -> Result<Tensor> {
-    let size = tensor.dtype().size_bytes().unwrap_or(1);
-    if tensor.data().as_ptr().addr().is_multiple_of(size) {
-        return Ok(tensor.clone());
-    }
-    // Vectors of this size come from the allocator at 16-byte boundaries.
-    Tensor::new(tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec().into())
+/// What was fitted, as it is stored.
+pub(crate) fn eight_bits(built: Built, signature: Signature) -> Imported {
+    let Built { program, weights, mut session, bound, .. } = built;
+    let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
+    let form = Compiled {
+        program,
+        kind: ProgramKind::Lifted,
+        target: PORTABLE.to_owned(),
+        why_whole: None,
+        weights,
+        origins: Vec::new(),
+    };
+    let max_batch_size = if apart { BATCH_MAX } else { 0 };
+    Imported { signature, max_batch_size, per_cpu: false, forms: vec![form], notes: Vec::new() }
 }
 
 /// Whether `folder` takes as much as the smallest graph.

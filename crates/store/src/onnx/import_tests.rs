@@ -213,3 +213,65 @@ fn external_data_is_lifted_and_a_whole_graph_takes_it_in() {
     std::fs::write(&path, split.encode_to_vec()).unwrap();
     assert!(identify(&path).unwrap_err().message.contains("outside the model's folder"));
 }
+
+/// A product of `x`, `[batch, 3, 128]` or flat, by `w`, spelt in one of several ways.
+fn spelt(operator: &str, turned: bool, seed: u16) -> Model {
+    let shape = if turned { [160, 128] } else { [128, 160] };
+    let flat = operator != "MatMul";
+    let [x, y] = if flat { [vec![-1, 128], vec![-1, 160]] } else { [vec![-1, 3, 128], vec![-1, 3, 160]] };
+    let mut nodes =
+        vec![node(operator, if flat { &["x", "w", "b"] } else { &["x", "w"] }, "m"), node("Relu", &["m"], "y")];
+    if turned {
+        nodes[0].attribute =
+            vec![Attribute { name: Some("transB".into()), i: Some(1), r#type: Some(2), ..Attribute::default() }];
+    }
+    model(Graph {
+        node: nodes,
+        initializer: vec![floats("w", &shape, seed), floats("b", &[160], seed)],
+        input: vec![value("x", 1, &x)],
+        output: vec![value("y", 1, &y)],
+        ..Graph::default()
+    })
+}
+
+/// A table that rows are looked up in.
+fn table(seed: u16) -> Model {
+    model(Graph {
+        node: vec![node("Gather", &["w", "x"], "y")],
+        initializer: vec![floats("w", &[200, 100], seed)],
+        input: vec![value("x", 7, &[-1, -2])],
+        output: vec![value("y", 1, &[-1, -2, 100])],
+        ..Graph::default()
+    })
+}
+
+#[test]
+fn products_and_tables_are_in_eight_bits_however_they_are_spelt() {
+    use crate::precision::Precision;
+    let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("m.onnx");
+    for precision in [Precision::Int8, Precision::Int8Weights] {
+        for (what, make) in [
+            ("MatMul", &(|seed| spelt("MatMul", false, seed)) as &dyn Fn(u16) -> Model),
+            ("Gemm", &|seed| spelt("Gemm", false, seed)),
+            ("Gemm of a turned matrix", &|seed| spelt("Gemm", true, seed)),
+            ("a table", &table),
+            ("two products", &tied),
+        ] {
+            let [one, other] = [3, 8].map(|seed| {
+                std::fs::write(&path, make(seed).encode_to_vec()).unwrap();
+                let asked = Asked { precision, calibration: None, tolerance: 0.05 };
+                import_in_eight_bits(&onnx, &path, &asked).unwrap_or_else(|error| panic!("{what}: {error:?}"))
+            });
+            let levels = |imported: &Imported| {
+                imported.forms[0].weights.iter().filter(|weight| weight.dtype() == engine::DataType::I8).count()
+            };
+            assert_eq!((levels(&one.0), one.0.max_batch_size), (1, BATCH_MAX), "{what} {precision:?}");
+            assert!(one.0.forms[0].program == other.0.forms[0].program, "{what}: two programs");
+            assert!(one.1.is_near_enough() && one.1.outputs[0].relative_error > 0.0, "{what}: {:?}", one.1);
+        }
+    }
+    std::fs::write(&path, scalars(3).encode_to_vec()).unwrap();
+    let asked = Asked { precision: Precision::Int8, calibration: None, tolerance: 0.05 };
+    assert!(import_in_eight_bits(&onnx, &path, &asked).is_err_and(|error| error.message.contains("no large matrix")));
+}

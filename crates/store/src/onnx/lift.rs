@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::made::Made;
 use super::tensor::datatype;
 use super::wire::{Graph, Model, Node, TensorProto};
 use super::{names, roles};
@@ -26,11 +27,12 @@ pub(crate) struct CpuLayout {
 }
 
 /// A constant that became an input.
+#[derive(Clone)]
 pub(crate) struct Weight {
-    /// The numbers, under the name that the program uses.
+    /// What the exporter wrote, under the name that the program uses.
     pub(crate) tensor: TensorProto,
-    /// Whether the program takes it with rows and columns exchanged.
-    pub(crate) transposed: bool,
+    /// What the program takes of it.
+    pub(crate) made: Made,
 }
 
 /// Splits `model` into a program and its weights.
@@ -163,7 +165,7 @@ fn take(graph: &mut Graph, uses: &Uses, weights: &mut Vec<Weight>) {
         |tensor: &TensorProto| tensor.name.as_ref().and_then(|name| uses.weights.get(name)).copied().unwrap_or(false);
     let (lifted, kept) = std::mem::take(&mut graph.initializer).into_iter().partition(is_weight);
     graph.initializer = kept;
-    weights.extend(Vec::into_iter(lifted).map(|tensor| Weight { tensor, transposed: false }));
+    weights.extend(Vec::into_iter(lifted).map(|tensor| Weight { tensor, made: Made::AsIs }));
     graph.node.iter_mut().flat_map(Node::graphs_mut).for_each(|inner| take(inner, uses, weights));
 }
 

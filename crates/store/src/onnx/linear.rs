@@ -7,10 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
-
 use super::lift::Weight;
-use super::wire::{Attribute, Graph, Model, Node, TensorProto};
+use super::made::Made;
+use super::rewriting::{Rewritten, whole, wholes};
+use super::wire::{Graph, Model, Node};
 use super::{names, roles};
 
 /// Smaller matrices, in elements, stay as they are: the steps around the product would cost what they save.
@@ -19,7 +19,6 @@ const ELEMENTS_MIN: i64 = 1 << 16;
 const OPSET_MIN: i64 = 11;
 
 const FLOAT: i32 = 1;
-const INT64: i32 = 7;
 
 /// Rewrites every `MatMul` of `model` by a large matrix among `weights`, and marks those as transposed.
 pub(crate) fn rewrite(model: &mut Model, weights: &mut [Weight]) {
@@ -35,14 +34,14 @@ pub(crate) fn rewrite(model: &mut Model, weights: &mut [Weight]) {
         other_uses.extend(uses.map(|(_, name)| name.clone()));
     });
     let mut matrices = HashMap::new();
-    for weight in weights {
-        let tensor = &mut weight.tensor;
+    for weight in weights.iter_mut().filter(|weight| weight.made == Made::AsIs) {
+        let tensor = &weight.tensor;
         let &[rows, columns] = &tensor.dims[..] else { continue };
         let large = rows.checked_mul(columns).is_some_and(|elements| elements >= ELEMENTS_MIN);
         if let Some(name) = tensor.name.clone().filter(|name| large && !other_uses.contains(name))
             && tensor.data_type == Some(FLOAT)
         {
-            weight.transposed = true;
+            weight.made = Made::Turned;
             matrices.insert(name, (rows, columns));
         }
     }
@@ -63,7 +62,7 @@ fn rewrite_graph(graph: &mut Graph, matrices: &HashMap<String, (i64, i64)>) {
         node.graphs_mut().for_each(|inner| rewrite_graph(inner, matrices));
         let matrix = node.input.get(1).and_then(|name| matrices.get(name)).filter(|_| is_product(&node));
         match (matrix, &node.input[..], &node.output[..]) {
-            (Some(&shape), [x, weight], [output]) => new.product(x, weight, shape, output),
+            (Some(&shape), [x, weight], [output]) => product(&mut new, x, weight, shape, output),
             _ => new.nodes.push(node),
         }
     }
@@ -71,86 +70,18 @@ fn rewrite_graph(graph: &mut Graph, matrices: &HashMap<String, (i64, i64)>) {
     graph.initializer.extend(new.constants);
 }
 
-#[derive(Default)]
-struct Rewritten {
-    nodes: Vec<Node>,
-    constants: Vec<TensorProto>,
-    /// Inputs that several products share (query, key and value do) are laid flat once: the flat one and the shape
-    /// in front of the last axis.
-    flat: HashMap<String, (String, String)>,
-}
-
-impl Rewritten {
-    fn product(&mut self, x: &str, weight: &str, (rows, columns): (i64, i64), output: &str) {
-        let (flat, front) = match self.flat.get(x) {
-            Some(known) => known.clone(),
-            None => {
-                let made = self.lay_flat(x, rows);
-                self.flat.insert(x.to_owned(), made.clone());
-                made
-            }
-        };
-        let product = self.op("Gemm", &[weight, &flat], output, "product", vec![whole("transB", 1)]);
-        let turned = self.op("Transpose", &[&product], output, "turned", vec![wholes("perm", vec![1, 0])]);
-        let width = self.constant(output, "width", &[columns]);
-        let shape = self.op("Concat", &[&front, &width], output, "shape", vec![whole("axis", 0)]);
-        self.push("Reshape", &[&turned, &shape], output.to_owned(), Vec::new());
-    }
-
-    fn lay_flat(&mut self, x: &str, rows: i64) -> (String, String) {
-        let target = self.constant(x, "flat shape", &[-1, rows]);
-        let flat = self.op("Reshape", &[x, &target], x, "flat", Vec::new());
-        let shape = self.op("Shape", &[x], x, "its shape", Vec::new());
-        let (start, end) = (self.constant(x, "start", &[0]), self.constant(x, "end", &[-1]));
-        let front = self.op("Slice", &[&shape, &start, &end], x, "its front", Vec::new());
-        (flat, front)
-    }
-
-    /// Adds a node whose output is called after `base`. An exporter that used such a name already gets a graph that the
-    /// runtime refuses, and a model that is kept whole.
-    fn op(&mut self, operator: &str, input: &[&str], base: &str, what: &str, attribute: Vec<Attribute>) -> String {
-        let output = format!("{base} {what}");
-        self.push(operator, input, output.clone(), attribute);
-        output
-    }
-
-    fn push(&mut self, operator: &str, input: &[&str], output: String, attribute: Vec<Attribute>) {
-        self.nodes.push(Node {
-            op_type: Some(operator.to_owned()),
-            input: input.iter().map(|&name| name.to_owned()).collect(),
-            output: vec![output],
-            attribute,
-            ..Node::default()
-        });
-    }
-
-    fn constant(&mut self, base: &str, what: &str, values: &[i64]) -> String {
-        let name = format!("{base} {what}");
-        self.constants.push(TensorProto {
-            name: Some(name.clone()),
-            data_type: Some(INT64),
-            dims: vec![i64::try_from(values.len()).unwrap_or(0)],
-            raw_data: Some(Bytes::from(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())),
-            ..TensorProto::default()
-        });
-        name
-    }
-}
-
-/// An attribute of type INT, which is number 2 in `AttributeProto`.
-fn whole(name: &str, value: i64) -> Attribute {
-    Attribute { name: Some(name.to_owned()), i: Some(value), r#type: Some(2), ..Attribute::default() }
-}
-
-/// An attribute of type INTS, number 7.
-fn wholes(name: &str, values: Vec<i64>) -> Attribute {
-    Attribute { name: Some(name.to_owned()), ints: values, r#type: Some(7), ..Attribute::default() }
+/// Adds the product of `x` by `weight`, which is stored as `[columns, rows]`.
+pub(super) fn product(new: &mut Rewritten, x: &str, weight: &str, (rows, columns): (i64, i64), output: &str) {
+    let (flat, front) = new.lay_flat(x, rows);
+    let product = new.op("Gemm", &[weight, &flat], output, "product", vec![whole("transB", 1)]);
+    let turned = new.op("Transpose", &[&product], output, "turned", vec![wholes("perm", vec![1, 0])]);
+    new.fold_back(&turned, &front, columns, output);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::wire::OpsetId;
+    use crate::onnx::wire::{OpsetId, TensorProto};
 
     #[test]
     fn large_matrices_that_only_products_read_are_turned() {
@@ -176,7 +107,7 @@ mod tests {
                 dims: dims.to_vec(),
                 ..TensorProto::default()
             };
-            let mut weights = [Weight { tensor, transposed: false }];
+            let mut weights = [Weight { tensor, made: Made::AsIs }];
             let mut nodes = vec![product("w")];
             if other {
                 nodes.push(Node { op_type: Some("Gather".into()), input: vec!["w".into()], ..Node::default() });
@@ -187,7 +118,7 @@ mod tests {
                 ..Model::default()
             };
             rewrite(&mut model, &mut weights);
-            assert_eq!(weights[0].transposed, turned, "{what}");
+            assert_eq!(weights[0].made == Made::Turned, turned, "{what}");
             let graph = model.graph.unwrap();
             assert_eq!(graph.node.iter().any(|node| node.operator() == "Gemm"), turned, "{what}");
         }

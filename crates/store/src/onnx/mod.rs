@@ -2,11 +2,18 @@
 
 pub(crate) mod import;
 
-// From a graph to its program: `sparse`, `names` and `roles` serve `lift`, then come `linear` and `canonical`.
+// From a graph to its program: `sparse`, `names` and `roles` serve `lift`, then come `linear` or, in eight bits,
+// `quantise` (both by way of `rewriting` and `made`), and `canonical`; `compile` builds the result, `fit` until it is near
+// enough to the original.
 pub(crate) mod canonical;
-mod lift;
+pub(crate) mod compile;
+pub(crate) mod fit;
+pub(crate) mod lift;
 mod linear;
+pub(crate) mod made;
 mod names;
+mod quantise;
+mod rewriting;
 mod roles;
 mod sparse;
 

@@ -150,7 +150,7 @@ fn seeded(signature: &Signature, batch: usize, size: usize, seed: u64) -> Result
 }
 
 /// Floats spread over 0..1; integers are 0 or 1, which is a valid token, type, mask or class everywhere.
-fn made_up_tensor(spec: &TensorSpec, batch: usize, size: usize, seed: u64) -> Result<Tensor> {
+pub(crate) fn made_up_tensor(spec: &TensorSpec, batch: usize, size: usize, seed: u64) -> Result<Tensor> {
     let shape: Vec<usize> = spec
         .shape
         .iter()

@@ -11,6 +11,7 @@ use engine::{DataType, ErrorKind, Result, Tensor};
 use super::*;
 use crate::manifest::{FORMAT, Form, ProgramKind, ProgramRef, Source, Weights};
 use crate::place::{Origin, Placed, Rules, SEGMENTS_MAX, place};
+use crate::precision::Precision;
 
 const KB: usize = 1024;
 const NOW: Duration = Duration::ZERO;
@@ -111,6 +112,7 @@ fn manifest(name: &str, program: &str, weights: Weights) -> Manifest {
         files: BTreeMap::new(),
         weights,
         others: Vec::new(),
+        precision: Precision::Float,
         per_cpu: false,
     }
 }
