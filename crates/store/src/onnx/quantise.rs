@@ -5,7 +5,7 @@
 //! was packed. Rows go from -127 to 127 around 128, columns from -64 to 64: two such products always fit the 16 bits that
 //! CPUs without VNNI add them up in, so the answer is the same on every CPU.
 //! *Weights alone*: the matrix is widened again at each request, and the product is the float one.
-//! Measured in docs/decisions/013-eight-bits.md.
+//! Measured in docs/decisions/015-eight-bits.md.
 
 use std::collections::{HashMap, HashSet};
 
