@@ -40,7 +40,7 @@ fn packing_again_changes_nothing_and_another_file_is_the_next_version() {
         assert!(line["weight_bytes"].as_u64().unwrap() > 10_000_000 && !line["inputs"].as_array().unwrap().is_empty());
     }
     let table = place.ok("models --store store");
-    assert_says(&table.err, &["detector", "NanoDet", "TF OD API"]);
+    assert_says(&table.err, &["detector", "nanodet", "odapi"]);
     assert_eq!(table.out, "");
 
     let before = written(&place);

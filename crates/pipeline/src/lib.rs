@@ -6,5 +6,7 @@ pub mod picture;
 pub use picture::{Picture, Placement};
 pub use store::picture::{Fit, Resample};
 
+pub mod recognise;
+
 pub mod detect;
 pub use detect::{Detected, Detector};

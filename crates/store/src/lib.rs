@@ -23,6 +23,7 @@ mod onnx;
 pub mod pack;
 mod place;
 pub mod saved_model;
+pub mod specimen;
 pub mod upkeep;
 
 mod precision;

@@ -14,7 +14,7 @@ pub use crate::onnx::import::Targets;
 use crate::onnx::import::{self, Compiled, Imported};
 use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::precision::Precision;
-use crate::task::{self, Task, TaskChoice};
+use crate::task::Task;
 use crate::{Store, hf, name, saved_model};
 
 /// What to pack, and as what.
@@ -27,7 +27,7 @@ pub struct Request {
     /// The version; the next free one when absent.
     pub version: Option<u64>,
     /// What the tensors mean; a Hugging Face folder says so itself.
-    pub task: Option<TaskChoice>,
+    pub task: Option<Task>,
     /// Class id to name; those of a Hugging Face folder when empty.
     pub labels: BTreeMap<u32, String>,
     /// Whether to store weights that could be mapped where they lie, so that the source may go.
@@ -243,6 +243,11 @@ impl Draft {
 /// How often a pack is stored before it is given up, when gc is faster each time.
 const COMMITS_MAX: usize = 5;
 
+/// Whether `path` is a Hugging Face folder, which says itself what it is for.
+pub fn is_checkpoint(path: &Path) -> bool {
+    hf::is_checkpoint(path)
+}
+
 /// Whether `path` is a folder that is packed as one model.
 pub fn is_model_folder(path: &Path) -> bool {
     hf::is_checkpoint(path) || saved_model::is_saved_model(path)
@@ -295,8 +300,7 @@ fn find(runtimes: &Runtimes, request: &Request) -> Result<Found> {
         None if saved_model::is_saved_model(&request.path) => saved_model::import(runtimes, &request.path)?,
         None => (import::import(engine, &request.path, request.targets)?, Vec::new()),
     };
-    let task = request.task.map(|choice| task::recognise(choice, &imported.signature)).transpose()?;
-    Ok(Found { imported, task, labels: given, files })
+    Ok(Found { imported, task: request.task.clone(), labels: given, files })
 }
 
 /// What to say of the files outside the store that `manifest` depends on.
@@ -332,7 +336,7 @@ fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: 
         manifest.source == *source
             && request.version.is_none_or(|version| version == manifest.version)
             && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
-            && manifest.task.as_ref().and_then(task::choice) == request.task
+            && (manifest.task == request.task || request.task.is_none() && source.format == hf::FORMAT)
             && manifest.precision == request.precision
             && outside_is_there(store, manifest, request.copy)
     })

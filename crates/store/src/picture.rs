@@ -78,3 +78,71 @@ pub enum Resample {
     /// Lanczos's window of three lobes.
     Lanczos,
 }
+
+/// How a picture becomes the tensor that a model takes. The tensor's datatype is the signature's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PictureInput {
+    /// Its size.
+    pub fit: Fit,
+    /// What a pixel is made of when the size changes.
+    #[serde(default)]
+    pub resample: Resample,
+    /// What there is of each pixel, in this order.
+    #[serde(default)]
+    pub channels: Channels,
+    /// The order of the dimensions.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Each byte is multiplied by this first: 1 leaves 0 to 255, 1/255 makes 0 to 1.
+    pub scale: f32,
+    /// Subtracted then, in the order of `channels`.
+    #[serde(default)]
+    pub mean: [f32; 3],
+    /// Divides then, in the order of `channels`.
+    #[serde(default = "ones")]
+    pub std: [f32; 3],
+}
+
+fn ones() -> [f32; 3] {
+    [1.0; 3]
+}
+
+impl PictureInput {
+    /// Bytes as they are, of a picture as it is.
+    pub fn raw() -> Self {
+        Self {
+            fit: Fit::Source,
+            resample: Resample::default(),
+            channels: Channels::default(),
+            layout: Layout::default(),
+            scale: 1.0,
+            mean: [0.0; 3],
+            std: ones(),
+        }
+    }
+}
+
+/// What there is of each pixel, in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channels {
+    /// Red, green, blue.
+    #[default]
+    Rgb,
+    /// Blue, green, red, as OpenCV reads pictures.
+    Bgr,
+    /// Its lightness alone, by BT.601 as in Pillow's `L`.
+    Grey,
+}
+
+/// The order of a picture's dimensions in a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// A plane a channel: batch, channels, height, width.
+    #[default]
+    Nchw,
+    /// All channels of a pixel together: batch, height, width, channels.
+    Nhwc,
+}

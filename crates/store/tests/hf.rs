@@ -7,7 +7,7 @@ use engine::{DataType, ErrorKind, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, pack};
-use store::task::{Problem, Task, TaskChoice};
+use store::task::{Problem, Task};
 
 use crate::{onnx, place, request, run, workspace};
 
@@ -342,7 +342,7 @@ fn folders_that_cannot_be_packed_are_refused_with_the_way_out() {
             "{name}: {error:?}"
         );
     }
-    let asked = Request { task: Some(TaskChoice::ObjectDetection), ..request(fixture("bert-qa"), "m") };
+    let asked = Request { task: Some(Task::FillMask), ..request(fixture("bert-qa"), "m") };
     assert_eq!(pack(&place.store, &onnx, &asked).unwrap_err().kind, ErrorKind::InvalidInput);
     assert!(place.store.names().unwrap().is_empty());
 }

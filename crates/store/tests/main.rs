@@ -9,7 +9,8 @@ use engine::onnx::Onnx;
 use engine::{DataType, Engine, ErrorKind, Load, Runtimes, Tensor, tensorflow};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, pack};
-use store::task::{Detection, Task, TaskChoice};
+use store::picture::Fit;
+use store::task::{Detection, Head, Task};
 use store::{Manifest, Store};
 
 mod eight_bits;
@@ -198,28 +199,35 @@ fn versions_count_up_and_one_that_is_taken_is_refused() {
 }
 
 #[test]
-fn tasks_are_recognised_by_signature_or_refused() {
+fn tasks_are_kept_and_some_are_told_by_the_signature() {
     let (onnx, place) = (onnx(), place());
-    let pack = |file: &str| {
-        let request = Request { task: Some(TaskChoice::ObjectDetection), ..request(asset(file), file) };
-        pack(&place.store, &onnx, &request).map(|packed| packed.manifest.task)
+    let packed = |file: &str, task: Option<Task>| {
+        let request = Request { task, ..request(asset(file), file) };
+        pack(&place.store, &onnx, &request).unwrap()
     };
-    let Some(Task::ObjectDetection(Detection::Nanodet { width, height, levels, bins, .. })) =
-        pack("nanodet_g_coco80.onnx").unwrap()
-    else {
-        panic!("no NanoDet");
-    };
-    assert_eq!((width, height, bins), (416, 416, 11));
+    let told = |file: &str| Detection::by_signature(&packed(file, None).manifest.signature().unwrap());
+    let nanodet = told("nanodet_g_coco80.onnx").unwrap();
+    let Head::Nanodet { levels, bins: 11, .. } = &nanodet.head else { panic!("no NanoDet: {nanodet:?}") };
+    assert_eq!(nanodet.input.fit, Fit::Exact { width: 416, height: 416 });
     let strides: Vec<_> = levels.iter().map(|level| (level.stride, &level.scores[..], &level.boxes[..])).collect();
     assert_eq!(
         strides,
         [(8, "Identity:0", "Identity_3:0"), (16, "Identity_1:0", "Identity_4:0"), (32, "Identity_2:0", "Identity_5:0")]
     );
-    let odapi = pack("person_ssdlite_odapi.onnx").unwrap();
-    assert!(matches!(odapi, Some(Task::ObjectDetection(Detection::Odapi { .. }))), "{odapi:?}");
-    let refused = pack("bert_tiny_qa.onnx").unwrap_err();
-    assert_eq!(refused.kind, ErrorKind::InvalidInput);
-    assert!(place.store.versions("bert_tiny_qa.onnx").unwrap().is_empty(), "a refused pack leaves no model");
+    let odapi = told("person_ssdlite_odapi.onnx").unwrap();
+    assert!(matches!(odapi.head, Head::Odapi { .. }), "{odapi:?}");
+    assert_eq!(told("bert_tiny_qa.onnx"), None);
+
+    // Another task is another version; the same again is none.
+    let again = |task| {
+        (
+            packed("nanodet_g_coco80.onnx", task).manifest.version,
+            place.store.versions("nanodet_g_coco80.onnx").unwrap().len(),
+        )
+    };
+    let task = Some(Task::ObjectDetection(nanodet));
+    assert_eq!((again(task.clone()), again(task.clone()), again(None)), ((2, 2), (2, 2), (1, 2)));
+    assert_eq!(place.store.manifest("nanodet_g_coco80.onnx", 2).unwrap().task, task);
 }
 
 /// A field of a protocol message that holds `bytes`, which must be fewer than 128.

@@ -6,6 +6,7 @@ mod overload;
 mod server;
 mod serving;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,10 +17,12 @@ use bench::{Api, Pace, Question, Readiness, median, table};
 use clap::ValueEnum;
 use engine::Runtimes;
 use engine::Tensor;
+use pipeline::recognise::{Wish, understand};
+use pipeline::{Placement, detect};
 use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
 use store::pack::{Packed, Request, Targets, pack};
-use store::task::{Detection, Task, TaskChoice};
+use store::task::{Task, TaskChoice};
 use work::cost::CpuSplit;
 use work::{Cost, Summary};
 
@@ -187,7 +190,7 @@ impl Bench {
     }
 
     /// Packs the file at `path` into `store`.
-    fn packed(&self, store: &Store, path: &Path, task: Option<TaskChoice>) -> Result<Packed, Exit> {
+    fn packed(&self, store: &Store, path: &Path, task: Option<Task>) -> Result<Packed, Exit> {
         let request = Request { path: path.to_owned(), task, targets: Targets::Native, ..Request::default() };
         Ok(pack(store, &self.runtimes, &request)?)
     }
@@ -268,10 +271,12 @@ impl Bench {
     fn video(&self) -> Result<String, Exit> {
         let (store, runtimes, rounds) = (self.store("video")?, &self.runtimes, self.rounds);
         let (clip, model) = (self.assets.join("street.mp4"), self.assets.join("nanodet_g_coco80.onnx"));
-        let packed = self.packed(&store, &model, Some(TaskChoice::ObjectDetection))?;
-        let Some(Task::ObjectDetection(Detection::Nanodet { width, height, .. })) = packed.manifest.task else {
-            return Err(Exit::Failed("the bundled detector was not recognised".to_owned()));
-        };
+        let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
+        let task = understand(runtimes, &model, &wish, &BTreeMap::new())?.task;
+        let packed = self.packed(&store, &model, Some(task))?;
+        let fit = detect::for_model(&packed.manifest)?.input().fit;
+        let (width, height) = Placement::of(fit, (1, 1))?.canvas_px;
+        let (width, height) = (width as usize, height as usize);
         let scheduler = node::start_with(store, Arc::clone(runtimes), QueueLimits::default(), Control::None)?;
         let cores = engine::cpu::lane_cores();
         let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;

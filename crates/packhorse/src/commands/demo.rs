@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pipeline::recognise::{Wish, understand};
 use serde::Serialize;
 use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
@@ -90,11 +91,14 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
         [(DETECTOR, "nanodet_g_coco80.onnx", "coco80.txt"), (PERSON, "person_ssdlite_odapi.onnx", "person.txt")]
     {
         let started = Instant::now();
+        let (path, labels) = (assets.join(file), store::labels::read(&assets.join(labels))?);
+        let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
+        let task = understand(&runtimes, &path, &wish, &labels)?.task;
         let request = Request {
-            path: assets.join(file),
+            path,
             name: Some(name.to_owned()),
-            task: Some(TaskChoice::ObjectDetection),
-            labels: store::labels::read(&assets.join(labels))?,
+            task: Some(task),
+            labels,
             targets: Targets::Native,
             ..Request::default()
         };

@@ -7,7 +7,7 @@ use serde::Serialize;
 use store::Manifest;
 use store::manifest::{PORTABLE, ProgramKind, SegmentRef};
 use store::pack::weight_bytes;
-use store::task::{Detection, Task};
+use store::task::Task;
 
 use super::{counted, human_bytes, print_json, say};
 use crate::Outcome;
@@ -168,7 +168,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
         table.add_row([
             manifest.name.clone(),
             manifest.version.to_string(),
-            task(manifest.task.as_ref()).to_owned(),
+            task(manifest.task.as_ref()),
             manifest.program.hash[..12].to_owned(),
             targets(manifest),
             match manifest.program.kind {
@@ -202,15 +202,17 @@ fn targets(manifest: &Manifest) -> String {
     targets.collect::<Vec<_>>().join(", ")
 }
 
-fn task(task: Option<&Task>) -> &'static str {
-    match task {
+fn task(task: Option<&Task>) -> String {
+    let name = match task {
         None => "-",
-        Some(Task::ObjectDetection(Detection::Nanodet { .. })) => "object-detection (NanoDet)",
-        Some(Task::ObjectDetection(Detection::Odapi { .. })) => "object-detection (TF OD API)",
+        Some(Task::ObjectDetection(detection)) => return format!("object-detection ({})", detection.head.name()),
+        Some(Task::ImageClassification(_)) => "image-classification",
+        Some(Task::ImageEmbedding(_)) => "image-embedding",
         Some(Task::QuestionAnswering) => "question-answering",
         Some(Task::TextClassification { .. }) => "text-classification",
         Some(Task::TokenClassification) => "token-classification",
         Some(Task::FillMask) => "fill-mask",
         Some(Task::SentenceEmbedding) => "sentence-embedding",
-    }
+    };
+    name.to_owned()
 }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use engine::Runtimes;
+use pipeline::recognise::{InputWish, Understood, Wish, understand};
 use serde::Serialize;
 use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
-use store::pack::{Packed, Request, Targets, is_model_folder, name_of, pack};
-use store::task::{Task, TaskChoice};
+use store::pack::{Packed, Request, Targets, is_checkpoint, is_model_folder, name_of, pack};
+use store::task::{Scores, Task, TaskChoice};
 use store::{Precision, Store};
 
 use super::{human_bytes, print_json, say};
@@ -29,9 +31,8 @@ pub(crate) struct Args {
     /// The model's version [default: the next free one]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
-    /// What the tensors mean: object-detection
-    #[arg(long)]
-    task: Option<TaskChoice>,
+    #[command(flatten)]
+    meaning: Meaning,
     /// Class names: a name a line, counted from 0, or lines of the form `N: name`
     #[arg(long)]
     labels: Option<PathBuf>,
@@ -93,6 +94,61 @@ impl From<Target> for Targets {
     }
 }
 
+/// What the tensors mean, of a model that does not say it itself. What is left out is asked of the model.
+#[derive(clap::Args)]
+struct Meaning {
+    /// What the model is for: object-detection, image-classification or image-embedding; Hugging Face folders say so
+    /// themselves
+    #[arg(long)]
+    task: Option<TaskChoice>,
+    /// A detector's family, where its outputs fit several: yolov5, yolov8, yolov10, yolox, nanodet, nanodet-plus, odapi,
+    /// detr or rt-detr
+    #[arg(long)]
+    head: Option<String>,
+    /// How pictures go in: a preprocessor_config.json, or imagenet, zero-one, minus-one-one, bytes or caffe
+    #[arg(long, value_name = "FILE|WORD")]
+    preprocess: Option<String>,
+    /// What a classifier's output holds: probabilities, softmax or sigmoid
+    #[arg(long)]
+    scores: Option<Scores>,
+    /// A TOML file that says all of this, and more in detail
+    #[arg(long, value_name = "FILE")]
+    task_file: Option<PathBuf>,
+}
+
+impl Meaning {
+    /// All that was said; `None` when nothing was.
+    fn wish(&self) -> Result<Option<Wish>, Exit> {
+        let configuration = |error: engine::Error| Exit::configuration(&error);
+        let input = self.preprocess.as_deref().map(Self::input).transpose().map_err(configuration)?;
+        let typed = Wish {
+            task: self.task,
+            head: self.head.clone(),
+            scores: self.scores,
+            input: input.unwrap_or_default(),
+            ..Wish::default()
+        };
+        let Some(path) = &self.task_file else {
+            return Ok((typed != Wish::default()).then_some(typed));
+        };
+        let read = || Wish::from_toml(&read(path)?).map_err(|error| error.context(path.display()));
+        Ok(Some(typed.or(read().map_err(configuration)?)))
+    }
+
+    fn input(given: &str) -> engine::Result<InputWish> {
+        let path = Path::new(given);
+        if !path.is_file() {
+            return InputWish::preset(given);
+        }
+        InputWish::from_json(&read(path)?).map_err(|error| error.context(given))
+    }
+}
+
+fn read(path: &Path) -> engine::Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| engine::Error::invalid(format!("{}: cannot be read: {error}", path.display())))
+}
+
 /// What a program reads about a pack.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -127,15 +183,17 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     let labels = args.labels.as_deref().map_or(Ok(BTreeMap::new()), store::labels::read);
     let labels = labels.map_err(|error| Exit::configuration(&error))?;
+    let wish = args.meaning.wish()?;
     let runtimes = node::runtimes()?;
     let store = Store::create(&args.store).map_err(|error| Exit::configuration(&error))?;
     let mut failures = Vec::new();
     for file in &files {
-        let request = Request {
+        let started = Instant::now();
+        let mut request = Request {
             path: file.clone(),
             name: args.name.clone(),
             version: args.version,
-            task: args.task,
+            task: None,
             labels: labels.clone(),
             copy: args.copy,
             precision: args.precision.into(),
@@ -143,8 +201,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
             tolerance: Some(args.tolerance),
             targets: args.target.into(),
         };
-        let started = Instant::now();
-        match pack(&store, &runtimes, &request) {
+        let notes = wish.as_ref().map_or(Ok(Vec::new()), |wish| meant(&runtimes, &mut request, wish));
+        let packed = notes.and_then(|notes| {
+            let mut packed = pack(&store, &runtimes, &request)?;
+            packed.notes.extend(notes);
+            Ok(packed)
+        });
+        match packed {
             Ok(packed) => {
                 let accuracy = Accuracy::of(&store, &packed.manifest)?;
                 describe(&packed, started.elapsed().as_secs_f64());
@@ -163,6 +226,19 @@ pub(crate) fn run(args: &Args) -> Outcome {
         failures.push(format!("{} of {} files could not be packed", failures.len(), files.len()));
     }
     Err(Exit::Failed(failures.join("\npackhorse: ")))
+}
+
+/// Finds out what the model of `request` is for, and packs it so; returns what there is to say of that besides.
+fn meant(runtimes: &Runtimes, request: &mut Request, wish: &Wish) -> engine::Result<Vec<String>> {
+    let shown = request.path.display();
+    if is_checkpoint(&request.path) {
+        return Err(engine::Error::invalid(format!(
+            "{shown}: its config.json says what the model is for; leave --task out"
+        )));
+    }
+    let Understood { task, labels, notes } = understand(runtimes, &request.path, wish, &request.labels)?;
+    (request.task, request.labels) = (Some(task), labels);
+    Ok(notes)
 }
 
 /// Every file that was asked for. All that can be wrong with the asking is found before anything is packed.

@@ -16,6 +16,9 @@ pub use place::Placement;
 mod fit;
 pub use fit::fit;
 
+mod tensor;
+pub use tensor::PictureTensor;
+
 /// A picture of three channels, as it is to be looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
@@ -23,7 +26,7 @@ pub struct Picture {
     pub width: u32,
     /// Pixels down.
     pub height: u32,
-    /// Three bytes a pixel, row by row from the top, no padding, in the order that was asked for.
+    /// Three bytes a pixel, red first, row by row from the top, no padding.
     pub pixels: Vec<u8>,
 }
 

@@ -1,5 +1,6 @@
 //! From an ONNX file to a program, its weights and its signature.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -296,6 +297,15 @@ fn same_signature(plain: &Signature, lifted: &Signature) -> std::result::Result<
         }
     }
     Ok(())
+}
+
+/// What the exporter of the file at `path` wrote beside the graph, by key.
+///
+/// # Errors
+/// As [`identify`].
+pub(crate) fn words(path: &Path) -> Result<BTreeMap<String, String>> {
+    let entries = read(path)?.1.metadata_props.into_iter();
+    Ok(entries.filter_map(|entry| entry.key.zip(entry.value)).collect())
 }
 
 fn read(path: &Path) -> Result<(Bytes, Model)> {

@@ -10,7 +10,7 @@ use crate::folder::read_manifest;
 use crate::manifest::FORMAT;
 use crate::onnx::import;
 use crate::pack::{self, Draft, Identity, Request, Targets};
-use crate::task::{self, TaskChoice};
+use crate::task::{Detection, Task};
 use crate::{Manifest, Store, atomic, saved_model};
 
 /// A folder of packs made from other servers' repositories. Several repositories and several processes may share one.
@@ -89,7 +89,7 @@ impl PackCache {
         draft.put(&self.store).map_err(of)?;
         let mut manifest = draft.manifest;
         // Nobody said what the tensors mean; a detector is known by its signature.
-        manifest.task = task::recognise(TaskChoice::ObjectDetection, &manifest.signature()?).ok();
+        manifest.task = Detection::by_signature(&manifest.signature()?).map(Task::ObjectDetection);
         self.keep(key, &manifest)?;
         Ok(manifest)
     }

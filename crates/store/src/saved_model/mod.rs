@@ -86,6 +86,19 @@ pub(crate) fn identify(folder: &Path) -> Result<Source> {
     Ok(Source { format: FORMAT.to_owned(), hash: hasher.finalize().to_hex().to_string(), bytes: total })
 }
 
+/// A session of the SavedModel in `folder`, to see what it answers.
+///
+/// # Errors
+/// As [`import`].
+pub(crate) fn session(runtimes: &Runtimes, folder: &Path) -> Result<Box<dyn Session>> {
+    one_session(runtimes, &describe(&files(folder)?)?.0, folder)
+}
+
+fn one_session(runtimes: &Runtimes, description: &Description, folder: &Path) -> Result<Box<dyn Session>> {
+    let mut session = description.with(folder, |model| runtimes.saved_model(model, 1))?;
+    session.pop().ok_or_else(|| Error::internal("the runtime gave no session"))
+}
+
 /// Reads the SavedModel in `folder`, and has it loaded once: so it is known that it can be, and whether its items are
 /// apart.
 ///
@@ -96,8 +109,7 @@ pub(crate) fn identify(folder: &Path) -> Result<Source> {
 pub(crate) fn import(runtimes: &Runtimes, folder: &Path) -> Result<(Imported, Files)> {
     let files = files(folder)?;
     let (description, notes) = describe(&files)?;
-    let mut session = description.with(folder, |model| runtimes.saved_model(model, 1))?;
-    let session = session.pop().ok_or_else(|| Error::internal("the runtime gave no session"))?;
+    let session = one_session(runtimes, &description, folder)?;
     let program = serde_json::to_vec(&description)
         .map_err(|error| Error::internal(format!("a program does not serialise: {error}")))?;
     let form = Compiled {

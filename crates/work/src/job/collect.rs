@@ -87,8 +87,8 @@ impl<'a> Collector<'a> {
         drop(place);
         self.reader.unpark();
         let mark = thread_cpu();
-        let displayed = (setup.probe.width, setup.probe.height);
-        let found = setup.detector.detect(&answer.outputs, displayed, job.task.threshold).map_err(Failure::Task)?;
+        let found = setup.detector.detect(&answer.outputs, &setup.placement, job.task.threshold);
+        let found = found.map_err(Failure::Task)?;
         self.found += found.len();
         self.part.looks.push(Look { offset, pts_us, found });
         self.part.spent.infer_s += answer.cpu.as_secs_f64();

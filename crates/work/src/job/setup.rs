@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use engine::Result;
-use pipeline::{Detector, detect};
+use pipeline::{Detector, Placement, detect};
 use store::Manifest;
 
 use super::Job;
@@ -21,7 +21,9 @@ pub(super) struct Setup {
     /// How long the frames that the file declares would last.
     pub(super) lasts_s: Option<f64>,
     pub(super) manifest: Arc<Manifest>,
-    pub(super) detector: Box<dyn Detector>,
+    pub(super) detector: Detector,
+    /// Where the video as it is displayed lies in what the model sees.
+    pub(super) placement: Placement,
     /// Of everything that the detections depend on: parts that carry it are this job's, whoever wrote them.
     pub(super) hash: String,
 }
@@ -33,10 +35,11 @@ impl Setup {
         let detector = detect::for_model(&manifest)?;
         let source = Source::of(job.task)?;
         let probe = media::probe(job.tools, &source.path)?;
+        let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
         let lasts_s = declared_s(&source.path, &probe);
         let plan = plan(job, &source, &probe)?;
         let hash = hash(job, &source, &manifest, &plan);
-        Ok((Self { source, probe, lasts_s, manifest, detector, hash }, plan))
+        Ok((Self { source, probe, lasts_s, manifest, detector, placement, hash }, plan))
     }
 
     /// What is there of the job already.

@@ -83,8 +83,9 @@ impl<'a> Stream<'a> {
 
     /// Decodes, prepares and submits until the course ends.
     fn read(&mut self) -> Result<Arrival, Failure> {
-        let (size, channels) = self.running.setup.detector.input_format();
-        let decode = Decode { size, channels, stall_limit: self.running.job.stall_limit, span: self.span() };
+        let input = self.running.setup.detector.input();
+        let stall_limit = self.running.job.stall_limit;
+        let decode = Decode { size: input.fit, resample: input.resample, stall_limit, span: self.span() };
         let setup = self.running.setup;
         let frames = Frames::open(self.running.job.tools, &setup.source.path, &setup.probe, &decode);
         let mut frames = frames.map_err(Failure::Task)?;

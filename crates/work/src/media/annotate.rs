@@ -7,9 +7,8 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind, Result};
-use pipeline::Fit;
+use pipeline::{Fit, Resample};
 use rustix::event::PollFlags;
-use store::task::Channels;
 
 use super::child::{Child, LOG_LEVEL, pipe_failed};
 use super::draw::{Canvas, Mark, zoom_for};
@@ -61,7 +60,8 @@ pub fn annotate(
 }
 
 fn run(job: &Annotate<'_>, marks: &mut dyn FnMut(u64) -> Vec<Mark>, progress: &mut dyn FnMut(u64)) -> Result<u64> {
-    let decode = Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: STALL_LIMIT, span: Span::default() };
+    let decode =
+        Decode { size: Fit::Source, resample: Resample::Bilinear, stall_limit: STALL_LIMIT, span: Span::default() };
     let (width, height) = (job.probe.width as usize, job.probe.height as usize);
     let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
     let mut encoder = Encoder::start(job)?;

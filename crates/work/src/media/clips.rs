@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use engine::ErrorKind;
-use pipeline::Fit;
-use store::task::Channels;
+use pipeline::{Fit, Resample};
+use store::picture::Lies;
 use tempfile::TempDir;
 
 use super::*;
@@ -51,7 +51,12 @@ fn tools() -> Tools {
 }
 
 fn small() -> Decode {
-    Decode { size: Fit::Source, channels: Channels::Rgb, stall_limit: Duration::from_secs(30), span: Span::default() }
+    Decode {
+        size: Fit::Source,
+        resample: Resample::Bilinear,
+        stall_limit: Duration::from_secs(30),
+        span: Span::default(),
+    }
 }
 
 fn decode(path: &Path, how: &Decode) -> Result<(Vec<Frame>, DecodeReport)> {
@@ -133,18 +138,24 @@ fn pixels_are_those_asked_for() {
     let upright = clips.make(halves, "upright.mkv");
     let whole = clips.make(&format!("{SOURCE} -c:v libx264"), "whole.mp4");
     let turned = clips.make(&format!("-i {} -c copy -metadata:s:v rotate=90", whole.display()), "turned.mp4");
-    let (rgb, bgr) = (Channels::Rgb, Channels::Bgr);
     let exact = |width, height| Fit::Exact { width, height };
+    let letterbox = |width, height, lies| Fit::Letterbox { width, height, fill: 114, lies };
+    let (orange, blue, grey, black) = ([255, 128, 0], [0, 0, 255], [114; 3], [0; 3]);
     let table = [
-        (&upright, Fit::Source, rgb, (64, 48), Some([[255, 128, 0], [0, 0, 255]])),
-        (&upright, Fit::Source, bgr, (64, 48), Some([[0, 128, 255], [255, 0, 0]])),
-        (&upright, exact(31, 17), bgr, (31, 17), Some([[0, 128, 255], [255, 0, 0]])),
-        (&turned, Fit::Source, rgb, (48, 64), None),
-        (&turned, exact(416, 416), rgb, (416, 416), None),
+        (&upright, Fit::Source, (64, 48), Some([orange, blue])),
+        (&upright, exact(31, 17), (31, 17), Some([orange, blue])),
+        (&upright, letterbox(32, 32, Lies::Centre), (32, 32), Some([grey, grey])),
+        (&upright, letterbox(80, 24, Lies::Corner), (80, 24), Some([orange, grey])),
+        (&upright, Fit::Crop { short: 24, width: 24, height: 20 }, (24, 20), Some([orange, blue])),
+        (&upright, Fit::Crop { short: 24, width: 16, height: 30 }, (16, 30), Some([black, black])),
+        (&upright, Fit::Within { short: 24, long: 28 }, (28, 21), Some([orange, blue])),
+        (&turned, Fit::Source, (48, 64), None),
+        (&turned, exact(416, 416), (416, 416), None),
+        (&turned, letterbox(64, 64, Lies::Centre), (64, 64), Some([grey, grey])),
     ];
-    for (path, size, channels, (width, height), corners) in table {
-        let case = format!("{} {size:?} {channels:?}", path.display());
-        let (frames, _) = decode(path, &Decode { size, channels, ..small() }).unwrap();
+    for (path, size, (width, height), corners) in table {
+        let case = format!("{} {size:?}", path.display());
+        let (frames, _) = decode(path, &Decode { size, ..small() }).unwrap();
         for frame in &frames {
             assert_eq!((frame.picture.width, frame.picture.height), (width, height), "{case}");
             assert_eq!(frame.picture.pixels.len(), (width * height * 3) as usize, "{case}");

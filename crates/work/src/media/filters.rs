@@ -1,22 +1,23 @@
 //! What the decoder's filters do with a frame: keep it or not, bring it to size, and say when it is to be shown.
 
-use pipeline::Placement;
-use store::task::Channels;
+use pipeline::{Placement, Resample};
 
 use super::{Between, Decode, Span};
 
 /// Keep what is of the span, scale, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to
 /// standard input's descriptor.
 pub(super) fn filters(placement: &Placement, decode: &Decode) -> String {
-    let format = match decode.channels {
-        Channels::Rgb => "rgb24",
-        Channels::Bgr => "bgr24",
+    let flags = match decode.resample {
+        Resample::Nearest => "neighbor",
+        Resample::Bilinear => "bilinear",
+        Resample::Bicubic => "bicubic",
+        Resample::Lanczos => "lanczos",
     };
     let (width, height) = placement.scaled_px;
     let (span, place) = (keep(&decode.span), place(placement));
     // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
     format!(
-        "settb=AVTB,{span}scale={width}:{height}:flags=bilinear,format={format},{place}\
+        "settb=AVTB,{span}scale={width}:{height}:flags={flags},format=rgb24,{place}\
          metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
     )
 }

@@ -30,7 +30,7 @@ pub struct Frame {
     pub index: u64,
     /// When it is to be shown, in microseconds on the file's own clock; what ffprobe calls `pts_time`.
     pub pts_us: i64,
-    /// In the order of channels that [`Decode`] asked for.
+    /// Of the size that [`Decode`] asked for.
     pub picture: Picture,
 }
 

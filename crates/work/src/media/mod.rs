@@ -6,8 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use engine::Result;
-use pipeline::Fit;
-use store::task::Channels;
+use pipeline::{Fit, Resample};
 
 mod child;
 
@@ -77,8 +76,8 @@ impl Tools {
 pub struct Decode {
     /// The size of every frame.
     pub size: Fit,
-    /// The order of a pixel's three bytes.
-    pub channels: Channels,
+    /// What a pixel is made of when the size changes.
+    pub resample: Resample,
     /// The longest wait for the next sign of life; afterwards the decoder is killed.
     pub stall_limit: Duration,
     /// Which of its frames.

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use pipeline::Fit;
-use store::task::Channels;
+use pipeline::{Fit, Resample};
 use work::media::{Decode, Frame, Frames, Span, Tools, probe};
 
 use super::PERSON;
@@ -22,7 +21,7 @@ pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
     let tools = Tools::from_env();
     let decode = Decode {
         size: Fit::Exact { width: WIDTH, height: HEIGHT },
-        channels: Channels::Rgb,
+        resample: Resample::Bilinear,
         stall_limit: Duration::from_secs(30),
         span: Span::default(),
     };

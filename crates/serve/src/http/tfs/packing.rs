@@ -42,7 +42,7 @@ fn text(model: &Model) -> Result<String> {
                  /v2/models/{name}/infer"
             )))
         }
-        None | Some(Task::ObjectDetection(_)) => {
+        None | Some(Task::ObjectDetection(_) | Task::ImageClassification(_) | Task::ImageEmbedding(_)) => {
             let name = &model.manifest().name;
             Err(Error::invalid(format!(
                 "model '{name}' serves tensors and declares no text task; use /v2/models/{name}/infer or pack it with a \

@@ -1,0 +1,86 @@
+//! What the tensors of a model mean that is about to be packed: told by a person, said by the files beside it, and seen
+//! from what it answers. What cannot be told apart is refused with the setting that settles it.
+
+mod classify;
+mod detect;
+mod probe;
+mod transformers;
+mod ultralytics;
+mod verify;
+mod wish;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use engine::{Error, Result, Runtimes};
+use store::specimen::Specimen;
+use store::task::{Task, TaskChoice};
+
+pub use wish::{InputWish, Wish};
+
+/// What was found out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Understood {
+    /// What the tensors mean.
+    pub task: Task,
+    /// Class id to name, where the model says so itself.
+    pub labels: BTreeMap<u32, String>,
+    /// What the person who packs should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What the model in the ONNX file or SavedModel at `path` is for. `labels` are the classes' names, when a person gave them.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when `wish` does not fit the model, or leaves open what neither the
+/// model nor the files beside it say.
+pub fn understand(runtimes: &Runtimes, path: &Path, wish: &Wish, labels: &BTreeMap<u32, String>) -> Result<Understood> {
+    let mut specimen = Specimen::open(runtimes, path)?;
+    let said = said(path, &specimen)?;
+    let wish = wish.clone().or(said.wish);
+    let named = if labels.is_empty() { said.labels } else { labels.clone() };
+    let mut notes = said.notes;
+    let task = match wish.task {
+        Some(TaskChoice::ObjectDetection) => {
+            detect::understand(&mut specimen, &wish, &named).map(Task::ObjectDetection)
+        }
+        Some(TaskChoice::ImageClassification) => {
+            classify::classification(&mut specimen, &wish, &named, &mut notes).map(Task::ImageClassification)
+        }
+        Some(TaskChoice::ImageEmbedding) => {
+            classify::embedding(&mut specimen, &wish, &mut notes).map(Task::ImageEmbedding)
+        }
+        None => Err(Error::invalid("nothing says what it is for; give --task")),
+    };
+    Ok(Understood { task: task.map_err(|error| error.context(path.display()))?, labels: named, notes })
+}
+
+/// What a model's own files say.
+#[derive(Default)]
+struct Said {
+    wish: Wish,
+    labels: BTreeMap<u32, String>,
+    notes: Vec<String>,
+}
+
+/// The words inside the file come first, then the files of transformers beside it.
+fn said(path: &Path, specimen: &Specimen) -> Result<Said> {
+    if let Some(said) = ultralytics::said(&specimen.words) {
+        return Ok(said);
+    }
+    let mut said = transformers::said(path)?.unwrap_or_default();
+    // As PaddleX and RapidOCR write it: a name a line.
+    if let (true, Some(names)) = (said.labels.is_empty(), specimen.words.get("character")) {
+        said.labels = (0u32..).zip(names.lines().map(str::to_owned)).collect();
+        said.notes.push(format!("{} class names are the model's own", said.labels.len()));
+    }
+    Ok(said)
+}
+
+/// A number of pixels that a dimension states; `None` when it varies.
+fn pixels(dimension: i64) -> Option<u32> {
+    u32::try_from(dimension).ok().filter(|&pixels| pixels > 0)
+}
+
+#[cfg(test)]
+mod tests;
