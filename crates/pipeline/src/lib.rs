@@ -8,5 +8,10 @@ pub use store::picture::{Fit, Resample};
 
 pub mod recognise;
 
+mod output;
+
+mod classify;
+pub use classify::{Classifier, Embedder};
+
 pub mod detect;
 pub use detect::{Detected, Detector};

@@ -1,6 +1,7 @@
 //! Outputs made by hand: boxes that can be checked with a pencil, and outputs that no model would give.
 
-use engine::ErrorKind;
+use engine::{DataType, ErrorKind};
+use half::f16;
 use store::manifest::{Io, ProgramKind, ProgramRef, Source};
 use store::picture::{Fit, Lies};
 use store::task::NanodetLevel;

@@ -19,6 +19,8 @@ pub use fit::fit;
 mod tensor;
 pub use tensor::PictureTensor;
 
+pub mod draw;
+
 /// A picture of three channels, as it is to be looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {

@@ -7,11 +7,11 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind, Result};
+use pipeline::picture::draw::{Canvas, Mark, zoom_for};
 use pipeline::{Fit, Resample};
 use rustix::event::PollFlags;
 
 use super::child::{Child, LOG_LEVEL, pipe_failed};
-use super::draw::{Canvas, Mark, zoom_for};
 use super::probe::input_url;
 use super::sheet::{Sheet, SheetPlan};
 use super::{Decode, Frame, Frames, Probe, Span, Tools};

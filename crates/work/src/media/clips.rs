@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use engine::ErrorKind;
+use pipeline::picture::draw::Mark;
 use pipeline::{Fit, Resample};
 use store::picture::Lies;
 use tempfile::TempDir;

@@ -21,9 +21,6 @@ mod filters;
 mod frames;
 pub use frames::{DecodeReport, Frame, Frames};
 
-mod draw;
-pub use draw::Mark;
-
 mod annotate;
 pub use annotate::{Annotate, annotate};
 

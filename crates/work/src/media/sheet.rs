@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use engine::{Error, ErrorKind, Result};
 use pipeline::Picture;
+use pipeline::picture::draw::{Canvas, GLYPH_PX, Mark};
 
 use super::Frame;
-use super::draw::{Canvas, GLYPH_PX, Mark};
 
 const COLUMNS: usize = 4;
 const ROWS: usize = 3;

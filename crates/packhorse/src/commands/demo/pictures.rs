@@ -5,9 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use pipeline::picture::draw::Mark;
 use serde::Deserialize;
 use work::Summary;
-use work::media::{Annotate, Mark, SheetPlan, Tools, annotate, probe};
+use work::media::{Annotate, SheetPlan, Tools, annotate, probe};
 
 use crate::Outcome;
 use crate::exit::Exit;

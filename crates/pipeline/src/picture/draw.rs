@@ -3,7 +3,7 @@
 use font8x8::{BASIC_FONTS, LATIN_FONTS, UnicodeFonts};
 
 /// Pixels of a letter's side before it is enlarged.
-pub(super) const GLYPH_PX: i64 = 8;
+pub const GLYPH_PX: i64 = 8;
 /// Thickness of a box's lines.
 const LINE_PX: i64 = 2;
 /// Room around the letters of a label.
@@ -21,10 +21,10 @@ pub struct Mark {
 }
 
 /// Red, green, blue.
-pub(super) type Rgb = [u8; 3];
+pub type Rgb = [u8; 3];
 
 /// A picture to draw on: three bytes a pixel, no padding.
-pub(super) struct Canvas<'a> {
+pub struct Canvas<'a> {
     pixels: &'a mut [u8],
     width: i64,
     height: i64,
@@ -32,7 +32,7 @@ pub(super) struct Canvas<'a> {
 
 impl<'a> Canvas<'a> {
     /// A canvas over `pixels`, which are `3 * width * height` bytes; rows that are missing are not drawn.
-    pub(super) fn new(pixels: &'a mut [u8], width: usize, height: usize) -> Self {
+    pub fn new(pixels: &'a mut [u8], width: usize, height: usize) -> Self {
         let height = height.min(pixels.len() / (3 * width.max(1)));
         // No picture in memory has a side that does not fit; signed sides make the clipping plain.
         let side = |pixels: usize| i64::try_from(pixels).unwrap_or(0);
@@ -42,7 +42,7 @@ impl<'a> Canvas<'a> {
     /// Draws `marks`, whose places are multiplied by `scale`, with letters of `zoom` times [`GLYPH_PX`]. Labels come
     /// after all boxes, so that none is crossed out by its neighbour's line, and the first mark's label comes last, so
     /// that where labels meet it is whole.
-    pub(super) fn marks(&mut self, marks: &[Mark], scale: [f32; 2], zoom: i64) {
+    pub fn marks(&mut self, marks: &[Mark], scale: [f32; 2], zoom: i64) {
         // A cast from a float saturates, and what is no number becomes 0: the clipping does the rest.
         let corners = |mark: &Mark| {
             let [left, top, right, bottom] = mark.box_px;
@@ -82,7 +82,7 @@ impl<'a> Canvas<'a> {
     }
 
     /// Writes `text` with its upper left corner at `x`, `y`.
-    pub(super) fn text(&mut self, x: i64, y: i64, text: &str, ink: Rgb, zoom: i64) {
+    pub fn text(&mut self, x: i64, y: i64, text: &str, ink: Rgb, zoom: i64) {
         let zoom = zoom.max(1);
         let mut x = x;
         for letter in text.chars() {
@@ -102,7 +102,7 @@ impl<'a> Canvas<'a> {
     }
 
     /// Fills the part of a rectangle that is on the canvas; right and bottom are outside it.
-    pub(super) fn fill(&mut self, [left, top, right, bottom]: [i64; 4], colour: Rgb) {
+    pub fn fill(&mut self, [left, top, right, bottom]: [i64; 4], colour: Rgb) {
         let clip = |value: i64, limit: i64| usize::try_from(value.min(limit)).unwrap_or(0);
         let (left, right) = (clip(left, self.width), clip(right, self.width));
         let (top, bottom) = (clip(top, self.height), clip(bottom, self.height));
@@ -120,7 +120,7 @@ impl<'a> Canvas<'a> {
 }
 
 /// Letters are enlarged so that they keep their share of the picture.
-pub(super) fn zoom_for(width: u32, height: u32) -> i64 {
+pub fn zoom_for(width: u32, height: u32) -> i64 {
     const PICTURE_PX_PER_ZOOM: u32 = 540;
     i64::from(width.min(height) / PICTURE_PX_PER_ZOOM).max(1)
 }
