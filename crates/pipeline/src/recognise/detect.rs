@@ -167,15 +167,20 @@ fn of_several(shapes: &Shapes) -> Vec<Candidate> {
     let canvas_px = shapes.canvas_px;
     let candidate = |head, classes| Candidate { head, classes, canvas_px, levels: None };
     let mut found = Vec::new();
-    let queries = |width: &dyn Fn(usize) -> bool| {
+    // Boxes have four values; a head of four classes has as many logits, and then names tell them apart.
+    let four = shapes.outputs.iter().all(|(_, shape)| shape.last() == Some(&4));
+    let queries = |boxes: bool| {
+        let is_wanted = |name: &str, width: usize| {
+            let is_boxes = if four { name.to_ascii_lowercase().contains("box") } else { width == 4 };
+            is_boxes == boxes
+        };
         let mut fitting = shapes.outputs.iter().filter_map(|(name, shape)| match shape[..] {
-            [1, n, m] if width(m) => Some((name.clone(), n, m)),
+            [1, n, m] if is_wanted(name, m) => Some((name.clone(), n, m)),
             _ => None,
         });
         fitting.next().filter(|_| fitting.next().is_none())
     };
-    if let (Some((boxes, n, _)), Some((logits, m, width))) =
-        (queries(&|width| width == 4), queries(&|width| width != 4))
+    if let (Some((boxes, n, _)), Some((logits, m, width))) = (queries(true), queries(false))
         && n == m
     {
         let (l, b) = (logits.clone(), boxes.clone());
