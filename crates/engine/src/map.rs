@@ -85,6 +85,56 @@ pub fn map_file(path: &Path) -> Result<Bytes> {
     Map::open(path).map(|map| map.bytes())
 }
 
+/// What is said to the kernel about memory that mapped files are seen in. None of it changes what is read there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// It will be read soon: begin to bring it in, and do not wait for that.
+    Soon,
+    /// Bring it in and into the page tables, and return when it is there.
+    Now,
+    /// It will not be read soon: take it before anything else when memory is short.
+    Later,
+    /// Take it now, but for what other processes have mapped.
+    Never,
+}
+
+/// Says `advice` about the pages that `bytes` lie in. The kernel may refuse, or do otherwise; `false` then.
+#[expect(unsafe_code, reason = "advice is given by address")]
+pub fn advise(bytes: &[u8], advice: Advice) -> bool {
+    use rustix::mm::{Advice as Kernel, madvise};
+    let kernel = match advice {
+        Advice::Soon => Kernel::WillNeed,
+        Advice::Now => Kernel::LinuxPopulateRead,
+        Advice::Later => Kernel::LinuxCold,
+        Advice::Never => Kernel::LinuxPageOut,
+    };
+    let (start, len) = pages(bytes);
+    // SAFETY: the pages are mapped as long as the slice lives, and none of the four changes their content: they say when
+    // it is brought in and when it may be written back and dropped.
+    bytes.is_empty() || unsafe { madvise(start.cast_mut().cast(), len, kernel) }.is_ok()
+}
+
+/// How many of the pages that `bytes`, mapped from a file, lie in are in memory; and how many they are.
+#[expect(unsafe_code, reason = "the kernel is asked by address")]
+pub fn resident_pages(bytes: &[u8]) -> (usize, usize) {
+    if bytes.is_empty() {
+        return (0, 0);
+    }
+    let (start, len) = pages(bytes);
+    let mut pages = vec![0u8; len.div_ceil(rustix::param::page_size())];
+    // SAFETY: the range is mapped as long as the slice lives, and the vector has a byte for each of its pages.
+    let failed = unsafe { libc::mincore(start.cast_mut().cast(), len, pages.as_mut_ptr()) } != 0;
+    let resident = if failed { 0 } else { pages.iter().filter(|&&page| page & 1 != 0).count() };
+    (resident, pages.len())
+}
+
+/// The pages that `bytes` lie in: the first one's address, and the length up to the last byte.
+fn pages(bytes: &[u8]) -> (*const u8, usize) {
+    let start = bytes.as_ptr();
+    let before = start.addr() % rustix::param::page_size();
+    (start.wrapping_sub(before), bytes.len() + before)
+}
+
 struct F32Owner(Vec<f32>);
 
 impl AsRef<[u8]> for F32Owner {
@@ -155,6 +205,25 @@ mod tests {
         }
         assert!(f32_view(&odd).is_none());
         assert_eq!(f32_view(&whole).unwrap()[7], 7.0);
+    }
+
+    #[test]
+    fn advice_changes_no_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let whole: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(&path, &whole).unwrap();
+        let mapped = map_file(&path).unwrap();
+        for advice in [Advice::Soon, Advice::Now, Advice::Later, Advice::Never, Advice::Now] {
+            for bytes in [&mapped[..], &mapped[5000..300_001], &[]] {
+                assert!(advise(bytes, advice), "{advice:?} about {} bytes", bytes.len());
+            }
+            assert_eq!(mapped, whole);
+        }
+        let pages = whole.len() / rustix::param::page_size();
+        assert_eq!(resident_pages(&mapped), (pages, pages));
+        assert_eq!(resident_pages(&mapped[1..2]), (1, 1));
+        assert_eq!(resident_pages(&[]), (0, 0));
     }
 
     #[test]

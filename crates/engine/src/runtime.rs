@@ -70,8 +70,8 @@ pub trait Engine: Send + Sync {
     fn bind(&self, weights: Vec<Tensor>) -> Result<Arc<dyn Weights>>;
 }
 
-/// A program ready to run on one thread at a time.
-pub trait Session: Send {
+/// A program ready to run. A runtime that cannot run one twice at the same time has a second caller wait.
+pub trait Session: Send + Sync {
     /// The model's inputs and outputs; lifted weights are not among them.
     fn signature(&self) -> &Signature;
 
@@ -80,13 +80,16 @@ pub trait Session: Send {
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the runtime refuses the inputs.
-    fn run(&mut self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>>;
+    fn run(&self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>>;
 }
 
 /// Weights bound to a runtime; shared by lanes, never written.
 pub trait Weights: Any + Send + Sync {
     /// Bytes of weight data pointed at; mapped, not private.
     fn mapped_bytes(&self) -> u64;
+
+    /// Bytes of this process's own memory that pointing at them takes.
+    fn private_bytes(&self) -> u64;
 }
 
 /// Where a runtime's library is looked for when nobody says: beside the program, then where the system's loader looks.

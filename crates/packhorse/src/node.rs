@@ -1,14 +1,13 @@
 //! What serving and working both stand on: a repository, a runtime, residency, the scheduler and its lanes.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::onnx::Onnx;
 use engine::{Runtimes, onnx, tensorflow};
-use serve::{Control, Metrics, QueueLimits, Residency, Scheduler};
+use serve::{Control, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
 use store::repository::{Layout, PackCache};
-use store::{Repository, Serving};
+use store::Repository;
 
 use crate::exit::Exit;
 
@@ -61,19 +60,17 @@ impl Place<'_> {
     }
 }
 
-/// Starts a scheduler over the repository at `place`, a lane on every core that this process may use; `overrides` say how
-/// single models are served.
+/// Starts a scheduler over the repository at `place`, a lane on every core that this process may use.
 pub(crate) fn start(
     place: Place<'_>,
     limits: QueueLimits,
-    control: Control,
-    overrides: BTreeMap<String, Serving>,
+    options: ResidencyOptions,
 ) -> Result<Arc<Scheduler>, Exit> {
     // What is typed wrong is told before a runtime is loaded.
     Layout::of(place.store).map_err(|error| Exit::configuration(&error))?;
     let runtimes = runtimes()?;
     let repository = place.open(Some(Arc::clone(&runtimes)))?;
-    on_lanes(limits, |lanes| Residency::open_with(repository, runtimes, lanes, control, overrides))
+    on_lanes(limits, |lanes| Residency::open_with(repository, runtimes, lanes, options))
 }
 
 /// As [`start`], on runtimes that are loaded already.
@@ -92,5 +89,7 @@ fn on_lanes(
 ) -> Result<Arc<Scheduler>, Exit> {
     let cores = engine::cpu::lane_cores();
     let residency = Arc::new(open(cores.len())?);
+    // Pins that do not fit are a mistake in the settings.
+    residency.ready_pinned().map_err(|error| Exit::configuration(&error))?;
     Ok(Scheduler::start(residency, &cores, limits, Arc::new(Metrics::default()))?)
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use engine::{Error, ErrorKind, Result};
 
-/// The share of the memory at hand that bodies may take when nobody says otherwise.
+use crate::Budget;
+
+/// The share of the memory budget that bodies may take when nobody says otherwise.
 const MEMORY_SHARE: u64 = 8;
 
 /// The bytes of request bodies that the server holds, over all APIs and connections, and the most that it may.
@@ -22,9 +24,9 @@ impl Bodies {
         Arc::new(Self { limit_bytes, held_bytes: AtomicUsize::new(0) })
     }
 
-    /// The budget when nobody says otherwise, in bytes: an eighth of the memory that this process may use.
-    pub fn default_bytes() -> u64 {
-        engine::memory::allowed_bytes() / MEMORY_SHARE
+    /// What bodies may take when nobody says otherwise: an eighth of `budget_bytes`, which is for everything.
+    pub fn default_bytes(budget_bytes: u64) -> u64 {
+        budget_bytes / MEMORY_SHARE
     }
 
     /// The most that may be held, in bytes.
@@ -38,7 +40,6 @@ impl Bodies {
     }
 
     /// What is held now, in bytes.
-    #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes.load(Ordering::Relaxed)
     }
@@ -63,7 +64,7 @@ impl Bodies {
 
 impl Default for Bodies {
     fn default() -> Self {
-        let limit_bytes = usize::try_from(Self::default_bytes()).unwrap_or(usize::MAX);
+        let limit_bytes = usize::try_from(Self::default_bytes(Budget::default_bytes())).unwrap_or(usize::MAX);
         Self { limit_bytes, held_bytes: AtomicUsize::new(0) }
     }
 }

@@ -72,6 +72,13 @@ impl Entry {
     }
 }
 
+impl State {
+    /// Whether it is served and stays in memory.
+    pub(crate) fn is_pinned(&self) -> bool {
+        matches!(self, Self::Served(model) if model.pinned())
+    }
+}
+
 /// One model in the catalogue.
 #[derive(Clone, Default)]
 pub(crate) struct Known {

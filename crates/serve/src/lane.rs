@@ -10,8 +10,10 @@ use rustix::process::{Pid, setpriority_process};
 use crate::batch::{join, split};
 use crate::job::Job;
 use crate::model::Model;
+use crate::residency::Program;
 use crate::scheduler::Scheduler;
 use crate::stats::RunTimes;
+use crate::waiting::Batch;
 use crate::{InferResponse, Timing};
 
 /// The life of a lane: pinned to `core`, it runs one batch after the other to completion.
@@ -19,10 +21,10 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
     if !cpu::pin_to(core) {
         tracing::warn!(lane, core, "not pinned: the system refused; the lane runs wherever there is room");
     }
-    while let Some(batch) = scheduler.next_batch(lane) {
+    while let Some(Batch { jobs, program }) = scheduler.next_batch(lane) {
         let started = Instant::now();
-        let Some(model) = batch.first().map(|job| Arc::clone(&job.model)) else { continue };
-        let (due, overdue): (Vec<_>, Vec<_>) = batch
+        let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { continue };
+        let (due, overdue): (Vec<_>, Vec<_>) = jobs
             .into_iter()
             .map(|job| (scheduler.overdue(&job, started), job))
             .partition(|(overdue, _)| overdue.is_none());
@@ -31,7 +33,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
             scheduler.refuse(job, error, started);
         }
         let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
-        let lane = Lane { scheduler, model: &model, lane, started };
+        let lane = Lane { scheduler, model: &model, program: &program, lane, started };
         let answers = lane.answers(&jobs);
         let cost = if jobs.is_empty() { Duration::ZERO } else { started.elapsed() };
         // Counted before it is sent, so that whoever has the answer finds it in the metrics.
@@ -50,6 +52,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
 struct Lane<'a> {
     scheduler: &'a Scheduler,
     model: &'a Model,
+    program: &'a Program,
     lane: usize,
     started: Instant,
 }
@@ -102,10 +105,8 @@ impl Lane<'_> {
     }
 
     fn compute(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
-        let weights = self.scheduler.residency().weights(self.model)?;
-        let program =
-            self.model.program().ok_or_else(|| Error::internal("a request reached a lane before its program"))?;
-        program.session(self.lane).run(weights.as_ref(), inputs, outputs)
+        let ready = self.scheduler.residency().ready(self.model)?;
+        self.program.session(self.lane).run(ready.weights(), inputs, outputs)
     }
 
     fn ran(&self, requests: usize, items: usize, times: RunTimes) {
@@ -153,7 +154,7 @@ pub(crate) fn load(scheduler: &Scheduler) {
             .unwrap_or_else(|_| Err(Error::internal("the runtime panicked while it loaded the program")));
         let manifest = model.manifest();
         match &outcome {
-            Ok(()) => {
+            Ok(_) => {
                 let ms = started.elapsed().as_millis();
                 tracing::info!(model = %manifest.name, version = manifest.version, ms, "program ready");
             }

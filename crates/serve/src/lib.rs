@@ -22,7 +22,7 @@ pub use model::Model;
 mod catalog;
 pub use catalog::{Control, IndexEntry, ModelState};
 mod residency;
-pub use residency::{LoadOptions, Residency};
+pub use residency::{Budget, LoadOptions, MemoryFigures, MemoryKind, Residency, ResidencyOptions};
 
 mod batch;
 mod costs;
@@ -39,7 +39,7 @@ mod scheduler;
 pub use scheduler::{Reply, Scheduler};
 
 mod metrics;
-pub use metrics::{Metrics, ModelCounts, ModelSource};
+pub use metrics::{MemorySource, Metrics, ModelCounts, ModelSource, ProgramMemory};
 
 mod tfs;
 

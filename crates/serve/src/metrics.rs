@@ -1,6 +1,8 @@
 //! What the server counts, in Prometheus' text form. Bounded: no label has a value that a client can choose, and of the
 //! models only the busiest have series of their own.
 
+mod memory;
+pub use memory::{MemorySource, ProgramMemory};
 mod models;
 pub use models::{ModelCounts, ModelSource};
 mod process;
@@ -19,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Timing;
+use memory::Memory;
 use models::Models;
 
 /// Counters and histograms of one server. Made once, passed in, never global.
@@ -39,7 +42,31 @@ pub struct Metrics {
     model_loads: Family<Outcome, Counter>,
     model_unloads: Counter,
     cold_start_seconds: Histogram,
+    evictions: Family<Gone, Counter>,
     models: Arc<Models>,
+    memory: Arc<Memory>,
+}
+
+/// What was taken out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Evicted {
+    Weights,
+    Program,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Gone {
+    what: &'static str,
+}
+
+impl From<Evicted> for Gone {
+    fn from(evicted: Evicted) -> Self {
+        let what = match evicted {
+            Evicted::Weights => "weights",
+            Evicted::Program => "program",
+        };
+        Self { what }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -127,8 +154,13 @@ impl Default for Metrics {
             model_loads: Family::default(),
             model_unloads: Counter::default(),
             cold_start_seconds: seconds(),
+            evictions: Family::default(),
             models: Arc::default(),
+            memory: Arc::default(),
         };
+        for what in [Evicted::Weights, Evicted::Program] {
+            drop(metrics.evictions.get_or_create(&what.into()));
+        }
         for reason in REASONS {
             drop(metrics.refused.get_or_create(&Reason { reason: Kind(reason) }));
         }
@@ -161,13 +193,20 @@ impl Metrics {
         own.register("model_unloads", "Models unloaded or gone from the store", self.model_unloads.clone());
         let cold = self.cold_start_seconds.clone();
         own.register_with_unit("cold_start", "Wait of requests that found their model cold", Unit::Seconds, cold);
+        own.register("evictions", "What went because memory was short", self.evictions.clone());
         own.register_collector(Box::new(Arc::clone(&self.models)));
+        own.register_collector(Box::new(Arc::clone(&self.memory)));
         self
     }
 
     /// Lets each scrape ask `source` what the models have done. The first source stays.
     pub fn watch_models(&self, source: Arc<dyn ModelSource>) {
         self.models.watch(source);
+    }
+
+    /// Lets each scrape ask `source` what is in memory. The first source stays.
+    pub fn watch_memory(&self, source: Arc<dyn MemorySource>) {
+        self.memory.watch(source);
     }
 
     /// The text that a scrape gets.
@@ -217,6 +256,11 @@ impl Metrics {
     /// A version of a model serves no more.
     pub(crate) fn model_unloaded(&self) {
         self.model_unloads.inc();
+    }
+
+    /// Something went because memory was short.
+    pub(crate) fn evicted(&self, what: Evicted) {
+        self.evictions.get_or_create(&what.into()).inc();
     }
 
     /// A request waited `wait` for a model that was not in memory.

@@ -1,16 +1,21 @@
 //! One version of one model, as it is served.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use engine::{Result, Signature, Weights};
+use arc_swap::ArcSwapOption;
+use engine::{Error, ErrorKind, Result, Signature};
 use store::manifest::ProgramKind;
 use store::repository::{Declared, Settings};
 use store::{LatencyClass, Manifest, Serving};
 
 use crate::costs::Costs;
 use crate::hold::Arrivals;
-use crate::residency::Program;
+use crate::residency::{Program, Ready, Slot, Traffic};
 use crate::stats::{Recorder, Statistics};
+
+/// After a failure to make a model ready it is tried again, but not sooner than this.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// One version of one model, as it is served.
 pub struct Model {
@@ -20,10 +25,15 @@ pub struct Model {
     signature: Signature,
     /// What its repository says about it.
     settings: Arc<Settings>,
-    /// Set once by the loader; read by every request.
-    program: OnceLock<Arc<Program>>,
-    /// Bound once, by whichever lane comes first; every lane reads them.
-    weights: OnceLock<Result<Arc<dyn Weights>>>,
+    /// Where its program is, when it is in memory; shared with all models of that program.
+    slot: Arc<Slot>,
+    /// Its weights, when they are bound: put there by whichever lane comes first, and taken away when something else needs
+    /// the room.
+    ready: ArcSwapOption<Ready>,
+    /// Why they could not be bound, and when that was. Locked while they are bound.
+    failure: Mutex<Option<(Error, Instant)>>,
+    /// Counted by the scheduler, weighed by residency.
+    traffic: Traffic,
     /// Added to by lanes, read by APIs.
     statistics: Recorder,
     /// What lanes have learnt of its runs; read by the scheduler.
@@ -41,8 +51,10 @@ impl Model {
             manifest: Arc::new(manifest),
             signature,
             settings,
-            program: OnceLock::new(),
-            weights: OnceLock::new(),
+            slot: Arc::default(),
+            ready: ArcSwapOption::empty(),
+            failure: Mutex::default(),
+            traffic: Traffic::default(),
             statistics: Recorder::default(),
             costs: Costs::default(),
             arrivals: Arrivals::default(),
@@ -118,23 +130,85 @@ impl Model {
         &self.arrivals
     }
 
+    /// The same model, whose program is in `slot` when it is in memory.
+    pub(crate) fn in_slot(self, slot: Arc<Slot>) -> Self {
+        Self { slot, ..self }
+    }
+
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
     /// The program's sessions, when they are built.
-    pub(crate) fn program(&self) -> Option<&Arc<Program>> {
-        self.program.get()
+    pub(crate) fn program(&self) -> Option<Arc<Program>> {
+        self.slot.program()
     }
 
+    #[cfg(test)]
     pub(crate) fn set_program(&self, program: Arc<Program>) {
-        // Two loaders may have come to the same program; either will do.
-        let _ = self.program.set(program);
+        self.slot.put(program);
     }
 
-    /// The weights, bound by `bind` at the first call.
-    pub(crate) fn weights_or(&self, bind: impl FnOnce() -> Result<Arc<dyn Weights>>) -> Result<Arc<dyn Weights>> {
-        self.weights.get_or_init(bind).clone()
+    /// Whether its weights are inside its program, which is then its own.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.manifest.program.kind != ProgramKind::Lifted
     }
 
-    /// Whether its weights could not be bound.
+    /// Whether its operator wants it in memory at all times.
+    pub(crate) fn pinned(&self) -> bool {
+        self.settings.serving.pin.unwrap_or(false)
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The weights, when they are bound.
+    pub(crate) fn bound(&self) -> Option<Arc<Ready>> {
+        self.ready.load_full()
+    }
+
+    /// Whether the weights are bound.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.ready.load().is_some()
+    }
+
+    /// Takes the weights away; whoever has them keeps them.
+    pub(crate) fn take_ready(&self) -> Option<Arc<Ready>> {
+        self.ready.swap(None)
+    }
+
+    /// The weights, bound by `bind` unless they are. What is wrong with them is not looked at again for a while; what only
+    /// lacked room is tried every time.
+    pub(crate) fn ready_or(&self, bind: impl FnOnce() -> Result<Ready>) -> Result<Arc<Ready>> {
+        if let Some(ready) = self.bound() {
+            return Ok(ready);
+        }
+        // What is in it was true whatever panicked later.
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = self.bound() {
+            return Ok(ready);
+        }
+        if let Some((error, _)) = failure.as_ref().filter(|(_, at)| at.elapsed() < RETRY_AFTER) {
+            return Err(error.clone());
+        }
+        match bind() {
+            Ok(ready) => {
+                let ready = Arc::new(ready);
+                self.ready.store(Some(Arc::clone(&ready)));
+                *failure = None;
+                Ok(ready)
+            }
+            Err(error) => {
+                *failure = (error.kind != ErrorKind::Exhausted).then(|| (error.clone(), Instant::now()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether its weights could not be bound when that was tried last.
     pub(crate) fn failed(&self) -> bool {
-        matches!(self.weights.get(), Some(Err(_)))
+        // While somebody binds them they have not failed.
+        self.failure.try_lock().is_ok_and(|failure| failure.is_some())
     }
 }

@@ -10,7 +10,8 @@ use engine::{Error, Result};
 use crate::fair::Fair;
 use crate::job::Job;
 use crate::model::Model;
-use crate::waiting::{Queue, State};
+use crate::residency::Program;
+use crate::waiting::{Batch, Queue, State};
 use crate::wake::Lanes;
 
 /// A queue's three bounds, which never travel apart: how many wait, for how long, and what is said when that is over.
@@ -145,7 +146,7 @@ impl Queues {
         Ok(match queue.state {
             State::Loading => Wake::Nobody,
             State::Held(until) => self.joined(key, until, now),
-            State::Ready if model.program().is_some() => self.announced(key),
+            State::Ready if queue.program.is_some() => self.announced(key),
             State::Ready => {
                 queue.state = State::Loading;
                 self.loads.push_back(key);
@@ -195,7 +196,7 @@ impl Queues {
     }
 
     /// The next batch for a lane at `now`: one request, or several of one model that fit together.
-    pub(crate) fn next_batch(&mut self, now: Instant) -> Next<Vec<Job>> {
+    pub(crate) fn next_batch(&mut self, now: Instant) -> Next<Batch> {
         if self.phase == Phase::Stopped {
             return Next::Leave;
         }
@@ -213,16 +214,17 @@ impl Queues {
                 self.holds.insert((until, key));
                 continue;
             }
-            let batch = queue.take(now, idle);
+            let (jobs, program) = (queue.take(now, idle), queue.program.clone());
             if !queue.is_empty() {
                 self.take_part(key);
             }
-            if batch.is_empty() {
+            // A queue takes no part before it has a program.
+            let (false, Some(program)) = (jobs.is_empty(), program) else {
                 self.retire(key);
                 continue;
-            }
+            };
             self.running += 1;
-            return Next::Do(batch);
+            return Next::Do(Batch { jobs, program });
         }
         self.unannounced = false;
         self.holds.first().map_or(Next::Wait, |&(until, _)| Next::WaitUntil(until))
@@ -286,12 +288,12 @@ impl Queues {
         Next::Wait
     }
 
-    /// The loader is done with model `key`.
-    pub(crate) fn loaded(&mut self, key: u64, succeeded: bool) -> Loaded {
+    /// The loader is done with model `key`: this is its program, or it has none.
+    pub(crate) fn loaded(&mut self, key: u64, program: Option<Arc<Program>>) -> Loaded {
         let Some(queue) = self.queues.get_mut(&key) else { return Loaded::default() };
-        queue.state = State::Ready;
+        (queue.state, queue.program) = (State::Ready, program);
         let asked = queue.oldest();
-        let refused = if succeeded { Vec::new() } else { queue.drain() };
+        let refused = if queue.program.is_some() { Vec::new() } else { queue.drain() };
         if !queue.is_empty() {
             self.take_part(key);
         }

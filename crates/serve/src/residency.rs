@@ -4,25 +4,49 @@
 //! does itself in well under a millisecond; what takes long, a session per program and lane, is built once per
 //! program by the loader, a thread of its own. A repository that is no store of packs has files to be packed first: that
 //! is done once a file, on threads of a low priority, and its models are served one by one as they are packed.
+//!
+//! Everything that is kept in memory counts against one [`Budget`]. When that is short, what is worth least goes:
+//! [`value`] decides, [`room`] finds out and acts, the [`keeper`] sees to it that room is made before it is needed.
 
 mod change;
 pub use change::LoadOptions;
 use change::Waiting;
 
+mod budget;
+pub use budget::{Budget, MemoryFigures, MemoryKind};
+mod popularity;
+pub(crate) use popularity::Traffic;
+mod value;
+
 mod program;
-pub(crate) use program::Program;
+pub(crate) use program::{Program, Slot};
+mod ready;
+pub(crate) use ready::Ready;
+
+mod keeper;
+pub(crate) use keeper::keep;
+mod pins;
+mod report;
+mod room;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use arc_swap::ArcSwap;
+use engine::memory::{self, Usage};
 use engine::{Engine, Error, ErrorKind, Result};
 use store::{Repository, Serving};
 
 use crate::catalog::{self, Catalog, Control, IndexEntry};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
 use crate::model::Model;
+use keeper::Bell;
 
 /// The models of one repository and what of them is in memory.
 pub struct Residency {
@@ -45,10 +69,47 @@ pub struct Residency {
     labels: RwLock<BTreeMap<String, BTreeMap<String, u64>>>,
     /// The last model's id.
     ids: AtomicU64,
-    /// By program hash, so that models of one architecture share its sessions; gone with the last of them.
-    programs: Mutex<HashMap<String, Weak<Program>>>,
+    /// By program hash, so that models of one architecture share its place in memory; gone with the last of them.
+    slots: Mutex<HashMap<String, Weak<Slot>>>,
+    /// What all of it may take.
+    budget: Arc<Budget>,
+    scales: Scales,
+    /// Whether some model is pinned, as far as that was ever asked for.
+    pins: AtomicBool,
+    /// What the models that are pinned take, weights and all.
+    pinned_bytes: AtomicU64,
+    /// Held by whoever makes room.
+    relieving: Mutex<()>,
+    /// Wakes the keeper.
+    bell: Bell,
     /// Where loads and unloads are counted; set once, by the scheduler.
     metrics: OnceLock<Arc<Metrics>>,
+}
+
+/// How memory is measured.
+#[derive(Clone, Copy)]
+struct Scales {
+    /// What the process takes.
+    usage: fn() -> Usage,
+    /// What of the heap is in use, in bytes.
+    heap_bytes: fn() -> u64,
+}
+
+impl Default for Scales {
+    fn default() -> Self {
+        Self { usage: memory::usage, heap_bytes: memory::heap_bytes }
+    }
+}
+
+/// How models are kept, beside what their repository says.
+#[derive(Debug, Default)]
+pub struct ResidencyOptions {
+    /// Who decides which models are served.
+    pub control: Control,
+    /// What the server's operator says of how models are served, by name; it wins field by field.
+    pub overrides: BTreeMap<String, Serving>,
+    /// What models may take of the memory, with everything else; a budget of the default size when there is none.
+    pub budget: Option<Arc<Budget>>,
 }
 
 impl ModelSource for Residency {
@@ -76,10 +137,10 @@ impl Residency {
         lanes: usize,
         control: Control,
     ) -> Result<Self> {
-        Self::open_with(repository, engine, lanes, control, BTreeMap::new())
+        Self::open_with(repository, engine, lanes, ResidencyOptions { control, ..ResidencyOptions::default() })
     }
 
-    /// As [`open`](Self::open); of the models named in `overrides`, what is said there wins field by field.
+    /// As [`open`](Self::open), as `options` say.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -87,9 +148,9 @@ impl Residency {
         repository: impl Into<Repository>,
         engine: Arc<dyn Engine>,
         lanes: usize,
-        control: Control,
-        overrides: BTreeMap<String, Serving>,
+        options: ResidencyOptions,
     ) -> Result<Self> {
+        let ResidencyOptions { control, overrides, budget } = options;
         let residency = Self {
             repository: repository.into(),
             engine,
@@ -102,7 +163,13 @@ impl Residency {
             unsettled: AtomicUsize::new(0),
             labels: RwLock::default(),
             ids: AtomicU64::new(0),
-            programs: Mutex::default(),
+            slots: Mutex::default(),
+            budget: budget.unwrap_or_else(|| Budget::new(Budget::default_bytes())),
+            scales: Scales::default(),
+            pins: AtomicBool::new(false),
+            pinned_bytes: AtomicU64::new(0),
+            relieving: Mutex::default(),
+            bell: Bell::default(),
             metrics: OnceLock::new(),
         };
         residency.first_look()?;
@@ -113,10 +180,20 @@ impl Residency {
         Ok(residency)
     }
 
+    /// Looks what the process has in memory.
+    fn look(&self) {
+        self.budget.look((self.scales.usage)());
+    }
+
     /// Has loads and unloads counted in `metrics` from now on.
     pub(crate) fn count_in(&self, metrics: &Arc<Metrics>) {
         // A second scheduler over the same models would count into the first one's.
         let _ = self.metrics.set(Arc::clone(metrics));
+    }
+
+    /// What everything together may take of the memory.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// What runs the models, for people.
@@ -225,6 +302,7 @@ impl Residency {
     }
 
     fn publish(&self, catalog: Catalog) {
+        self.count_pins(&catalog);
         self.catalog.store(Arc::new(catalog));
     }
 

@@ -14,8 +14,9 @@ use crate::infer::{inputs_in_order, output_indices};
 use crate::job::Job;
 use crate::model::Model;
 use crate::queue::{Loaded, Next, Queues, Wake};
-use crate::residency::Residency;
-use crate::{InferRequest, InferResponse, Metrics, ModelSource, QueueLimits, lane};
+use crate::residency::{Program, Residency};
+use crate::waiting::Batch;
+use crate::{InferRequest, InferResponse, MemorySource, Metrics, ModelSource, QueueLimits, lane, residency};
 
 /// Where an answer goes.
 pub trait Reply: Send {
@@ -74,7 +75,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts a lane on each of `cores`, the loader, and the thread that changes the repository.
+    /// Starts a lane on each of `cores`, the loader, the keeper of the memory, and the thread that changes the repository.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
@@ -86,6 +87,7 @@ impl Scheduler {
     ) -> Result<Arc<Self>> {
         residency.count_in(&metrics);
         metrics.watch_models(Arc::clone(&residency) as Arc<dyn ModelSource>);
+        metrics.watch_memory(Arc::clone(&residency) as Arc<dyn MemorySource>);
         metrics.lanes.set(i64::try_from(cores.len()).unwrap_or(i64::MAX));
         let (changes, waiting) = Changes::new();
         let scheduler = Arc::new(Self {
@@ -109,6 +111,8 @@ impl Scheduler {
         }
         let loader = Arc::clone(&scheduler);
         threads.push(spawn("loader", move || lane::load(&loader))?);
+        let keeper = Arc::clone(&scheduler);
+        threads.push(spawn("keeper", move || residency::keep(&keeper))?);
         let changer = Arc::clone(&scheduler);
         threads.push(spawn("changes", move || changer.changes.run(&waiting))?);
         *scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
@@ -190,6 +194,7 @@ impl Scheduler {
         let inputs = inputs_in_order(model.signature(), request.inputs)?;
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
+        model.traffic().asked();
         let job = Job {
             model,
             inputs,
@@ -267,6 +272,7 @@ impl Scheduler {
         self.wake(0..self.lanes);
         self.load.notify_all();
         self.stopped.notify_all();
+        self.residency.wake_keeper();
         self.changes.stop();
         for job in left {
             self.metrics.queued.dec();
@@ -283,7 +289,7 @@ impl Scheduler {
     }
 
     /// The next batch for `lane`; waits for one. `None` when the lane should leave.
-    pub(crate) fn next_batch(&self, lane: usize) -> Option<Vec<Job>> {
+    pub(crate) fn next_batch(&self, lane: usize) -> Option<Batch> {
         let mut queues = self.lock();
         let (now, batch) = loop {
             let now = Instant::now();
@@ -349,11 +355,11 @@ impl Scheduler {
     }
 
     /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
-    pub(crate) fn loaded(&self, model: &Model, outcome: Result<()>) {
+    pub(crate) fn loaded(&self, model: &Model, outcome: Result<Arc<Program>>) {
         let Loaded { refused, asked } = {
             let mut queues = self.lock();
             queues.sleepers.all_woken(Instant::now());
-            queues.loaded(model.id(), outcome.is_ok())
+            queues.loaded(model.id(), outcome.as_ref().ok().map(Arc::clone))
         };
         if let Some(asked) = asked {
             self.metrics.cold_started(asked.elapsed());
@@ -367,6 +373,11 @@ impl Scheduler {
                 job.into_reply().send(Err(error.clone()));
             }
         }
+    }
+
+    /// Whether lanes and all other threads are to leave.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.lock().is_stopped()
     }
 
     /// Sleeps for `time`; false when the scheduler stopped before it was over.

@@ -208,7 +208,7 @@ impl World {
                 let place = usize::try_from(batch[0].model.id()).unwrap() - 1;
                 let (now, limits) = (self.now(), self.limits);
                 let (late, batch): (Vec<_>, Vec<_>) =
-                    batch.into_iter().partition(|job| job.overdue(&limits, now).is_some());
+                    batch.jobs.into_iter().partition(|job| job.overdue(&limits, now).is_some());
                 self.outcomes[place].expired += late.len();
                 let (load, items) = (&self.models[place].1, batch.len() as u64);
                 let cost_us = if batch.is_empty() { 0 } else { load.run_us + items * load.item_us };
@@ -252,11 +252,11 @@ fn model(id: u64, serving: Serving) -> Arc<Model> {
 }
 
 /// Numbers that look like chance and are always the same.
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
     /// Between 0 and 1.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         // Knuth's MMIX generator; its upper bits are the better ones.
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64

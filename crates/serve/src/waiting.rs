@@ -9,6 +9,7 @@ use engine::{Error, ErrorKind};
 use crate::costs::Curve;
 use crate::job::Job;
 use crate::model::Model;
+use crate::residency::Program;
 use crate::{QueueLimits, batch, hold};
 
 /// Requests looked at when a queue is swept, for each one that is refused.
@@ -29,9 +30,25 @@ pub(crate) enum State {
     Held(Instant),
 }
 
+/// Requests that run together, and what they run on.
+pub(crate) struct Batch {
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) program: Arc<Program>,
+}
+
+impl std::ops::Deref for Batch {
+    type Target = [Job];
+
+    fn deref(&self) -> &[Job] {
+        &self.jobs
+    }
+}
+
 /// The requests of one model that wait.
 pub(crate) struct Queue {
     pub(crate) model: Arc<Model>,
+    /// What they run on; held from the moment at which it is there, so that it stays for them.
+    pub(crate) program: Option<Arc<Program>>,
     pub(crate) state: State,
     /// By rank and then by age.
     jobs: BTreeMap<(u32, u64), Job>,
@@ -43,7 +60,8 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(model: Arc<Model>) -> Self {
-        Self { model, state: State::Ready, jobs: BTreeMap::new(), items: 0, refused: 0 }
+        let program = model.program();
+        Self { model, program, state: State::Ready, jobs: BTreeMap::new(), items: 0, refused: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

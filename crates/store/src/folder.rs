@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::map::Map;
+use engine::map::{Advice, Map};
 use engine::{Error, ErrorKind, Result, Tensor};
 
 use crate::atomic::{self, Written, io_error};
@@ -187,6 +187,18 @@ impl Store {
             segment::tensor(segment, weight)
         };
         table.iter().map(find).collect()
+    }
+
+    /// Says `advice` about the file that `segment` names, where this process has it mapped.
+    pub fn advise(&self, segment: &SegmentRef, advice: Advice) {
+        let path = match &segment.external {
+            None => self.content(Content::Segment, &segment.hash),
+            Some(external) => Ok(external.path.clone()),
+        };
+        if let Some(map) = path.ok().and_then(|path| self.maps.known(&path)) {
+            // The kernel may do otherwise.
+            engine::map::advise(&map.bytes(), advice);
+        }
     }
 
     /// How many files this process has mapped through this store and its clones.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use engine::map::Map;
@@ -46,8 +46,13 @@ impl Maps {
             known.by_path.retain(|_, map| map.strong_count() > 0);
             known.swept_at = (2 * known.by_path.len()).max(64);
         }
-        known.by_path.insert(path.to_owned(), std::sync::Arc::downgrade(&map));
+        known.by_path.insert(path.to_owned(), Arc::downgrade(&map));
         Ok(map.bytes())
+    }
+
+    /// The map of the file at `path`, when there is one.
+    pub(crate) fn known(&self, path: &Path) -> Option<Arc<Map>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_path.get(path).and_then(Weak::upgrade)
     }
 
     /// How many files are mapped.

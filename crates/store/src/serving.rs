@@ -23,6 +23,8 @@ pub struct Serving {
     pub priority_levels: Option<u32>,
     /// Which models go first when lanes are short.
     pub latency_class: Option<LatencyClass>,
+    /// Whether the model is made ready at the start and stays in memory.
+    pub pin: Option<bool>,
 }
 
 /// How much a model's answers are waited for.
@@ -52,6 +54,7 @@ impl Serving {
             default_priority: self.default_priority.or(other.default_priority),
             priority_levels: self.priority_levels.or(other.priority_levels),
             latency_class: self.latency_class.or(other.latency_class),
+            pin: self.pin.or(other.pin),
         }
     }
 }

@@ -73,14 +73,14 @@ fn listing(store: &Store) -> BTreeMap<PathBuf, String> {
 fn run(onnx: &Runtimes, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -> Vec<Tensor> {
     let load = if manifest.program.kind == ProgramKind::Lifted { Load::AsIs } else { Load::Optimise };
     let program = store.program(&manifest.program).unwrap();
-    let mut session = onnx.session(&program, manifest.weights.len(), load).unwrap();
+    let session = onnx.session(&program, manifest.weights.len(), load).unwrap();
     let weights = onnx.bind(store.weights(manifest).unwrap()).unwrap();
     let all: Vec<usize> = (0..manifest.outputs.len()).collect();
     session.run(weights.as_ref(), inputs, &all).unwrap()
 }
 
 fn plain(onnx: &Runtimes, path: &Path, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut session = onnx.onnx().session_from_file(path).unwrap();
+    let session = onnx.onnx().session_from_file(path).unwrap();
     let all: Vec<usize> = (0..session.signature().outputs.len()).collect();
     let none = onnx.bind(Vec::new()).unwrap();
     session.run(none.as_ref(), inputs, &all).unwrap()

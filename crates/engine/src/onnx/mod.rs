@@ -12,6 +12,7 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ort::AsPointer;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::Session as OrtSession;
@@ -92,7 +93,8 @@ impl Onnx {
             .map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))
     }
 
-    /// A session over the file at `path`, optimised at load, as any other program would build it.
+    /// A session over the file at `path`, optimised at load and with an allocator of its own, as any other program would
+    /// build it.
     ///
     /// # Errors
     /// As [`Engine::session`].
@@ -126,8 +128,9 @@ impl Engine for Onnx {
             Load::AsIs => GraphOptimizationLevel::Disable,
             Load::Optimise => GraphOptimizationLevel::All,
         };
-        let session = self
-            .builder(level)?
+        let mut builder = self.builder(level)?;
+        without_arena(&mut builder)?;
+        let session = builder
             .commit_from_memory(program)
             .map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
         run::OnnxSession::new(session, weights).map(|session| Box::new(session) as Box<dyn Session>)
@@ -136,6 +139,14 @@ impl Engine for Onnx {
     fn bind(&self, weights: Vec<Tensor>) -> Result<Arc<dyn Weights>> {
         value::Bound::new(weights).map(|bound| Arc::new(bound) as Arc<dyn Weights>)
     }
+}
+
+/// Has what a run needs come from the heap. The runtime's own allocator keeps for ever what the largest run of a session
+/// took, for each session apart; the heap's memory is whoever's run is next (docs/decisions/015).
+#[expect(unsafe_code, reason = "a setting of the C API")]
+fn without_arena(builder: &mut SessionBuilder) -> Result<()> {
+    // SAFETY: the options are live, and are changed by nobody else while they are borrowed.
+    value::check(unsafe { (ort::api().DisableCpuMemArena)(builder.ptr_mut()) })
 }
 
 fn start(library: &Path) -> Result<Environment> {

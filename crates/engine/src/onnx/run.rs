@@ -46,7 +46,7 @@ impl Session for OnnxSession {
     }
 
     #[expect(unsafe_code, reason = "Run is called through the C API")]
-    fn run(&mut self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+    fn run(&self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
         let bound = Bound::of(weights)?;
         if inputs.len() != self.signature.inputs.len() || bound.values.len() != self.weights {
             return Err(Error::internal(format!(
@@ -66,7 +66,8 @@ impl Session for OnnxSession {
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| Error::internal("an output index is beyond the signature"))?;
         let mut results = vec![ptr::null_mut(); wanted.len()];
-        // SAFETY: the exclusive borrow makes this the session's only run; names and values live across the call and
+        // SAFETY: the runtime lets several threads run one session at once on its CPU provider, which is the only one that
+        // is ever given to a session; what changes in it is behind its own locks. Names and values live across the call and
         // their counts are those of the arrays; every result is null, so the runtime allocates it.
         let status = unsafe {
             (ort::api().Run)(

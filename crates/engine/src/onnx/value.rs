@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use ort::sys::{self, ONNXTensorElementDataType as Element};
 
-use crate::{DataType, Error, ErrorKind, Result, Tensor, Weights, map, strings_from_wire, strings_to_wire};
+use crate::{DataType, Error, ErrorKind, Result, Tensor, Weights, map, memory, strings_from_wire, strings_to_wire};
 
 /// Where the runtime's sums take vectors from: with elements at other addresses it splits a sum elsewhere, and then the
 /// last bit of an answer depends on how long the header of a request is.
@@ -252,6 +252,24 @@ impl Weights for Bound {
     fn mapped_bytes(&self) -> u64 {
         self.mapped_bytes
     }
+
+    fn private_bytes(&self) -> u64 {
+        self.values.len() as u64 * value_bytes()
+    }
+}
+
+/// What a bound weight takes of the heap, the runtime's object and ours: seen once, on many of them.
+fn value_bytes() -> u64 {
+    const VALUES: usize = 1024;
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let weight = Tensor::new(DataType::F32, vec![2, 2], Bytes::from_static(&[0; 16]));
+        let before = memory::heap_bytes();
+        let values: Vec<_> = (0..VALUES).filter_map(|_| Value::lend(weight.as_ref().ok()?).ok()).collect();
+        let grown = memory::heap_bytes().saturating_sub(before);
+        // Less than the objects' own size is another thread's doing.
+        (grown / values.len().max(1) as u64).max(size_of::<Value>() as u64)
+    })
 }
 
 /// The description of plain CPU memory; made once, never freed, shared by every thread.

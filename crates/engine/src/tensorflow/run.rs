@@ -140,7 +140,7 @@ impl Session for TfSession {
     }
 
     #[expect(unsafe_code, reason = "TF_SessionRun is called through the C API")]
-    fn run(&mut self, _weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+    fn run(&self, _weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
         let loaded = &*self.loaded;
         let library = loaded.library;
         if inputs.len() != loaded.inputs.len() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serve::admin::Admin;
 use serve::grpc::GrpcLimits;
 use serve::http::HttpLimits;
-use serve::{Control, LoadOptions, Management, Scheduler};
+use serve::{Budget, Control, LoadOptions, Management, ResidencyOptions, Scheduler};
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
@@ -90,7 +90,11 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let Settings { http, grpc, admin, manage, .. } = *settings;
     let wanted = Addresses { http, grpc, admin, manage };
     let place = Place { store: &settings.store, pack_cache: settings.pack_cache.as_deref() };
-    let scheduler = node::start(place, settings.queue_limits(), settings.control, resolved.servings().clone())?;
+    let (limits, budget) = (settings.limits()?, Budget::new(settings.memory_budget_bytes()));
+    budget.set_aside(&limits.http.bodies);
+    let overrides = resolved.servings().clone();
+    let options = ResidencyOptions { control: settings.control, overrides, budget: Some(budget) };
+    let scheduler = node::start(place, settings.queue_limits(), options)?;
     for model in &settings.load {
         let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
         loaded.map_err(|error| Exit::configuration(&error))?;
@@ -104,7 +108,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
         scheduler.poll_every(settings.poll_interval_s.get())?;
     }
     let management = Management::new(Arc::new(log));
-    let server = Server::start_within(Arc::clone(&scheduler), wanted, settings.limits()?, Some(management))?;
+    let server = Server::start_within(Arc::clone(&scheduler), wanted, limits, Some(management))?;
     if let Some(manage) = server.addresses.manage.filter(|manage| !manage.ip().is_loopback()) {
         tracing::warn!(%manage, "the server can be changed from other machines; whoever reaches this address may do it");
     }

@@ -1,6 +1,6 @@
 //! `packhorse work`
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serve::{Control, QueueLimits, Scheduler};
+use serve::{QueueLimits, ResidencyOptions, Scheduler};
 use store::repository::Layout;
 use work::job::Checkpoint;
 use work::media::Tools;
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
     let place = Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
-    let scheduler = node::start(place, QueueLimits::default(), Control::None, BTreeMap::new())?;
+    let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
     let stop = Stop::new();
     let asked = stop.clone();

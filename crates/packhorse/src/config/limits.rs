@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::Result;
 use serve::grpc::GrpcLimits;
 use serve::http::HttpLimits;
-use serve::{Bodies, ListenLimits, QueueLimits, SharedMemory};
+use serve::{Bodies, Budget, ListenLimits, QueueLimits, SharedMemory};
 
 use super::Settings;
 
@@ -22,6 +22,16 @@ impl Settings {
         QueueLimits { capacity: self.queue_capacity.size(), time_limit: self.queue_time_limit_s.get() }
     }
 
+    /// What everything together may take of the memory, in bytes.
+    pub(crate) fn memory_budget_bytes(&self) -> u64 {
+        self.memory_budget_bytes.bytes().unwrap_or_else(Budget::default_bytes)
+    }
+
+    /// What of that requests' bodies may take, in bytes.
+    pub(crate) fn bodies_bytes(&self) -> u64 {
+        self.bodies_bytes_max.bytes().unwrap_or_else(|| Bodies::default_bytes(self.memory_budget_bytes()))
+    }
+
     /// The listeners' bounds. What is registered of shared memory over one API is there over the other.
     ///
     /// # Errors
@@ -29,7 +39,7 @@ impl Settings {
     pub(crate) fn limits(&self) -> Result<Limits> {
         let memory = self.shared_memory.as_ref().map(|prefix| SharedMemory::new(prefix.text()).map(Arc::new));
         let shared_memory = memory.transpose()?;
-        let bodies = Bodies::new(self.bodies_bytes_max.size());
+        let bodies = Bodies::new(usize::try_from(self.bodies_bytes()).unwrap_or(usize::MAX));
         // A body for which there is never room is too large, which is another answer than "not now".
         let body_bytes = self.body_bytes_max.size().min(bodies.limit_bytes());
         let listen = ListenLimits {

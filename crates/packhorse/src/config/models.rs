@@ -69,6 +69,22 @@ keys! {
     priority_levels: Count<0, 4_294_967_295>, |count: Count<_, _>| Some(count.get());
     /// Which models go first when lanes are short: each class has the lanes four times as long as the next.
     latency_class: LatencyClass, Some;
+    /// Whether the model is made ready at the start and stays in memory; false when not given.
+    pin: bool, Some;
+}
+
+impl Value for bool {
+    fn allowed() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn json(&self) -> Json {
+        (*self).into()
+    }
 }
 
 impl Value for LatencyClass {

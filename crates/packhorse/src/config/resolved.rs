@@ -92,6 +92,14 @@ impl Resolved {
                 return Err(format!("{one} and {other} are both {address}; give one of them another port, or port 0"));
             }
         }
+        let (budget, bodies) = (self.settings.memory_budget_bytes(), self.settings.bodies_bytes());
+        if bodies >= budget {
+            let (one, other) = (self.source("bodies_bytes_max"), self.source("memory_budget_bytes"));
+            return Err(format!(
+                "bodies-bytes-max is {bodies} ({one}), which leaves nothing of memory-budget-bytes, {budget} ({other}), to \
+                 models; lower the one or raise the other"
+            ));
+        }
         if !load.is_empty() && *control != Control::Explicit {
             let source = self.source("load");
             return Err(format!("load is set ({source}), but control is not 'explicit'; set that too, or remove load"));

@@ -110,8 +110,12 @@ settings! {
     /// The largest body of a request over REST and the largest message over gRPC, in bytes; never more than
     /// `bodies-bytes-max`.
     body_bytes_max: Count<1, 2_147_483_647> = "268435456";
+    /// What everything together may take of the memory, in bytes: models, requests, the process itself. Models that are
+    /// asked for least go when it is short. `auto` is what the process may use, by its control group or else the machine,
+    /// but for a sixteenth (64 MiB at least, 2 GiB at most).
+    memory_budget_bytes: Memory = "auto";
     /// What the bodies of all requests may take together, in bytes, from their arrival to their answer; a request for
-    /// which there is no room is refused at once. `auto` is an eighth of the memory that the process may use.
+    /// which there is no room is refused at once. `auto` is an eighth of `memory-budget-bytes`, of which it is a part.
     bodies_bytes_max: Memory = "auto";
     /// The deepest nesting of arrays in a JSON request.
     json_depth_max: Count<1, 128> = "64";

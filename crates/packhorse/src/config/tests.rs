@@ -51,6 +51,7 @@ fn a_flag_comes_before_the_environment_that_before_the_file_that_before_the_defa
     check("", "", "", "shared-memory", serde_json::Value::Null, "default");
     check("", "", "", "manage", serde_json::Value::Null, "default");
     check("", "", "bodies-bytes-max = 2000000", "bodies-bytes-max", 2_000_000.into(), "file serve.toml, line 1");
+    check("", "", "", "memory-budget-bytes", "auto".into(), "default");
     check("", "", "shared-memory = 'ph_'", "shared-memory", "ph_".into(), "file serve.toml, line 1");
     check("--http 127.0.0.1:0 --grpc 127.0.0.1:0", "", "", "grpc", "127.0.0.1:0".into(), "flag --grpc");
 }
@@ -86,6 +87,8 @@ fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
     check("--store s --http 127.0.0.1:9 --admin 127.0.0.1:9", "", "", &["http and admin", "127.0.0.1:9"]);
     check("--store s --grpc 127.0.0.1:9 --manage 127.0.0.1:9", "", "", &["grpc and manage", "127.0.0.1:9"]);
     check("--store s --bodies-bytes-max 1", "", "", &["bodies-bytes-max is '1'", "`auto`, or a whole number"]);
+    let both = "--store s --memory-budget-bytes 2000000 --bodies-bytes-max 2000000";
+    check(both, "", "", &["bodies-bytes-max is 2000000 (flag --bodies-bytes-max)", "memory-budget-bytes", "lower the one"]);
     check("--stroe s", "", "", &["--stroe", "--store"]);
     let wrong = |lines: &str, says: &[&str]| check(store, "", &format!("\n[model.ranker]\n{lines}"), says);
     wrong("queue-capcity = 3", &["serve.toml, line 3", "no setting 'queue-capcity' of a model", "'queue-capacity'"]);
@@ -93,6 +96,7 @@ fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
     wrong("queue-capacity = 0", &["line 3", "model.ranker.queue-capacity is '0'", "from 1 to"]);
     wrong("queue-capacity = [1]", &["line 3", "'model.ranker.queue-capacity' is not a plain value"]);
     wrong("preferred-batch-sizes = [8, 4]", &["line 3", "'8, 4'", "ascending"]);
+    wrong("pin = 'perhaps'", &["line 3", "'perhaps'", "true or false"]);
     wrong("latency-class = 'fast'", &["line 3", "'fast'", "one of interactive, standard, background"]);
     wrong("priority-levels = 2\ndefault-priority = 3", &["line 2", "default-priority is 3", "2 priority-levels"]);
     check(store, "", "[model.'a/b']", &["line 1", "a/b"]);
@@ -122,7 +126,7 @@ fn the_table_for_people_has_a_row_for_each_setting() {
 fn a_model_has_settings_of_its_own() {
     let file = "queue-capacity = 9\n[model.ranker]\nmax-batch-size = 16\npreferred-batch-sizes = [4, 8]\n\
                 max-queue-delay-us = 0\nqueue-capacity = 7\nqueue-time-limit-ms = 1500\ndefault-priority = 2\n\
-                priority-levels = 3\nlatency-class = 'interactive'\n[model.\"a.b\"]\nlatency-class = 'background'";
+                priority-levels = 3\nlatency-class = 'interactive'\npin = true\n[model.\"a.b\"]\nlatency-class = 'background'";
     let resolved = resolve("--store s", "", file).unwrap();
     let ranker = store::Serving {
         max_batch_size: Some(16),
@@ -133,6 +137,7 @@ fn a_model_has_settings_of_its_own() {
         default_priority: Some(2),
         priority_levels: Some(3),
         latency_class: Some(store::LatencyClass::Interactive),
+        pin: Some(true),
     };
     let background = Some(store::LatencyClass::Background);
     let other = store::Serving { latency_class: background, ..store::Serving::default() };
@@ -144,7 +149,8 @@ fn a_model_has_settings_of_its_own() {
         ("model.ranker.preferred-batch-sizes", serde_json::json!([4, 8]), 4),
         ("model.ranker.queue-capacity", serde_json::json!(7), 6),
         ("model.ranker.latency-class", serde_json::json!("interactive"), 10),
-        ("model.a.b.latency-class", serde_json::json!("background"), 12),
+        ("model.ranker.pin", serde_json::json!(true), 11),
+        ("model.a.b.latency-class", serde_json::json!("background"), 13),
     ] {
         let source = format!("file serve.toml, line {line}");
         assert_eq!(told[name], serde_json::json!({ "value": value, "source": source }), "{name}");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use serve::{Bodies, Control, SharedMemory};
+use serve::{Control, SharedMemory};
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -212,14 +212,14 @@ impl Value for Sizes {
     }
 }
 
-/// Bytes of memory; `auto` has become a number.
+/// Bytes of memory; `None` is `auto`, which means something else for each setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Memory(u64);
+pub(crate) struct Memory(Option<u64>);
 
 impl Memory {
-    /// The number, as sizes are counted.
-    pub(crate) fn size(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
+    /// The number, when there is one.
+    pub(crate) fn bytes(self) -> Option<u64> {
+        self.0
     }
 }
 
@@ -230,13 +230,13 @@ impl Value for Memory {
 
     fn read(text: &str) -> Option<Self> {
         match text {
-            "auto" => Some(Self(Bodies::default_bytes())),
-            number => number.parse().ok().filter(|&bytes| bytes >= 1 << 20).map(Self),
+            "auto" => Some(Self(None)),
+            number => number.parse().ok().filter(|&bytes| bytes >= 1 << 20).map(|bytes| Self(Some(bytes))),
         }
     }
 
     fn json(&self) -> Json {
-        self.0.into()
+        self.0.map_or_else(|| "auto".into(), Json::from)
     }
 }
 

@@ -1453,7 +1453,7 @@ pub struct ModelStatistics {
     /// By batch size.
     #[prost(message, repeated, tag = "7")]
     pub batch_stats: ::prost::alloc::vec::Vec<InferBatchStatistics>,
-    /// Memory that the runtime reports; none does.
+    /// What of it is in memory, of its own.
     #[prost(message, repeated, tag = "8")]
     pub memory_usage: ::prost::alloc::vec::Vec<MemoryUsage>,
     /// By response index, for models that give several.

@@ -16,7 +16,7 @@ use proto::inference::{
 };
 use store::repository::VersionPolicy;
 
-use crate::triton::{self, ModelConfig, ModelStatistics, Region, TensorConfig};
+use crate::triton::{self, ModelConfig, ModelStatistics, Parameter, Region, TensorConfig};
 use crate::{BatchStatistics, IndexEntry, Spent};
 
 /// The message for `config`.
@@ -113,7 +113,10 @@ pub(super) fn model_statistics(model: ModelStatistics) -> wire::ModelStatistics 
             cache_miss: duration(Spent::default()),
         }),
         batch_stats: statistics.batches.into_iter().map(batch_statistics).collect(),
-        memory_usage: Vec::new(),
+        memory_usage: (model.memory_bytes > 0)
+            .then(|| wire::MemoryUsage { r#type: "CPU".to_owned(), id: 0, byte_size: model.memory_bytes })
+            .into_iter()
+            .collect(),
         response_stats: HashMap::new(),
     }
 }
@@ -155,12 +158,13 @@ pub(super) fn repository_model(repository_name: String, model_name: String) -> R
     Ok(name)
 }
 
-/// The text of a repository call's parameter, when it is one.
-pub(super) fn text(parameter: &ModelRepositoryParameter) -> Option<&str> {
-    match parameter.parameter_choice.as_ref()? {
-        ParameterChoice::StringParam(text) => Some(text),
-        ParameterChoice::BytesParam(bytes) => std::str::from_utf8(bytes).ok(),
-        ParameterChoice::BoolParam(_) | ParameterChoice::Int64Param(_) => None,
+/// The value of a repository call's parameter.
+pub(super) fn given(parameter: &ModelRepositoryParameter) -> Parameter<'_> {
+    match &parameter.parameter_choice {
+        Some(ParameterChoice::StringParam(text)) => Parameter::Text(text),
+        Some(ParameterChoice::BytesParam(bytes)) => std::str::from_utf8(bytes).map_or(Parameter::Other, Parameter::Text),
+        Some(ParameterChoice::BoolParam(truth)) => Parameter::Truth(*truth),
+        Some(ParameterChoice::Int64Param(_)) | None => Parameter::Other,
     }
 }
 
@@ -225,13 +229,14 @@ mod tests {
     fn no_duration_is_left_out() {
         let batches = vec![BatchStatistics { batch_size: 2, ..BatchStatistics::default() }];
         let statistics = Statistics { batches, success: Spent { count: 1, ns: 9 }, ..Statistics::default() };
-        let model = ModelStatistics { name: "m".to_owned(), version: 7, statistics };
+        let model = ModelStatistics { name: "m".to_owned(), version: 7, statistics, memory_bytes: 5 };
         let message = model_statistics(model);
         let zero = Some(StatisticDuration::default());
         let inference = message.inference_stats.unwrap();
         assert_eq!(inference.success, Some(StatisticDuration { count: 1, ns: 9 }));
         assert_eq!((inference.fail, inference.cache_hit, inference.cache_miss), (zero, zero, zero));
         assert_eq!(message.batch_stats[0].compute_output, zero);
+        assert_eq!((message.memory_usage.len(), message.memory_usage[0].byte_size), (1, 5));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::status::status;
 use super::stream::{self, Answers, Manner};
 use super::{Answer, GrpcLimits, convert, deadline, extensions, logging, origin};
 use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
-use crate::{LoadOptions, Management, Origin, Residency, Scheduler, trace};
+use crate::{Management, Origin, Residency, Scheduler, trace};
 
 /// How soon an open stream notices that the server drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -114,9 +114,8 @@ impl Inference {
     async fn load(&self, request: RepositoryModelLoadRequest) -> Result<RepositoryModelLoadResponse> {
         self.may_change_models()?;
         let parameters = request.parameters.iter();
-        let config = triton::load_config(parameters.map(|(name, value)| (name.as_str(), extensions::text(value))))?;
+        let options = triton::load_options(parameters.map(|(name, value)| (name.as_str(), extensions::given(value))))?;
         let name = extensions::repository_model(request.repository_name, request.model_name)?;
-        let options = LoadOptions { config, ..LoadOptions::default() };
         self.change(&name, move |residency, name| residency.load_named(name, &options)).await?;
         Ok(RepositoryModelLoadResponse { model_name: name, is_loaded: true })
     }

@@ -14,7 +14,7 @@ use store::repository::VersionPolicy;
 
 use super::body::{self, Parts};
 use super::router::Target;
-use crate::triton::{self, LogValue, ModelConfig, Region, SharedMemory, TensorConfig};
+use crate::triton::{self, LogValue, ModelConfig, Parameter, Region, SharedMemory, TensorConfig};
 use crate::{LoadOptions, Management, Residency, Scheduler, Spent, Statistics};
 
 /// `GET .../config`
@@ -86,8 +86,15 @@ struct ModelStatistics<'a> {
     /// Of models that give several responses; none here does.
     response_stats: BTreeMap<String, IgnoredNothing>,
     batch_stats: Vec<BatchStatistics>,
-    /// Of runtimes that report it; none does.
-    memory_usage: [u8; 0],
+    /// Empty for a model that has nothing in memory of its own.
+    memory_usage: Vec<MemoryUsage>,
+}
+
+#[derive(Serialize)]
+struct MemoryUsage {
+    r#type: &'static str,
+    id: i64,
+    byte_size: u64,
 }
 
 /// Has no values: the list that it is in stays empty.
@@ -167,7 +174,10 @@ fn model_statistics(model: &triton::ModelStatistics) -> ModelStatistics<'_> {
         inference_stats: statistics.into(),
         response_stats: BTreeMap::new(),
         batch_stats: statistics.batches.iter().map(batch).collect(),
-        memory_usage: [],
+        memory_usage: (model.memory_bytes > 0)
+            .then_some(MemoryUsage { r#type: "CPU", id: 0, byte_size: model.memory_bytes })
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -245,11 +255,15 @@ pub(super) async fn change(
 ) -> Result<Response<Parts>> {
     let ChangeCall { parameters } = call(body)?;
     let parameters = parameters.unwrap_or_default();
-    let config = match change {
-        Change::Load => triton::load_config(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())))?,
-        Change::Unload => None,
+    let given = |value| match value {
+        &Value::Bool(truth) => Parameter::Truth(truth),
+        Value::String(text) => Parameter::Text(text),
+        _ => Parameter::Other,
     };
-    let options = LoadOptions { config, ..LoadOptions::default() };
+    let options = match change {
+        Change::Load => triton::load_options(parameters.iter().map(|(name, value)| (name.as_str(), given(value))))?,
+        Change::Unload => LoadOptions::default(),
+    };
     let change = move |residency: &Residency| match change {
         Change::Load => residency.load_named(&name, &options),
         Change::Unload => residency.unload_named(&name),
@@ -386,13 +400,16 @@ mod tests {
             batches: vec![BatchStatistics { batch_size: 3, compute_infer: spent(2, 20), ..BatchStatistics::default() }],
             ..Statistics::default()
         };
-        let model = triton::ModelStatistics { name: "m".to_owned(), version: 7, statistics };
+        let mut model = triton::ModelStatistics { name: "m".to_owned(), version: 7, statistics, memory_bytes: 0 };
         let told = serde_json::to_value(model_statistics(&model)).unwrap();
         assert_eq!(
             (&told["version"], &told["last_inference"], &told["inference_count"]),
             (&json!("7"), &json!(5), &json!(6))
         );
         assert_eq!((&told["response_stats"], &told["memory_usage"]), (&json!({}), &json!([])));
+        model.memory_bytes = 5;
+        let memory = serde_json::to_value(model_statistics(&model)).unwrap()["memory_usage"].take();
+        assert_eq!(memory, json!([{ "type": "CPU", "id": 0, "byte_size": 5 }]));
         for part in
             ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"]
         {

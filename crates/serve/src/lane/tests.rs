@@ -13,7 +13,7 @@ use store::{Serving, Store};
 
 use super::*;
 use crate::fixture::{self, Unused};
-use crate::{Control, InferRequest, Metrics, Origin, QueueLimits, Residency};
+use crate::{InferRequest, Metrics, Origin, QueueLimits, Residency, ResidencyOptions};
 
 /// Shut until it is opened, and then open for ever.
 #[derive(Default)]
@@ -59,7 +59,8 @@ fn answers(
     let gate = Arc::new(Gate::default());
     let engine = Arc::new(Gated(engine, Arc::clone(&gate)));
     let overrides = BTreeMap::from([("m".to_owned(), serving)]);
-    let residency = Residency::open_with(store, engine, 1, Control::None, overrides).unwrap();
+    let options = ResidencyOptions { overrides, ..ResidencyOptions::default() };
+    let residency = Residency::open_with(store, engine, 1, options).unwrap();
     let limits = QueueLimits::default();
     let scheduler = Scheduler::start(Arc::new(residency), &[0], limits, Arc::new(Metrics::default())).unwrap();
     let submit = |inputs| -> Receiver<Result<InferResponse>> {
@@ -111,7 +112,7 @@ impl Session for Doubling {
         &self.0
     }
 
-    fn run(&mut self, _: &dyn Weights, inputs: &[Tensor], _: &[usize]) -> Result<Vec<Tensor>> {
+    fn run(&self, _: &dyn Weights, inputs: &[Tensor], _: &[usize]) -> Result<Vec<Tensor>> {
         let values = floats(&inputs[0]);
         if values.iter().any(|value| *value < 0.0) {
             return Err(Error::invalid("a number is negative"));

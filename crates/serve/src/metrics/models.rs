@@ -20,10 +20,10 @@ use prometheus_client::registry::Unit;
 use crate::Statistics;
 
 /// Models with series of their own.
-const NAMED_MAX: usize = 50;
+pub(super) const NAMED_MAX: usize = 50;
 
 /// The name under which all other models are. A model's own name cannot begin with `_`.
-const OTHER: &str = "_other";
+pub(super) const OTHER: &str = "_other";
 
 /// What one version of a model has done since it was loaded; none of it ever shrinks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::*;
+use crate::residency::MemoryFigures;
 
 /// Models that do as they are told: id, name, counts.
 #[derive(Default)]
@@ -29,9 +30,28 @@ impl ModelSource for Told {
     }
 }
 
+impl MemorySource for Told {
+    fn figures(&self) -> MemoryFigures {
+        MemoryFigures { limit_bytes: 100, charged_bytes: [1, 2, 3], bodies_bytes: 4, other_bytes: 5, ..Default::default() }
+    }
+
+    fn models(&self, each: &mut dyn FnMut(&str, u64)) {
+        for (id, name, _) in self.0.lock().unwrap().iter() {
+            each(name, id + 1);
+        }
+    }
+
+    fn programs(&self, each: &mut dyn FnMut(ProgramMemory<'_>)) {
+        for (id, _, _) in self.0.lock().unwrap().iter() {
+            each(ProgramMemory { hash: &format!("{id:064x}"), bytes: id + 1 });
+        }
+    }
+}
+
 fn watched() -> (Metrics, Arc<Told>) {
     let (metrics, told) = (Metrics::default(), Arc::new(Told::default()));
     metrics.watch_models(Arc::clone(&told) as Arc<dyn ModelSource>);
+    metrics.watch_memory(Arc::clone(&told) as Arc<dyn MemorySource>);
     (metrics, told)
 }
 
@@ -71,6 +91,10 @@ fn ten_thousand_models_give_a_bounded_scrape_that_adds_up() {
         ("packhorse_model_runs_total", total, 51),
         ("packhorse_model_queue_seconds_total", total / 1000.0, 51),
         ("packhorse_model_compute_seconds_total", MODELS as f64 / 1000.0, 51),
+        ("packhorse_models_ready", MODELS as f64, 1),
+        ("packhorse_model_memory_bytes", total + MODELS as f64, 51),
+        ("packhorse_memory_budget_bytes", 100.0, 1),
+        ("packhorse_memory_bytes", 15.0, 6),
     ] {
         let found = series(&text, name);
         let sum: f64 = found.values().sum();

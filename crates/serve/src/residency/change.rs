@@ -32,6 +32,8 @@ pub struct LoadOptions {
     pub policy: Option<VersionPolicy>,
     /// Whether versions that are served, and did not change, stay as they are.
     pub keep: bool,
+    /// Whether the model stays in memory whatever else needs it; `None` leaves that to the settings.
+    pub pin: Option<bool>,
 }
 
 impl Residency {
@@ -75,6 +77,7 @@ impl Residency {
         let Some(Waiting { name, version, found, settings }) = self.waiting().pop_front() else { return false };
         let started = Instant::now();
         let state = self.packed(&name, version, &found, &settings);
+        let state = if state.is_pinned() { self.warm(state) } else { state };
         let _changing = self.changing();
         self.change(|catalog| {
             let entry = catalog.get_mut(&name).and_then(|known| known.versions.get_mut(&version));
@@ -107,6 +110,11 @@ impl Residency {
             .ok_or_else(|| Error::not_found(format!("model '{name}' is not in the store; put it there first")))?;
         if let Some(policy) = &options.policy {
             listed.policy = policy.clone();
+        }
+        if let Some(pin) = options.pin {
+            let mut settings = (*listed.settings).clone();
+            settings.serving.pin = Some(pin);
+            listed.settings = Arc::new(settings);
         }
         if let Some(refusal) = &listed.refusal {
             return Err(refusal.clone());
@@ -255,7 +263,11 @@ impl Residency {
             }
             settings.apply(&mut manifest)?;
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-            Model::unloaded(id, manifest, self.overridden(name, settings))
+            let slot = self.slot(&manifest);
+            let model = Model::unloaded(id, manifest, self.overridden(name, settings))?.in_slot(slot);
+            self.fits_alone(model.manifest(), 0, model.pinned())?;
+            self.pins.fetch_or(model.pinned(), Ordering::Relaxed);
+            Ok(model)
         };
         match model() {
             Ok(model) => State::Served(Arc::new(model)),
@@ -280,7 +292,7 @@ impl Residency {
             self.count(|metrics| metrics.model_loaded(false));
             return state;
         };
-        let warmed = self.load(model).and_then(|()| self.weights(model));
+        let warmed = self.load(model).and_then(|_| self.ready(model));
         self.count(|metrics| metrics.model_loaded(warmed.is_ok()));
         match warmed {
             Ok(_) => state,

@@ -1,88 +1,168 @@
-//! What of a model is in memory: its program's sessions and its weights.
+//! Programs: sessions that every model of one architecture runs on, and with them the weights of a model that is kept
+//! whole.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use engine::{Error, Load, Result, Session, Weights};
+use arc_swap::ArcSwapOption;
+use engine::{Error, Load, Result, Session};
 use store::Manifest;
 use store::manifest::ProgramKind;
 
 use super::Residency;
+use super::budget::{Charge, MemoryKind};
+use super::room::least_private_bytes;
 use crate::model::Model;
 
-/// A program's sessions, one per lane.
+/// How long the loader waits for room that requests in progress will free.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A program's sessions. Whoever holds it can run it, whatever becomes of its place in memory.
 pub(crate) struct Program {
-    /// Indexed by lane. Only that lane locks its slot, so the lock is never waited for.
-    sessions: Vec<Mutex<Box<dyn Session>>>,
+    /// One per lane, or one that all lanes share.
+    sessions: Vec<Box<dyn Session>>,
+    /// `None` in tests that do not count.
+    charge: Option<Charge>,
+    /// What building it took.
+    took: Duration,
 }
 
 impl Program {
-    pub(crate) fn new(sessions: Vec<Mutex<Box<dyn Session>>>) -> Self {
-        Self { sessions }
+    /// A program of these sessions, of which nobody counts the memory.
+    #[cfg(test)]
+    pub(crate) fn new(sessions: Vec<Box<dyn Session>>) -> Self {
+        Self { sessions, charge: None, took: Duration::ZERO }
     }
 
-    pub(crate) fn session(&self, lane: usize) -> MutexGuard<'_, Box<dyn Session>> {
-        // A run that panicked leaves the runtime's session as it was: it is only ever called through a shared handle.
-        self.sessions[lane].lock().unwrap_or_else(PoisonError::into_inner)
+    /// The session that `lane` runs.
+    pub(crate) fn session(&self, lane: usize) -> &dyn Session {
+        self.sessions[lane % self.sessions.len().max(1)].as_ref()
+    }
+
+    pub(super) fn took(&self) -> Duration {
+        self.took
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.charge.as_ref().map_or(0, Charge::bytes)
+    }
+}
+
+/// The place of a program in memory, which its models share, and which may be empty.
+#[derive(Default)]
+pub(crate) struct Slot {
+    /// The program's hash.
+    hash: String,
+    /// Put there by the loader, taken away when something else needs the room.
+    program: ArcSwapOption<Program>,
+    /// What its sessions took when they were built last, in bytes; 0 when they never were. Locked while they are built.
+    building: Mutex<u64>,
+}
+
+impl Slot {
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The program, when it is built.
+    pub(crate) fn program(&self) -> Option<Arc<Program>> {
+        self.program.load_full()
+    }
+
+    pub(crate) fn put(&self, program: Arc<Program>) {
+        self.program.store(Some(program));
+    }
+
+    pub(super) fn take(&self) -> Option<Arc<Program>> {
+        self.program.swap(None)
     }
 }
 
 impl Residency {
-    /// The weights of `model`, mapped and bound; done at the first call.
-    pub(crate) fn weights(&self, model: &Model) -> Result<Arc<dyn Weights>> {
-        model.weights_or(|| {
-            let (store, manifest) = (self.repository.store()?, model.manifest());
-            let tensors = store.weights(manifest).or_else(|error| {
-                // Compacting the store moves the weights of a model that stays what it is, and gc takes the old place.
-                let moved = store.manifest(&manifest.name, manifest.version);
-                let moved = moved.and_then(|moved| moved.on(&engine::cpu::target())).ok();
-                let moved = moved.filter(|moved| moved.source == manifest.source && moved.weights != manifest.weights);
-                moved.map_or(Err(error), |moved| store.weights(&moved))
-            })?;
-            self.engine.bind(tensors)
-        })
+    /// The place of the program that `manifest` names, the same for all models of that program.
+    pub(super) fn slot(&self, manifest: &Manifest) -> Arc<Slot> {
+        let hash = &manifest.program.hash;
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(hash).and_then(Weak::upgrade) {
+            return slot;
+        }
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        let slot = Arc::new(Slot { hash: hash.clone(), ..Slot::default() });
+        slots.insert(hash.clone(), Arc::downgrade(&slot));
+        slot
     }
 
-    /// Builds the sessions of `model`'s program, unless they are there. Takes milliseconds to seconds: the loader's.
-    pub(crate) fn load(&self, model: &Model) -> Result<()> {
-        if model.program().is_some() {
-            return Ok(());
+    /// Every program that some model has.
+    pub(super) fn every_slot(&self) -> Vec<Arc<Slot>> {
+        self.slots().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The sessions of `model`'s program, built unless they are there. Takes milliseconds to seconds: the loader's.
+    ///
+    /// # Errors
+    /// [`Exhausted`](engine::ErrorKind::Exhausted) when there is no room for them at present,
+    /// [`FailedPrecondition`](engine::ErrorKind::FailedPrecondition) when there never is, and whatever is wrong with the
+    /// program.
+    pub(crate) fn load(&self, model: &Model) -> Result<Arc<Program>> {
+        let slot = model.slot();
+        if let Some(program) = slot.program() {
+            return Ok(program);
         }
-        let hash = &model.manifest().program.hash;
-        let known = self.programs().get(hash).and_then(Weak::upgrade);
-        let program = match known {
-            Some(program) => program,
-            None => {
-                let program = Arc::new(self.build(model.manifest())?);
-                let mut programs = self.programs();
-                programs.retain(|_, program| program.strong_count() > 0);
-                programs.insert(hash.clone(), Arc::downgrade(&program));
-                program
+        // A size, which is right whatever panicked.
+        let mut bytes = slot.building.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = slot.program() {
+            return Ok(program);
+        }
+        let program = Arc::new(self.build(model, *bytes)?);
+        *bytes = program.bytes();
+        slot.put(Arc::clone(&program));
+        Ok(program)
+    }
+
+    /// Builds the program of `model`, which took `known_bytes` when it was built last, or 0.
+    fn build(&self, model: &Model, known_bytes: u64) -> Result<Program> {
+        let manifest = model.manifest();
+        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
+        let kind = if model.is_whole() { MemoryKind::Whole } else { MemoryKind::Programs };
+        let store = self.repository.store().map_err(of)?;
+        let graph = store.program(&manifest.program).map_err(of)?;
+        // No session takes less than its graph does, with whatever numbers are in it.
+        let least_bytes = (graph.len() as u64).max(least_private_bytes(manifest));
+        let mut charge = self.admit(kind, known_bytes.max(least_bytes), model, PATIENCE)?;
+        let (started, weights) = (Instant::now(), manifest.weights.len());
+        let (bytes, sessions) = match manifest.program.kind {
+            ProgramKind::Lifted => {
+                let one = || self.engine.session(&graph, weights, Load::AsIs);
+                let measured: Vec<_> = (0..self.lanes).map(|_| self.weighed(one)).collect::<Result<_>>().map_err(of)?;
+                // What others allocate meanwhile is in it too, so the least of them speaks for all.
+                let each_bytes = measured.iter().map(|(bytes, _)| *bytes).min().unwrap_or(0).max(least_bytes);
+                let sessions = measured.into_iter().map(|(_, session)| session).collect();
+                (each_bytes.saturating_mul(self.lanes as u64), sessions)
+            }
+            // The weights are in it, so one serves all lanes.
+            ProgramKind::Whole => {
+                let built = self.weighed(|| self.engine.session(&graph, weights, Load::Optimise)).map_err(of)?;
+                (built.0.max(least_bytes), vec![built.1])
+            }
+            ProgramKind::SavedModel => {
+                let build = || store.with_saved_model(manifest, |model| self.engine.saved_model(model, self.lanes));
+                let (bytes, sessions) = self.weighed(build).map_err(of)?;
+                (bytes.max(least_bytes), sessions)
             }
         };
-        model.set_program(program);
-        Ok(())
+        charge.set(bytes);
+        Ok(Program { sessions, charge: Some(charge), took: started.elapsed() })
     }
 
-    fn build(&self, manifest: &Manifest) -> Result<Program> {
-        let sessions = || {
-            let store = self.repository.store()?;
-            let load = match manifest.program.kind {
-                ProgramKind::Lifted => Load::AsIs,
-                ProgramKind::Whole => Load::Optimise,
-                ProgramKind::SavedModel => {
-                    return store.with_saved_model(manifest, |model| self.engine.saved_model(model, self.lanes));
-                }
-            };
-            let bytes = store.program(&manifest.program)?;
-            (0..self.lanes).map(|_| self.engine.session(&bytes, manifest.weights.len(), load)).collect()
-        };
-        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
-        let sessions: Vec<_> = sessions().map_err(of)?;
-        Ok(Program::new(sessions.into_iter().map(Mutex::new).collect()))
+    /// What `build` builds, and by how much the heap grew meanwhile, in bytes.
+    fn weighed<T>(&self, build: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
+        let before = (self.scales.heap_bytes)();
+        let built = build()?;
+        Ok(((self.scales.heap_bytes)().saturating_sub(before), built))
     }
 
-    fn programs(&self) -> MutexGuard<'_, HashMap<String, Weak<Program>>> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, HashMap<String, Weak<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

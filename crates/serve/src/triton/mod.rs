@@ -12,7 +12,7 @@ mod shared_memory;
 pub(crate) use logging::{LogValue, log_settings};
 pub(crate) use model_config::{Batching, ModelConfig, TensorConfig};
 pub(crate) use outputs::{Answer, Given, Wish, give};
-pub(crate) use parameters::{load_config, priority, refuse_sequence, timeout};
+pub(crate) use parameters::{Parameter, load_options, priority, refuse_sequence, timeout};
 pub use shared_memory::SharedMemory;
 pub(crate) use shared_memory::{Budget, Region, Span};
 
@@ -46,6 +46,8 @@ pub(crate) struct ModelStatistics {
     pub(crate) name: String,
     pub(crate) version: u64,
     pub(crate) statistics: Statistics,
+    /// What of it is in memory of its own.
+    pub(crate) memory_bytes: u64,
 }
 
 /// The statistics of `version` of the model called `name`; without a version those of every version that is served,
@@ -76,6 +78,7 @@ pub(crate) fn statistics(
         name: model.manifest().name.clone(),
         version: model.manifest().version,
         statistics: model.statistics(),
+        memory_bytes: residency.bytes_of(&model),
     };
     Ok(models.into_iter().map(of).collect())
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
 
+use crate::LoadOptions;
+
 /// The moment at which a request that came at `now` with a `timeout` of `timeout_us` microseconds is worth nothing any
 /// more; 0 is none.
 pub(crate) fn timeout(timeout_us: Option<u64>, now: Instant) -> Option<Instant> {
@@ -34,28 +36,40 @@ pub(crate) fn refuse_sequence(asked: Option<&str>) -> Result<()> {
     }
 }
 
-/// The configuration that a load brings, as JSON; `parameters` are the call's, with the text of each that is one.
+/// The value of a load's parameter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Parameter<'a> {
+    Text(&'a str),
+    Truth(bool),
+    Other,
+}
+
+/// How a load is to be made: `config`, a configuration as JSON, and `pin`, whether the model stays in memory.
 ///
 /// # Errors
 /// [`Unsupported`](engine::ErrorKind::Unsupported) for a load that brings files,
-/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a configuration that is no text.
-pub(crate) fn load_config<'a>(
-    parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
-) -> Result<Option<String>> {
-    let mut config = None;
-    for (name, text) in parameters {
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a value of the wrong kind.
+pub(crate) fn load_options<'a>(parameters: impl IntoIterator<Item = (&'a str, Parameter<'a>)>) -> Result<LoadOptions> {
+    let mut options = LoadOptions::default();
+    for (name, given) in parameters {
         if name.starts_with("file:") {
             return Err(Error::unsupported(format!(
                 "parameter '{name}' is not served: clients write no models here; put the file into the repository instead"
             )));
         }
-        if name == "config" {
-            let text =
-                text.ok_or_else(|| Error::invalid("parameter 'config' is no text; give the configuration as JSON"))?;
-            config = Some(text.to_owned());
+        match (name, given) {
+            ("config", Parameter::Text(text)) => options.config = Some(text.to_owned()),
+            ("config", _) => {
+                return Err(Error::invalid("parameter 'config' is no text; give the configuration as JSON"));
+            }
+            ("pin", Parameter::Truth(pin)) => options.pin = Some(pin),
+            ("pin", Parameter::Text("true")) => options.pin = Some(true),
+            ("pin", Parameter::Text("false")) => options.pin = Some(false),
+            ("pin", _) => return Err(Error::invalid("parameter 'pin' is neither true nor false")),
+            _ => {}
         }
     }
-    Ok(config)
+    Ok(options)
 }
 
 #[cfg(test)]
@@ -66,14 +80,19 @@ mod tests {
 
     #[test]
     fn a_load_may_bring_a_configuration_and_no_files() {
+        let text = Parameter::Text;
         for (parameters, want) in [
-            (&[][..], Ok(None)),
-            (&[("config", Some("{}")), ("other", None)], Ok(Some("{}"))),
-            (&[("config", None)], Err(ErrorKind::InvalidInput)),
-            (&[("config", Some("{}")), ("file:1/model.onnx", Some("AA"))], Err(ErrorKind::Unsupported)),
+            (&[][..], Ok((None, None))),
+            (&[("config", text("{}")), ("other", Parameter::Other)], Ok((Some("{}"), None))),
+            (&[("pin", Parameter::Truth(true))], Ok((None, Some(true)))),
+            (&[("pin", text("false"))], Ok((None, Some(false)))),
+            (&[("pin", text("yes"))], Err(ErrorKind::InvalidInput)),
+            (&[("config", Parameter::Truth(true))], Err(ErrorKind::InvalidInput)),
+            (&[("config", text("{}")), ("file:1/model.onnx", text("AA"))], Err(ErrorKind::Unsupported)),
         ] {
-            let got = load_config(parameters.iter().copied()).map_err(|error| error.kind);
-            assert_eq!(got, want.map(|config| config.map(str::to_owned)), "{parameters:?}");
+            let got = load_options(parameters.iter().copied()).map_err(|error| error.kind);
+            let want = want.map(|(config, pin)| (config.map(str::to_owned), pin));
+            assert_eq!(got.map(|options| (options.config, options.pin)), want, "{parameters:?}");
         }
     }
 }

@@ -110,7 +110,7 @@ pub(crate) fn items_are_apart(session: &mut dyn Session, weights: &dyn Weights) 
     }
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
     for (_, size) in SIZES {
-        let mut alone = |seed| {
+        let alone = |seed| {
             let inputs = seeded(&signature, 1, size, seed).ok()?;
             let outputs = session.run(weights, &inputs, &all).ok()?;
             Some((inputs, outputs))

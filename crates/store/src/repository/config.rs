@@ -53,6 +53,7 @@ fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
         Some(ModelPriority::PriorityMin) => Some(LatencyClass::Background),
         Some(ModelPriority::PriorityDefault) | None => None,
     };
+    serving.pin = pin(&config)?;
     let batched = max_batch_size.is_some_and(|size| size > 0);
     let mut label_files = BTreeMap::new();
     for output in config.output.iter().filter(|output| !output.label_filename.is_empty()) {
@@ -75,6 +76,19 @@ fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
         model_file,
     };
     Ok(Settings { serving, declared: Some(declared), class_names: BTreeMap::new(), ignored })
+}
+
+/// The one parameter that means something here: whether the model stays in memory.
+const PIN: &str = "pin";
+
+fn pin(config: &ModelConfig) -> Result<Option<bool>> {
+    let given = config.parameters.get(PIN).map(|value| value.string_value.as_str());
+    match given {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(other) => Err(Error::invalid(format!("its parameter 'pin' is '{other}'; it has to be true or false"))),
+    }
 }
 
 /// What a server cannot pass over and answer the same.
@@ -145,7 +159,7 @@ fn ignored(config: &ModelConfig) -> Vec<String> {
         (!config.cc_model_filenames.is_empty(), "cc_model_filenames"),
         (!config.metric_tags.is_empty(), "metric_tags"),
         (config.model_metrics.is_some(), "model_metrics"),
-        (!config.parameters.is_empty(), "parameters"),
+        (config.parameters.keys().any(|key| key != PIN), "parameters"),
         (!config.runtime.is_empty(), "runtime"),
         (config.input.iter().any(|input| input.optional), "optional"),
         (batching.is_some_and(|batching| batching.preserve_ordering), "preserve_ordering"),
@@ -249,7 +263,7 @@ mod tests {
             }
             optimization { priority: PRIORITY_MAX }
             instance_group [ { count: 2 kind: KIND_CPU } ]
-            parameters { key: "k" value { string_value: "v" } }"#;
+            parameters { key: "k" value { string_value: "v" } } parameters { key: "pin" value { string_value: "true" } }"#;
         let settings = read("m", text).unwrap();
         let want = Serving {
             max_batch_size: Some(16),
@@ -259,6 +273,7 @@ mod tests {
             queue_time_limit_ms: Some(2),
             default_priority: Some(2),
             priority_levels: Some(3),
+            pin: Some(true),
             latency_class: Some(LatencyClass::Interactive),
         };
         assert_eq!(settings.serving, want);

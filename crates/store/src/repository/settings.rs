@@ -34,7 +34,7 @@ pub struct Declared {
     pub policy: Option<VersionPolicy>,
     /// Files of class names, by output.
     pub label_files: BTreeMap<String, String>,
-    /// The backend's own parameters; none of them means anything here.
+    /// Its parameters; of these only `pin` means anything here.
     pub parameters: BTreeMap<String, String>,
     /// The name of the file in a version's folder; empty for the usual.
     pub model_file: String,
