@@ -6,8 +6,8 @@ use std::sync::Arc;
 use engine::onnx::Onnx;
 use engine::{Runtimes, onnx, tensorflow};
 use serve::{Control, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
-use store::repository::{Layout, PackCache};
 use store::Repository;
+use store::repository::{Layout, PackCache};
 
 use crate::exit::Exit;
 
@@ -61,11 +61,7 @@ impl Place<'_> {
 }
 
 /// Starts a scheduler over the repository at `place`, a lane on every core that this process may use.
-pub(crate) fn start(
-    place: Place<'_>,
-    limits: QueueLimits,
-    options: ResidencyOptions,
-) -> Result<Arc<Scheduler>, Exit> {
+pub(crate) fn start(place: Place<'_>, limits: QueueLimits, options: ResidencyOptions) -> Result<Arc<Scheduler>, Exit> {
     // What is typed wrong is told before a runtime is loaded.
     Layout::of(place.store).map_err(|error| Exit::configuration(&error))?;
     let runtimes = runtimes()?;

@@ -130,9 +130,8 @@ impl Engine for Onnx {
         };
         let mut builder = self.builder(level)?;
         without_arena(&mut builder)?;
-        let session = builder
-            .commit_from_memory(program)
-            .map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
+        let session =
+            builder.commit_from_memory(program).map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
         run::OnnxSession::new(session, weights).map(|session| Box::new(session) as Box<dyn Session>)
     }
 

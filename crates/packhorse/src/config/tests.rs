@@ -88,7 +88,12 @@ fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
     check("--store s --grpc 127.0.0.1:9 --manage 127.0.0.1:9", "", "", &["grpc and manage", "127.0.0.1:9"]);
     check("--store s --bodies-bytes-max 1", "", "", &["bodies-bytes-max is '1'", "`auto`, or a whole number"]);
     let both = "--store s --memory-budget-bytes 2000000 --bodies-bytes-max 2000000";
-    check(both, "", "", &["bodies-bytes-max is 2000000 (flag --bodies-bytes-max)", "memory-budget-bytes", "lower the one"]);
+    check(
+        both,
+        "",
+        "",
+        &["bodies-bytes-max is 2000000 (flag --bodies-bytes-max)", "memory-budget-bytes", "lower the one"],
+    );
     check("--stroe s", "", "", &["--stroe", "--store"]);
     let wrong = |lines: &str, says: &[&str]| check(store, "", &format!("\n[model.ranker]\n{lines}"), says);
     wrong("queue-capcity = 3", &["serve.toml, line 3", "no setting 'queue-capcity' of a model", "'queue-capacity'"]);

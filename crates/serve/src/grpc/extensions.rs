@@ -162,7 +162,9 @@ pub(super) fn repository_model(repository_name: String, model_name: String) -> R
 pub(super) fn given(parameter: &ModelRepositoryParameter) -> Parameter<'_> {
     match &parameter.parameter_choice {
         Some(ParameterChoice::StringParam(text)) => Parameter::Text(text),
-        Some(ParameterChoice::BytesParam(bytes)) => std::str::from_utf8(bytes).map_or(Parameter::Other, Parameter::Text),
+        Some(ParameterChoice::BytesParam(bytes)) => {
+            std::str::from_utf8(bytes).map_or(Parameter::Other, Parameter::Text)
+        }
         Some(ParameterChoice::BoolParam(truth)) => Parameter::Truth(*truth),
         Some(ParameterChoice::Int64Param(_)) | None => Parameter::Other,
     }

@@ -134,7 +134,10 @@ mod tests {
     fn the_largest_have_names() {
         let all: HashMap<String, u64> = (0..120u64).map(|size| (format!("m{size:03}"), size)).collect();
         let rows = largest(all);
-        assert_eq!((rows.len(), rows[0].clone(), rows[49].clone()), (51, ("m070".to_owned(), 70), ("m119".to_owned(), 119)));
+        assert_eq!(
+            (rows.len(), rows[0].clone(), rows[49].clone()),
+            (51, ("m070".to_owned(), 70), ("m119".to_owned(), 119))
+        );
         assert_eq!(rows[50], (OTHER.to_owned(), (0..70).sum()));
         assert_eq!(largest(HashMap::new()), [(OTHER.to_owned(), 0)]);
     }

@@ -32,7 +32,13 @@ impl ModelSource for Told {
 
 impl MemorySource for Told {
     fn figures(&self) -> MemoryFigures {
-        MemoryFigures { limit_bytes: 100, charged_bytes: [1, 2, 3], bodies_bytes: 4, other_bytes: 5, ..Default::default() }
+        MemoryFigures {
+            limit_bytes: 100,
+            charged_bytes: [1, 2, 3],
+            bodies_bytes: 4,
+            other_bytes: 5,
+            ..Default::default()
+        }
     }
 
     fn models(&self, each: &mut dyn FnMut(&str, u64)) {

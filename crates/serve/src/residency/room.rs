@@ -61,7 +61,11 @@ impl<'a> Users<'a> {
 
     /// The segments that nobody else needs who is ready.
     fn own<'m>(&self, manifest: &'m Manifest) -> impl Iterator<Item = &'m SegmentRef> {
-        manifest.weights.segments.iter().filter(|segment| self.0.get(segment.hash.as_str()).is_none_or(|&users| users <= 1))
+        manifest
+            .weights
+            .segments
+            .iter()
+            .filter(|segment| self.0.get(segment.hash.as_str()).is_none_or(|&users| users <= 1))
     }
 
     /// A model of `manifest` is ready no more.
@@ -95,7 +99,10 @@ impl Residency {
             self.look();
             let left = patience.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return self.budget.charge(kind, bytes).map_err(|missing| self.no_room(model.manifest(), bytes, missing));
+                return self
+                    .budget
+                    .charge(kind, bytes)
+                    .map_err(|missing| self.no_room(model.manifest(), bytes, missing));
             }
             self.budget.wait(left.min(Duration::from_millis(50)));
         }

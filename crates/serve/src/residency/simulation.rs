@@ -189,5 +189,8 @@ fn a_scan_takes_little_from_those_who_do_not_scan() {
     };
     let undisturbed = play(Policy::Value, &regular).hits;
     let (value, age) = (others(Policy::Value), others(Policy::LongestNotAskedFor));
-    assert!(value > undisturbed - 0.05 && value > age + 0.05, "{undisturbed} undisturbed, {value} by value, {age} by age");
+    assert!(
+        value > undisturbed - 0.05 && value > age + 0.05,
+        "{undisturbed} undisturbed, {value} by value, {age} by age"
+    );
 }

@@ -180,7 +180,8 @@ fn lifted(count: usize, bytes: u64) -> (tempfile::TempDir, Store) {
     std::fs::write(store.root().join(format!("weights/{named}.tbl")), &table).unwrap();
     let segment = |number: usize| {
         let hash = format!("{number:064x}");
-        std::fs::write(store.root().join(format!("segments/{hash}.seg")), vec![1u8; usize::try_from(bytes).unwrap()]).unwrap();
+        std::fs::write(store.root().join(format!("segments/{hash}.seg")), vec![1u8; usize::try_from(bytes).unwrap()])
+            .unwrap();
         json!({"hash": hash, "bytes": bytes, "used_bytes": bytes})
     };
     let common = segment(0);
@@ -253,7 +254,8 @@ fn nobody_notices_that_models_come_and_go() {
     assert!(most <= 3 * PROGRAM_BYTES as u64, "{most} bytes were charged");
     assert!(scheduler.drain(Duration::from_secs(60)));
     let text = metrics.text();
-    let evicted = text.lines().find_map(|line| line.strip_prefix("packhorse_evictions_total{what=\"program\"} ")).unwrap();
+    let evicted =
+        text.lines().find_map(|line| line.strip_prefix("packhorse_evictions_total{what=\"program\"} ")).unwrap();
     assert!(evicted.parse::<u64>().unwrap() >= 10, "{evicted} programs went");
 }
 

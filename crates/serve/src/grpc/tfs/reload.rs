@@ -32,7 +32,8 @@ pub(super) fn reload(residency: &Residency, config: Option<ModelServerConfig>) -
     }
     for (name, model) in &wanted {
         // What is served already, and wanted, is left alone.
-        residency.load_named(name, &LoadOptions { policy: model.policy.clone(), keep: true, ..LoadOptions::default() })?;
+        residency
+            .load_named(name, &LoadOptions { policy: model.policy.clone(), keep: true, ..LoadOptions::default() })?;
     }
     let served: BTreeSet<String> = residency.models().iter().map(|model| model.manifest().name.clone()).collect();
     for name in served.iter().filter(|name| !wanted.contains_key(*name)) {
