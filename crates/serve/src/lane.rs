@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result, Tensor, cpu};
@@ -194,6 +195,17 @@ pub(crate) fn step_back() {
     const NICE: i32 = 10;
     let thread: Pid = rustix::thread::gettid();
     let _ = setpriority_process(Some(thread), NICE);
+}
+
+/// A thread called `name`.
+///
+/// # Errors
+/// [`Internal`](engine::ErrorKind::Internal) when the system gives no more.
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|source| Error::internal(format!("thread '{name}' cannot be started: {source}")))
 }
 
 #[cfg(test)]

@@ -107,14 +107,14 @@ impl Scheduler {
         let mut threads = Vec::new();
         for (index, &core) in cores.iter().enumerate() {
             let scheduler = Arc::clone(&scheduler);
-            threads.push(spawn(&format!("lane-{index}"), move || lane::run(&scheduler, index, core))?);
+            threads.push(lane::spawn(&format!("lane-{index}"), move || lane::run(&scheduler, index, core))?);
         }
         let loader = Arc::clone(&scheduler);
-        threads.push(spawn("loader", move || lane::load(&loader))?);
+        threads.push(lane::spawn("loader", move || lane::load(&loader))?);
         let keeper = Arc::clone(&scheduler);
-        threads.push(spawn("keeper", move || residency::keep(&keeper))?);
+        threads.push(lane::spawn("keeper", move || residency::keep(&keeper))?);
         let changer = Arc::clone(&scheduler);
-        threads.push(spawn("changes", move || changer.changes.run(&waiting))?);
+        threads.push(lane::spawn("changes", move || changer.changes.run(&waiting))?);
         *scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(scheduler)
     }
@@ -125,7 +125,7 @@ impl Scheduler {
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
     pub fn poll_every(self: &Arc<Self>, interval: Duration) -> Result<()> {
         let scheduler = Arc::clone(self);
-        let thread = spawn("poller", move || lane::poll(&scheduler, interval))?;
+        let thread = lane::spawn("poller", move || lane::poll(&scheduler, interval))?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Scheduler {
         let scheduler = Arc::clone(self);
         // It ends between two models when the scheduler stops, and nobody waits for it then: packing one takes as long as
         // it takes, and what was not finished leaves nothing behind that is found again.
-        spawn("packer", move || lane::settle(&scheduler)).map(drop)
+        lane::spawn("packer", move || lane::settle(&scheduler)).map(drop)
     }
 
     /// The models behind it.
@@ -397,11 +397,4 @@ impl Scheduler {
         // Nothing that runs under the lock panics half-way, so a poisoned lock holds good state.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(|source| Error::internal(format!("thread '{name}' cannot be started: {source}")))
 }
