@@ -141,7 +141,7 @@ impl Engine for Onnx {
 }
 
 /// Has what a run needs come from the heap. The runtime's own allocator keeps for ever what the largest run of a session
-/// took, for each session apart; the heap's memory is whoever's run is next (docs/decisions/015).
+/// took, for each session apart; the heap's memory is whoever's run is next (docs/decisions/017).
 #[expect(unsafe_code, reason = "a setting of the C API")]
 fn without_arena(builder: &mut SessionBuilder) -> Result<()> {
     // SAFETY: the options are live, and are changed by nobody else while they are borrowed.

@@ -25,7 +25,7 @@ const BIND_MS: f64 = 0.1;
 const READ_BYTES_PER_MS: f64 = 500_000.0;
 /// Freeing weights may leave their program without a model, which then may go as well.
 const ROUNDS: usize = 3;
-/// What the kernel is told of pages that go: see docs/decisions/014-what-stays-in-memory.md.
+/// What the kernel is told of pages that go: see docs/decisions/016-what-stays-in-memory.md.
 const GOING: Advice = Advice::Later;
 
 /// Which bytes something frees by going.

@@ -1,5 +1,5 @@
 //! What stays in memory, over hours of traffic and in virtual time: the choice by value as it is, beside dropping what was
-//! longest not asked for (LRU). What docs/decisions/014-what-stays-in-memory.md claims is shown here.
+//! longest not asked for (LRU). What docs/decisions/016-what-stays-in-memory.md claims is shown here.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

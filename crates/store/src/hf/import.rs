@@ -131,10 +131,10 @@ pub(crate) fn import(engine: &Onnx, folder: &Path, asked: Option<&Asked<'_>>) ->
 /// The program with its weights, once it has run with them.
 fn runnable(engine: &Onnx, program: Program, weights: Vec<Tensor>, origins: Vec<Option<Origin>>) -> Result<Imported> {
     let bytes = Bytes::from(program.model.encode_to_vec());
-    let mut session = engine.session(&bytes, weights.len(), Load::AsIs)?;
+    let session = engine.session(&bytes, weights.len(), Load::AsIs)?;
     let bound = engine.bind(weights.clone())?;
-    probe::runs(session.as_mut(), bound.as_ref())?;
-    let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
+    probe::runs(session.as_ref(), bound.as_ref())?;
+    let apart = probe::items_are_apart(session.as_ref(), bound.as_ref());
     let form = Compiled {
         program: bytes,
         kind: ProgramKind::Lifted,
@@ -155,7 +155,7 @@ fn in_eight_bits(
     (float, weights): (Program, Vec<Tensor>),
     asked: &Asked<'_>,
 ) -> Result<(Imported, Accuracy)> {
-    let mut session = engine.session(&float.model.encode_to_vec(), weights.len(), Load::AsIs)?;
+    let session = engine.session(&float.model.encode_to_vec(), weights.len(), Load::AsIs)?;
     let bound = engine.bind(weights)?;
     let all: Vec<usize> = (0..float.signature.outputs.len()).collect();
     let mut original = |run: &[Tensor]| session.run(bound.as_ref(), run, &all);

@@ -95,7 +95,7 @@ impl Search<'_> {
         let built = self.parts.build(self.engine, &mut self.known, &|model: &mut Model, weights| {
             self.quantisable.rewrite(model, weights, self.asked.precision, floats);
         })?;
-        let mut built =
+        let built =
             built.map_err(|refusal| Error::unsupported(format!("in eight bits the runtime refuses it: {refusal}")))?;
         let all: Vec<usize> = (0..self.signature.outputs.len()).collect();
         let bound = built.bound.clone();

@@ -122,11 +122,11 @@ fn files(graph: &Graph) -> Vec<String> {
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) or [`Unsupported`](engine::ErrorKind::Unsupported) when the
 /// runtime cannot run it at all, or has no form of it for any CPU and that alone is wanted.
 pub(crate) fn import(engine: &Onnx, path: &Path, targets: Targets) -> Result<Imported> {
-    let mut plain = engine.session_from_file(path)?;
+    let plain = engine.session_from_file(path)?;
     let signature = plain.signature().clone();
-    let native = match lifted(engine, path, Layout::Native, plain.as_mut())? {
+    let native = match lifted(engine, path, Layout::Native, plain.as_ref())? {
         Ok(native) => native,
-        Err(why) => kept_whole(engine, path, plain.as_mut(), why)?,
+        Err(why) => kept_whole(engine, path, plain.as_ref(), why)?,
     };
     let (mut per_cpu, mut apart) = (native.per_cpu, native.apart);
     let mut notes = Vec::new();
@@ -134,7 +134,7 @@ pub(crate) fn import(engine: &Onnx, path: &Path, targets: Targets) -> Result<Imp
     let forms = if native.form.target == PORTABLE || targets == Targets::Native {
         vec![native.form]
     } else {
-        match (lifted(engine, path, Layout::Portable, plain.as_mut())?, targets) {
+        match (lifted(engine, path, Layout::Portable, plain.as_ref())?, targets) {
             (Ok(any), _) => {
                 per_cpu |= any.per_cpu;
                 apart &= any.apart;
@@ -161,7 +161,7 @@ struct Checked {
     apart: bool,
 }
 
-fn kept_whole(engine: &Onnx, path: &Path, plain: &mut dyn Session, why: String) -> Result<Checked> {
+fn kept_whole(engine: &Onnx, path: &Path, plain: &dyn Session, why: String) -> Result<Checked> {
     let none = engine.bind(Vec::new())?;
     let apart = probe::items_are_apart(plain, none.as_ref());
     let program = whole(path).map_err(|error| error.context(format!("it cannot be lifted ({why})")))?;
@@ -218,14 +218,14 @@ fn lifted(
     engine: &Onnx,
     path: &Path,
     layout: Layout,
-    plain: &mut dyn Session,
+    plain: &dyn Session,
 ) -> Result<std::result::Result<Checked, String>> {
     let (parts, found) = match take_apart(engine, path, layout)? {
         Ok(apart) => apart,
         Err(why) => return Ok(Err(why)),
     };
     let built = parts.build(engine, &mut Known::default(), &|model, weights| linear::rewrite(model, weights))?;
-    let Built { program, weights, mut session, bound, names } = match built {
+    let Built { program, weights, session, bound, names } = match built {
         Ok(built) => built,
         Err(refusal) => return Ok(Err(refusal)),
     };
@@ -233,10 +233,10 @@ fn lifted(
         return Ok(Err(why));
     }
     let none = engine.bind(Vec::new())?;
-    if let Err(why) = probe::same_answers(plain, session.as_mut(), bound.as_ref(), none.as_ref()) {
+    if let Err(why) = probe::same_answers(plain, session.as_ref(), bound.as_ref(), none.as_ref()) {
         return Ok(Err(names.translate(&why)));
     }
-    let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
+    let apart = probe::items_are_apart(session.as_ref(), bound.as_ref());
     let target = if found.blocked { engine::cpu::target() } else { PORTABLE.to_owned() };
     let form = Compiled { program, kind: ProgramKind::Lifted, target, why_whole: None, weights, origins: Vec::new() };
     Ok(Ok(Checked { form, per_cpu: found.per_cpu, apart }))
@@ -247,7 +247,7 @@ fn lifted(
 /// # Errors
 /// As [`import`] and [`fit::fit`]; [`Unsupported`](engine::ErrorKind::Unsupported) when its weights cannot be lifted.
 pub(crate) fn import_in_eight_bits(engine: &Onnx, path: &Path, asked: &Asked<'_>) -> Result<(Imported, Accuracy)> {
-    let mut plain = engine.session_from_file(path)?;
+    let plain = engine.session_from_file(path)?;
     let signature = plain.signature().clone();
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
     let none = engine.bind(Vec::new())?;
@@ -261,8 +261,8 @@ pub(crate) fn import_in_eight_bits(engine: &Onnx, path: &Path, asked: &Asked<'_>
 
 /// What was fitted, as it is stored.
 pub(crate) fn eight_bits(built: Built, signature: Signature) -> Imported {
-    let Built { program, weights, mut session, bound, .. } = built;
-    let apart = probe::items_are_apart(session.as_mut(), bound.as_ref());
+    let Built { program, weights, session, bound, .. } = built;
+    let apart = probe::items_are_apart(session.as_ref(), bound.as_ref());
     let form = Compiled {
         program,
         kind: ProgramKind::Lifted,

@@ -16,8 +16,8 @@ const RELATIVE_TOLERANCE: f32 = 1e-4;
 /// # Errors
 /// The reason, for a person, when they differ or cannot be compared.
 pub(crate) fn same_answers(
-    plain: &mut dyn Session,
-    lifted: &mut dyn Session,
+    plain: &dyn Session,
+    lifted: &dyn Session,
     weights: &dyn Weights,
     no_weights: &dyn Weights,
 ) -> std::result::Result<(), String> {
@@ -84,7 +84,7 @@ fn close(want: &Tensor, got: &Tensor) -> bool {
 ///
 /// # Errors
 /// The runtime's refusal, when it takes none of the sizes tried.
-pub(crate) fn runs(session: &mut dyn Session, weights: &dyn Weights) -> Result<()> {
+pub(crate) fn runs(session: &dyn Session, weights: &dyn Weights) -> Result<()> {
     let signature = session.signature().clone();
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut refusal = None;
@@ -100,7 +100,7 @@ pub(crate) fn runs(session: &mut dyn Session, weights: &dyn Weights) -> Result<(
 /// Whether `session` treats the items of a batch apart from each other: whether two requests answer the same when they
 /// are put together along the first dimension as when each runs alone. Nothing in an ONNX file says so; a graph that
 /// mixes its items, or that refuses a batch, is run request by request.
-pub(crate) fn items_are_apart(session: &mut dyn Session, weights: &dyn Weights) -> bool {
+pub(crate) fn items_are_apart(session: &dyn Session, weights: &dyn Weights) -> bool {
     let signature = session.signature().clone();
     let batched = |specs: &[TensorSpec]| {
         !specs.is_empty() && specs.iter().all(|spec| !spec.any_rank && spec.shape.first() == Some(&-1))

@@ -122,7 +122,7 @@ pub(crate) fn import(runtimes: &Runtimes, folder: &Path) -> Result<(Imported, Fi
     };
     let imported = Imported {
         signature: session.signature().clone(),
-        max_batch_size: batch_max(runtimes, session)?,
+        max_batch_size: batch_max(runtimes, session.as_ref())?,
         per_cpu: false,
         forms: vec![form],
         notes,
@@ -132,13 +132,13 @@ pub(crate) fn import(runtimes: &Runtimes, folder: &Path) -> Result<(Imported, Fi
 
 /// How many items go together. A model may refuse every made-up input, as one that parses its own does; but one whose
 /// variables are not there refuses all others as well.
-fn batch_max(runtimes: &Runtimes, mut session: Box<dyn Session>) -> Result<u64> {
+fn batch_max(runtimes: &Runtimes, session: &dyn Session) -> Result<u64> {
     let none = runtimes.bind(Vec::new())?;
-    match probe::runs(session.as_mut(), none.as_ref()) {
+    match probe::runs(session, none.as_ref()) {
         Err(error) if error.kind == ErrorKind::FailedPrecondition => return Err(Error::invalid(error.message)),
         Ok(()) | Err(_) => {}
     }
-    Ok(if probe::items_are_apart(session.as_mut(), none.as_ref()) { BATCH_MAX } else { 0 })
+    Ok(if probe::items_are_apart(session, none.as_ref()) { BATCH_MAX } else { 0 })
 }
 
 /// Which signature of the SavedModel in `files` is served, and what is to be said of it. Runs nothing.
