@@ -55,7 +55,7 @@ fn an_answer_is_its_own_in_any_batch() {
         let manifest = pack(&place.store, &onnx, &bert(precision)).unwrap().manifest;
         assert_eq!(manifest.max_batch_size, 32, "{precision:?}");
         let program = place.store.program(&manifest.program).unwrap();
-        let mut session = onnx.session(&program, manifest.weights.len(), Load::AsIs).unwrap();
+        let session = onnx.session(&program, manifest.weights.len(), Load::AsIs).unwrap();
         let weights = onnx.bind(place.store.weights(&manifest).unwrap()).unwrap();
         let together = session.run(weights.as_ref(), &ids(3, 24, 5), &[0]).unwrap();
         for item in 0..3 {
