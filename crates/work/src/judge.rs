@@ -1,13 +1,10 @@
 //! Whether a video was decoded whole: pure judgements on what the decoder reported.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
 use engine::{Error, Result};
 
 use crate::media::{DecodeReport, Probe};
 use crate::result::Damage;
+use crate::segment::Outline;
 use crate::task::Task;
 
 /// Whether what was decoded is good enough for `task`. `span_s` are the times of the first and of the last frame,
@@ -28,7 +25,9 @@ pub(crate) fn judge(
         return Err(Error::invalid(format!("video '{input}' has no frame that can be decoded ({said})")));
     };
     // Counts of frames are far below the 2^53 that a double holds exactly.
-    if *errors as f64 / *frames as f64 > tolerance {
+    // A slice may be complained about in several lines, so that one alone may come to more than one error a frame: who
+    // puts up with everything is not asked how much it is.
+    if *errors as f64 / *frames as f64 > tolerance && tolerance < 1.0 {
         return Err(Error::invalid(format!(
             "{errors} decoding errors in {frames} frames of video '{input}' (first: {said}); re-encode the file, e.g. \
              ffmpeg -i IN -c:v libx264 OUT, or submit with --tolerate-damage PERCENT"
@@ -70,22 +69,20 @@ fn missing_at_end(frames: u64, span_s: (f64, f64), declared: Option<(u64, f64)>)
     }
 }
 
-/// How long the frames that the file declares would last. An AVI's duration is no help, since the demuxer works it out
-/// from what is there of the file, but its frames all last equally long; anywhere else it is the duration that counts,
-/// since frames may be of any length or hidden by edits.
-pub(crate) fn declared_s(path: &Path, probe: &Probe) -> Option<f64> {
-    let mut head = [0; 12];
-    let is_avi = File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok()
-        && head.starts_with(b"RIFF")
-        && head.ends_with(b"AVI ");
-    match is_avi {
-        true => Some(probe.frames_declared? as f64 / probe.frame_rate?),
-        false => probe.duration_s,
+/// How many frames the file declares, and how long they would last, when its container does not have as many. An AVI's
+/// duration is no help, since the demuxer works it out from what is there of the file, but its frames all last equally
+/// long; anywhere else it is the duration that counts, since frames may be of any length or hidden by edits.
+pub(crate) fn declared(probe: &Probe, outline: &Outline) -> Option<(u64, f64)> {
+    let declared = probe.frames_declared.filter(|&declared| declared > outline.frames + outline.hidden)?;
+    match probe.container.as_str() {
+        "avi" => Some((declared, declared as f64 / probe.frame_rate?)),
+        _ => Some((declared, probe.duration_s?)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use engine::ErrorKind;

@@ -33,6 +33,8 @@ pub mod job;
 
 mod judge;
 
+pub mod quality;
+
 pub mod policy;
 
 pub mod worker;

@@ -8,6 +8,7 @@ use engine::{Error, Result};
 use pipeline::Detected;
 use serde::{Deserialize, Serialize};
 
+use crate::quality::Note;
 use crate::source::InputIdentity;
 
 /// The summary format this build writes.
@@ -140,6 +141,8 @@ pub struct Summary {
     pub video: Video,
     /// What the decoder complained about.
     pub damage: Damage,
+    /// What was out of the ordinary with the video, and how it was treated.
+    pub quality: Vec<Note>,
 }
 
 /// Which model ran.
@@ -167,14 +170,14 @@ pub struct ClassCount {
 /// A video, as its file declares it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Video {
+    /// The decoder's names of the container.
+    pub container: String,
     /// The decoder's name of the codec.
     pub codec: String,
-    /// Pixels across as displayed, after rotation.
+    /// Pixels across as displayed: upright, and square.
     pub width: u32,
     /// Pixels down, likewise.
     pub height: u32,
-    /// The rotation that the decoder applied.
-    pub rotation_degrees: f64,
     /// Average frames per second.
     pub frame_rate: Option<f64>,
     /// In seconds.

@@ -1,14 +1,17 @@
 //! The parts put together: every frame in order, numbered, written, counted.
 
+use std::time::Duration;
+
 use engine::{Error, ErrorKind};
 
 use super::{Job, Running, Setup, placed};
 use crate::cost::Spent;
-use crate::judge::judge;
+use crate::judge::{declared, judge};
 use crate::media::DecodeReport;
 use crate::policy::Failure;
+use crate::quality::{Decoded, report};
 use crate::result::{self, Labels, ModelIdentity, Summary, Tally, Video, append_line, parts_folder};
-use crate::segment::{Kept, Part, PartName};
+use crate::segment::{Kept, Part, PartName, Plan};
 
 /// What the parts came to.
 pub(super) struct Assembled {
@@ -27,7 +30,7 @@ pub(super) fn assemble(
     let labels = Labels::new(&setup.manifest.labels);
     let mut found = Found::default();
     let mut line = String::new();
-    let mut frames_before = 0;
+    let (mut frames_before, mut before) = (0, None);
     for segment in &ledger.plan().segments {
         let access = ledger.access(segment.index);
         for Kept { name, part } in ledger.chain(access, segment.index) {
@@ -41,14 +44,13 @@ pub(super) fn assemble(
                 }
             };
             for look in &part.looks {
-                // Below 2^53 microseconds, which is 285 years, the conversion is exact.
-                let pts_s = look.pts_us as f64 / 1e6;
+                let (index, pts_us) = (frames_before + look.offset, look.pts_us);
                 line.clear();
-                append_line(&mut line, frames_before + look.offset, pts_s, &look.found, &labels)
-                    .map_err(Failure::Task)?;
+                append_line(&mut line, index, seconds(pts_us), &look.found, &labels).map_err(Failure::Task)?;
                 results(line.as_bytes()).map_err(placed)?;
                 found.tally.add(&look.found);
-                found.span_s = Some((found.span_s.map_or(pts_s, |(first, _)| first), pts_s));
+                found.decoded.add(index, pts_us, before);
+                before = Some((index, pts_us));
             }
             found.spent += part.spent;
             if let Some(end) = &part.end {
@@ -58,23 +60,24 @@ pub(super) fn assemble(
         }
         frames_before += ledger.progress(access, segment.index).0;
     }
-    drop(ledger);
-    found.frames = frames_before;
+    found.decoded.frames = frames_before;
     let spent = found.spent;
-    Ok(Assembled { summary: sum_up(job, setup, found)?, spent })
+    Ok(Assembled { summary: sum_up(job, setup, ledger.plan(), found)?, spent })
 }
 
 /// What the parts say together.
 #[derive(Default)]
 struct Found {
     tally: Tally,
-    /// Frames decoded.
-    frames: u64,
-    /// Presentation times of the first and of the last frame, in seconds.
-    span_s: Option<(f64, f64)>,
+    decoded: Decoded,
     errors: u64,
     first_error: Option<String>,
     spent: Spent,
+}
+
+/// Below 2^53 microseconds, which is 285 years, the conversion is exact.
+pub(super) fn seconds(us: i64) -> f64 {
+    us as f64 / 1e6
 }
 
 /// The part called `name`, without its looks unless `with_looks`; `None` when it is no part, and it is removed then.
@@ -97,12 +100,14 @@ pub(super) fn stored(job: &Job<'_>, name: &PartName, with_looks: bool) -> engine
     }
 }
 
-fn sum_up(job: &Job<'_>, setup: &Setup, found: Found) -> Result<Summary, Failure> {
-    let Found { tally, frames, span_s, errors, first_error, .. } = found;
-    let Setup { source, probe, lasts_s, manifest, .. } = setup;
-    let report = DecodeReport { frames, damage_count: errors, first_damage: first_error, cpu: Default::default() };
-    let declared = probe.frames_declared.zip(*lasts_s);
-    let damage = judge(job.task, &report, span_s, declared).map_err(Failure::Task)?;
+fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Summary, Failure> {
+    let Found { tally, decoded, errors, first_error, .. } = found;
+    let Setup { source, probe, outline, manifest, .. } = setup;
+    let frames = decoded.frames;
+    let report_of_decoder =
+        DecodeReport { frames, damage_count: errors, first_damage: first_error, cpu: Duration::ZERO };
+    let span_s = decoded.span_us.map(|(first_us, last_us)| (seconds(first_us), seconds(last_us)));
+    let damage = judge(job.task, &report_of_decoder, span_s, declared(probe, outline)).map_err(Failure::Task)?;
     source.check_unchanged().map_err(Failure::Task)?;
     Ok(Summary {
         format: result::FORMAT,
@@ -119,14 +124,15 @@ fn sum_up(job: &Job<'_>, setup: &Setup, found: Found) -> Result<Summary, Failure
         detections: tally.detections,
         classes: tally.by_label(&manifest.labels),
         video: Video {
+            container: probe.container.clone(),
             codec: probe.codec.clone(),
             width: probe.width,
             height: probe.height,
-            rotation_degrees: probe.rotation_degrees,
             frame_rate: probe.frame_rate,
             duration_s: probe.duration_s,
             frames_declared: probe.frames_declared,
         },
+        quality: report((probe, outline, plan), &decoded, &damage, &job.lengths),
         damage,
     })
 }

@@ -8,18 +8,17 @@ use pipeline::{Detector, Placement, detect};
 use store::Manifest;
 
 use super::Job;
-use crate::judge::declared_s;
-use crate::media::{self, Probe};
+use crate::judge::{declared, judge};
+use crate::media::{self, DecodeReport, Probe};
 use crate::result::parts_folder;
-use crate::segment::{Ledger, Lengths, Outline, PartName, Plan};
+use crate::segment::{Ledger, Outline, PartName, Plan};
 use crate::source::Source;
 
 /// A job with everything looked up.
 pub(super) struct Setup {
     pub(super) source: Source,
     pub(super) probe: Probe,
-    /// How long the frames that the file declares would last.
-    pub(super) lasts_s: Option<f64>,
+    pub(super) outline: Outline,
     pub(super) manifest: Arc<Manifest>,
     pub(super) detector: Detector,
     /// Where the video as it is displayed lies in what the model sees.
@@ -34,12 +33,17 @@ impl Setup {
         let manifest = job.inference.model(&job.task.model)?;
         let detector = detect::for_model(&manifest)?;
         let source = Source::of(job.task)?;
-        let probe = media::probe(job.tools, &source.path)?;
+        let (probe, outline) = media::survey(job.tools, &source.path, job.stall_limit)?;
+        // What is cut off for sure is refused before anything is spent on it.
+        let stored = DecodeReport { frames: outline.frames, ..DecodeReport::default() };
+        let span_s = outline.span.map(|(first, last)| (probe.seconds(first), probe.seconds(last)));
+        if outline.untimed == 0 && span_s.is_some() {
+            judge(job.task, &stored, span_s, declared(&probe, &outline))?;
+        }
         let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
-        let lasts_s = declared_s(&source.path, &probe);
-        let plan = plan(job, &source, &probe)?;
+        let plan = Plan::new(&probe, &outline, &job.lengths);
         let hash = hash(job, &source, &manifest, &plan);
-        Ok((Self { source, probe, lasts_s, manifest, detector, placement, hash }, plan))
+        Ok((Self { source, probe, outline, manifest, detector, placement, hash }, plan))
     }
 
     /// What is there of the job already.
@@ -58,20 +62,6 @@ impl Setup {
         }
         Ok(ledger)
     }
-}
-
-fn plan(job: &Job<'_>, source: &Source, probe: &Probe) -> Result<Plan> {
-    let Lengths { seconds, frames, bytes } = job.lengths;
-    // What cannot be longer than one segment is not looked at packet by packet.
-    if probe.duration_s.is_some_and(|duration_s| duration_s < f64::from(seconds))
-        && probe.frames_declared.is_none_or(|declared| declared < frames)
-        && source.identity.size_bytes < bytes
-    {
-        return Ok(Plan::uncut("it is short"));
-    }
-    let mut outline = Outline::default();
-    media::packets(job.tools, &source.path, probe, job.stall_limit, &mut |packet| outline.add(packet))?;
-    Ok(Plan::new(probe, &outline, &job.lengths))
 }
 
 /// A name for everything that decides on the detections. Whatever is missing here would let a part of other settings

@@ -12,7 +12,7 @@ use pipeline::{Fit, Resample};
 use rustix::event::PollFlags;
 
 use super::child::{Child, LOG_LEVEL, pipe_failed};
-use super::probe::input_url;
+use super::ffprobe::input_url;
 use super::sheet::{Sheet, SheetPlan};
 use super::{Decode, Frame, Frames, Probe, Span, Tools};
 

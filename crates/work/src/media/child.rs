@@ -9,9 +9,12 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use engine::confine::{Bounds, confine};
 use engine::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+use super::Tools;
 
 /// Verbosity that [`Log`] can read: errors only, each line with its level, repeats written out so that they count.
 pub(super) const LOG_LEVEL: &str = "repeat+level+error";
@@ -20,6 +23,10 @@ pub(super) const LOG_LEVEL: &str = "repeat+level+error";
 /// stranger uploaded must not make the decoder open other files, and a text is no video.
 pub(super) const CONTAINERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegtsraw,mpegvideo,flv,asf,ogg,nut,ivf,\
 h261,h263,h264,hevc,av1,obu,vc1,m4v,mjpeg,mjpeg_2000,gif,apng,rm,wtv,mxf,gxf,dv,yuv4mpegpipe,live_flv,bink,smk,swf,nsv";
+
+/// How far a program goes that reads what strangers sent. The memory is enough for the largest frames that are decoded;
+/// the time is for a film of hours, since one that makes no progress is stopped long before.
+const BOUNDS: Bounds = Bounds { memory_bytes: 4 << 30, cpu_s: 24 * 3600, file_bytes: 0, files: 64 };
 
 /// The error of a program that is not there, or may not be started.
 pub(super) fn cannot_start(program: &Path, error: &io::Error) -> Error {
@@ -45,6 +52,14 @@ pub(super) struct Ended {
 }
 
 impl Child {
+    /// Starts `command`, which reads what a stranger sent: without a network, within bounds.
+    pub(super) fn confined(command: &mut Command, tools: &Tools) -> Result<Self> {
+        if tools.confined {
+            confine(command, &BOUNDS)?;
+        }
+        Self::spawn(command)
+    }
+
     /// Starts `command`; its standard error goes to the log.
     ///
     /// A process group of its own keeps an interrupt typed at the terminal away from it: a decoder that stopped early

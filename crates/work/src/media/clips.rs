@@ -14,31 +14,31 @@ use tempfile::TempDir;
 use super::*;
 
 /// A folder that goes away with its clips.
-struct Clips(TempDir);
+pub(super) struct Clips(TempDir);
 
 impl Clips {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: impl AsRef<OsStr>) -> PathBuf {
+    pub(super) fn path(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.0.path().join(Path::new(name.as_ref()))
     }
 
     /// Runs ffmpeg in the folder with the words of `arguments` and the file `name` as its output.
-    fn make(&self, arguments: &str, name: impl AsRef<OsStr>) -> PathBuf {
+    pub(super) fn make(&self, arguments: &str, name: impl AsRef<OsStr>) -> PathBuf {
         let path = self.path(name);
         let status = Command::new("ffmpeg")
             .args(["-nostdin", "-v", "error", "-y"])
             .args(arguments.split(' '))
-            .arg(probe::input_url(&path))
+            .arg(ffprobe::input_url(&path))
             .current_dir(self.0.path())
             .status();
         assert!(status.unwrap().success(), "{arguments}");
         path
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         std::fs::write(self.path(name), bytes).unwrap();
         self.path(name)
     }
@@ -47,11 +47,11 @@ impl Clips {
 /// The test picture at 64x48, as input arguments.
 const SOURCE: &str = "-f lavfi -i testsrc=s=64x48:r=10:d=2";
 
-fn tools() -> Tools {
-    Tools { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into() }
+pub(super) fn tools() -> Tools {
+    Tools { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into(), confined: true }
 }
 
-fn small() -> Decode {
+pub(super) fn small() -> Decode {
     Decode {
         size: Fit::Source,
         resample: Resample::Bilinear,
@@ -60,7 +60,7 @@ fn small() -> Decode {
     }
 }
 
-fn decode(path: &Path, how: &Decode) -> Result<(Vec<Frame>, DecodeReport)> {
+pub(super) fn decode(path: &Path, how: &Decode) -> Result<(Vec<Frame>, DecodeReport)> {
     let probe = probe(&tools(), path)?;
     let mut frames = Frames::open(&tools(), path, &probe, how)?;
     let mut all = Vec::new();
@@ -75,7 +75,7 @@ fn stated_times(path: &Path) -> Vec<f64> {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", "V:0", "-show_entries", "frame=best_effort_timestamp_time"])
         .args(["-of", "csv=p=0"])
-        .arg(probe::input_url(path))
+        .arg(ffprobe::input_url(path))
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -251,7 +251,7 @@ fn stand_in(clips: &Clips, name: &str, script: &str) -> Tools {
     // child, between fork and exec, still holds it.
     let copied = Command::new("install").args(["-m", "755"]).args([&text, &path]).status();
     assert!(copied.unwrap().success());
-    Tools { ffmpeg: path, ..tools() }
+    Tools { ffmpeg: path, confined: false, ..tools() }
 }
 
 /// A frame of one pixel: its time, on standard input's descriptor, and its bytes.

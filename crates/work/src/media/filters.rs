@@ -2,22 +2,27 @@
 
 use pipeline::{Placement, Resample};
 
-use super::{Between, Decode, Span};
+use super::{Between, Decode, Probe, Span};
 
-/// Keep what is of the span, scale, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for every frame to
-/// standard input's descriptor.
-pub(super) fn filters(placement: &Placement, decode: &Decode) -> String {
+/// Keep what is of the span, scale, turn upright, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for
+/// every frame to standard input's descriptor.
+pub(super) fn filters(placement: &Placement, probe: &Probe, decode: &Decode) -> String {
     let flags = match decode.resample {
         Resample::Nearest => "neighbor",
         Resample::Bilinear => "bilinear",
         Resample::Bicubic => "bicubic",
         Resample::Lanczos => "lanczos",
     };
+    let orientation = probe.orientation.unwrap_or_default();
     let (width, height) = placement.scaled_px;
-    let (span, place) = (keep(&decode.span), place(placement));
+    // A small picture is turned faster than a large one.
+    let (width, height) = if orientation.is_sideways() { (height, width) } else { (width, height) };
+    // What a frame says of its colours is heeded by itself.
+    let matrix = probe.matrix_assumed().map(|matrix| format!(":in_color_matrix={matrix}")).unwrap_or_default();
+    let (span, turn, place) = (keep(&decode.span), orientation.filters(), place(placement));
     // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
     format!(
-        "settb=AVTB,{span}scale={width}:{height}:flags={flags},format=rgb24,{place}\
+        "settb=AVTB,{span}scale={width}:{height}:flags={flags}{matrix},format=rgb24,{turn}{place}\
          metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
     )
 }

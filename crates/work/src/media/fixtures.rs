@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::probe::input_url;
+use super::ffprobe::input_url;
 
 /// A video and what is to be expected of it.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Fixture {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
     None,
+    /// Nothing more than its encoder did.
+    Made,
     /// Bytes in the middle of the compressed pictures are overwritten.
     Scratched,
     /// Its last third is missing.
@@ -74,6 +76,8 @@ pub(crate) const FIXTURES: &[Fixture] = &[
     fixture("ffv1.mkv", "-c:v ffv1 -g 10", true),
     fixture("cinepak.avi", "-c:v cinepak -g 10", false),
     fixture("animated.gif", "", false),
+    // As a recording that was joined late: the first key frame and its headers are missing.
+    damaged("headless.ts", "-c:v libx264 -g 10 -bf 2 -bsf:v noise=drop=eq(n\\,0)", false, Damage::Made),
     damaged("scratched.mp4", "-c:v libx264 -g 10 -bf 2 -movflags +faststart", true, Damage::Scratched),
     damaged("scratched.mkv", "-c:v libx265 -x265-params log-level=none:keyint=10", true, Damage::Scratched),
     damaged("scratched.ts", "-c:v mpeg2video -g 10", false, Damage::Scratched),
@@ -97,7 +101,7 @@ impl Fixture {
         let bytes = std::fs::read(&path).unwrap();
         let (length, damage) = (bytes.len(), self.damage);
         let damaged = match damage {
-            Damage::None => return path,
+            Damage::None | Damage::Made => return path,
             Damage::Cut => bytes[..length * 2 / 3].to_vec(),
             Damage::Scratched => {
                 let mut bytes = bytes;

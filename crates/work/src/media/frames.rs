@@ -14,8 +14,9 @@ use engine::{Error, Result};
 use pipeline::{Picture, Placement};
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
+use super::ffprobe::input_url;
 use super::filters::filters;
-use super::probe::{FRAME_PIXELS_MAX, input_url};
+use super::probe::FRAME_PIXELS_MAX;
 use super::{Decode, Probe, Tools};
 
 /// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
@@ -43,7 +44,7 @@ impl Frame {
 }
 
 /// What decoding a video came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DecodeReport {
     /// Frames of the span, those that were skipped too.
     pub frames: u64,
@@ -94,18 +95,18 @@ impl Frames {
         let mut command = Command::new(&tools.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", LOG_LEVEL]);
         command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]);
-        command.args(["-threads", "1", "-filter_threads", "1", "-copyts"]);
+        command.args(["-threads", "1", "-filter_threads", "1", "-copyts", "-noautorotate"]);
         command.arg("-max_pixels").arg(FRAME_PIXELS_MAX.to_string());
         if let Some(from_us) = decode.span.seek_us {
             // Absolute, and what comes before the wanted time is taken out by its time and not by ffmpeg's reckoning.
             command.args(["-seek_timestamp", "1", "-noaccurate_seek", "-ss"]).arg(format!("{from_us}us"));
         }
         command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
-        command.arg("-vf").arg(filters(&placement, decode));
+        command.arg("-vf").arg(filters(&placement, probe, decode));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
-        let mut child = Child::spawn(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()))?;
+        let mut child = Child::confined(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()), tools)?;
         let pixels = child.take_stdout();
         if let Some(pipe) = &pixels {
             // A wish: fewer switches between the two programs. Refused when the user's pipes hold too much already.

@@ -10,11 +10,17 @@ use pipeline::{Fit, Resample};
 
 mod child;
 
-mod probe;
-pub use probe::{Probe, probe};
+mod orientation;
+pub use orientation::Orientation;
 
-mod packets;
-pub use packets::packets;
+mod ffprobe;
+mod headers;
+
+mod probe;
+pub use probe::{Colour, Probe, probe};
+
+mod survey;
+pub use survey::survey;
 
 mod filters;
 
@@ -31,6 +37,8 @@ pub use sheet::SheetPlan;
 mod clips;
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod truth;
 
 /// Where the two programs are: a path, or a bare name to be looked up on `PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,16 +47,24 @@ pub struct Tools {
     pub ffmpeg: PathBuf,
     /// Reads a file's headers.
     pub ffprobe: PathBuf,
+    /// Whether they run without a network, other processes and a file system to change, within bounds, when they read what
+    /// a stranger sent; only programs that are themselves scripts need more.
+    pub confined: bool,
 }
 
 impl Tools {
-    /// `PACKHORSE_FFMPEG` and `PACKHORSE_FFPROBE`, else `ffmpeg` and `ffprobe` on `PATH`.
+    /// `PACKHORSE_FFMPEG` and `PACKHORSE_FFPROBE`, else `ffmpeg` and `ffprobe` on `PATH`; confined, unless
+    /// `PACKHORSE_UNCONFINED` is set.
     pub fn from_env() -> Self {
         let named = |variable, program| {
             let value = std::env::var_os(variable).filter(|value| !value.is_empty());
             value.map_or_else(|| PathBuf::from(program), PathBuf::from)
         };
-        Self { ffmpeg: named("PACKHORSE_FFMPEG", "ffmpeg"), ffprobe: named("PACKHORSE_FFPROBE", "ffprobe") }
+        Self {
+            ffmpeg: named("PACKHORSE_FFMPEG", "ffmpeg"),
+            ffprobe: named("PACKHORSE_FFPROBE", "ffprobe"),
+            confined: std::env::var_os("PACKHORSE_UNCONFINED").is_none_or(|value| value.is_empty()),
+        }
     }
 
     /// Starts both once, so that a missing one is found before any video is touched; says which decoder it is, in

@@ -143,10 +143,14 @@ mod tests {
     fn plan(segments: u64) -> Plan {
         let mut outline = Outline::default();
         for frame in 0..segments * 10 {
-            let pts_us = i64::try_from(frame).ok();
-            outline.add(Packet { pts_us, bytes: 1, key: frame % 10 == 0, hidden: false });
+            let pts = i64::try_from(frame).ok();
+            outline.add(Packet { pts, bytes: 1, key: frame % 10 == 0, hidden: false });
         }
-        Plan::new(&Probe::example(), &outline, &Lengths { frames: 10, ..Lengths::default() })
+        Plan::new(
+            &Probe { tick_s: (1, 1_000_000), ..Probe::example() },
+            &outline,
+            &Lengths { frames: 10, ..Lengths::default() },
+        )
     }
 
     /// `s2:10+5.` is the end of segment 2, reached by seeking, of frames 10 to 14; `t` is for one reached by coming

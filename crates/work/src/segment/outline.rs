@@ -3,8 +3,8 @@
 /// One compressed frame as the container lists it, in the order of decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// When it is to be shown, in microseconds on the file's own clock.
-    pub pts_us: Option<i64>,
+    /// When it is to be shown, in ticks of the container.
+    pub pts: Option<i64>,
     /// Its size.
     pub bytes: u64,
     /// Whether a decoder may begin here.
@@ -20,28 +20,31 @@ pub struct Outline {
     pub frames: u64,
     /// Of all packets.
     pub bytes: u64,
-    /// When the first frame is shown, and the last.
-    pub span_us: Option<(i64, i64)>,
+    /// When the first frame is shown, and the last, in ticks.
+    pub span: Option<(i64, i64)>,
     /// Key frames that are shown.
     pub key_frames: u64,
     /// Where a decoder may begin and everything before is shown before, but for what is said there.
-    pub(super) keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// Packets without a time.
-    pub(super) untimed: u64,
-    /// Hidden packets behind a frame that is shown: an edit list that does more than begin late.
-    pub(super) hidden_inside: u64,
+    pub untimed: u64,
+    /// Packets that an edit list hides.
+    pub hidden: u64,
+    /// Those of them behind a frame that is shown: an edit list that does more than begin late.
+    pub(crate) hidden_inside: u64,
 }
 
 /// A key frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) pts_us: i64,
+pub(crate) struct Key {
+    /// When it is shown, in ticks.
+    pub(super) pts: i64,
     /// Frames shown before it.
     pub(super) frames_before: u64,
     /// Of the packets before it in the file.
     pub(super) bytes_before: u64,
-    /// When the frame before it is shown.
-    pub(super) before_us: i64,
+    /// When the frame before it is shown, in ticks.
+    pub(super) before: i64,
     /// Frames that are shown before it and decoded after it. A decoder that begins here leaves them out.
     pub(super) leading: u32,
 }
@@ -51,42 +54,42 @@ impl Outline {
     pub fn add(&mut self, packet: Packet) {
         self.bytes = self.bytes.saturating_add(packet.bytes);
         if packet.hidden {
+            self.hidden += 1;
             self.hidden_inside += u64::from(self.frames > 0);
             return;
         }
         self.frames += 1;
         self.key_frames += u64::from(packet.key);
-        let Some(pts_us) = packet.pts_us else {
+        let Some(pts) = packet.pts else {
             self.untimed += 1;
             return;
         };
-        if let Some((_, last_us)) = self.span_us.filter(|&(_, last_us)| packet.key && last_us < pts_us) {
+        if let Some((_, last)) = self.span.filter(|&(_, last)| packet.key && last < pts) {
             self.keys.push(Key {
-                pts_us,
+                pts,
                 frames_before: self.frames - 1,
                 bytes_before: self.bytes - packet.bytes,
-                before_us: last_us,
+                before: last,
                 leading: 0,
             });
         }
-        self.leads(pts_us);
-        self.span_us =
-            Some(self.span_us.map_or((pts_us, pts_us), |(first, last)| (first.min(pts_us), last.max(pts_us))));
+        self.leads(pts);
+        self.span = Some(self.span.map_or((pts, pts), |(first, last)| (first.min(pts), last.max(pts))));
     }
 
-    /// Counts the frame at `pts_us` as leading where it comes after a key frame and is shown before it. Only the newest
+    /// Counts the frame at `pts` as leading where it comes after a key frame and is shown before it. Only the newest
     /// may have such frames: one that reaches back further makes an older key frame no place to cut at.
-    fn leads(&mut self, pts_us: i64) {
+    fn leads(&mut self, pts: i64) {
         while let [.., older, newest] = &self.keys[..] {
-            if pts_us >= newest.pts_us || pts_us >= older.pts_us {
+            if pts >= newest.pts || pts >= older.pts {
                 break;
             }
             self.keys.pop();
         }
-        if let Some(newest) = self.keys.last_mut().filter(|newest| pts_us < newest.pts_us) {
+        if let Some(newest) = self.keys.last_mut().filter(|newest| pts < newest.pts) {
             newest.frames_before += 1;
             newest.leading = newest.leading.saturating_add(1);
-            newest.before_us = newest.before_us.max(pts_us);
+            newest.before = newest.before.max(pts);
         }
     }
 }
@@ -101,7 +104,7 @@ mod tests {
         for word in words.split_whitespace() {
             let time = word.trim_end_matches(['K', 'D']);
             let (key, hidden) = (word.contains('K'), word.contains('D'));
-            outline.add(Packet { pts_us: time.parse().ok(), bytes: 10, key, hidden });
+            outline.add(Packet { pts: time.parse().ok(), bytes: 10, key, hidden });
         }
         outline
     }
@@ -109,11 +112,8 @@ mod tests {
     #[test]
     fn key_frames_know_what_is_shown_before_them() {
         let check = |words: &str, want: &[(i64, u64, i64, u32)]| {
-            let got: Vec<_> = outline(words)
-                .keys
-                .iter()
-                .map(|key| (key.pts_us, key.frames_before, key.before_us, key.leading))
-                .collect();
+            let got: Vec<_> =
+                outline(words).keys.iter().map(|key| (key.pts, key.frames_before, key.before, key.leading)).collect();
             assert_eq!(got, want, "{words}");
         };
         check("", &[]);
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn sums() {
         let outline = outline("-2KD 0K 4 2 - 6K 5D");
-        assert_eq!((outline.frames, outline.bytes, outline.span_us), (5, 70, Some((0, 6))));
+        assert_eq!((outline.frames, outline.bytes, outline.span), (5, 70, Some((0, 6))));
         assert_eq!((outline.key_frames, outline.untimed, outline.hidden_inside), (2, 1, 1));
     }
 }

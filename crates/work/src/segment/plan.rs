@@ -60,13 +60,14 @@ impl Plan {
     /// Cuts the video that `probe` and `outline` describe.
     pub fn new(probe: &Probe, outline: &Outline, lengths: &Lengths) -> Self {
         match leading_allowed(probe, outline) {
-            Ok(leading) => Self { segments: cut(outline, leading, lengths), whole: None },
+            Ok(leading) => Self { segments: cut(probe, outline, leading, lengths), whole: None },
             Err(why) => Self { segments: vec![segment(0, None, None)], whole: Some(why) },
         }
     }
 
     /// The only segment of a video about which nothing more is known.
-    pub fn uncut(why: &'static str) -> Self {
+    #[cfg(test)]
+    pub(super) fn uncut(why: &'static str) -> Self {
         Self { segments: vec![segment(0, None, None)], whole: Some(why) }
     }
 }
@@ -90,25 +91,27 @@ fn leading_allowed(probe: &Probe, outline: &Outline) -> Result<bool, &'static st
     }
 }
 
-fn cut(outline: &Outline, leading: bool, lengths: &Lengths) -> Vec<Segment> {
-    let (first_us, _) = outline.span_us.unwrap_or_default();
+fn cut(probe: &Probe, outline: &Outline, leading: bool, lengths: &Lengths) -> Vec<Segment> {
+    let time_us = |ticks: i64| probe.microseconds(ticks);
     let mut segments = vec![segment(0, None, None)];
     // Where the newest segment begins: time, frames and bytes before it.
-    let mut begun = (first_us, 0, 0);
+    let mut begun = (outline.span.and_then(|(first, _)| time_us(first)).unwrap_or_default(), 0, 0);
     for key in outline.keys.iter().filter(|key| leading || key.leading == 0) {
-        let long = key.pts_us.saturating_sub(begun.0) >= i64::from(lengths.seconds) * 1_000_000;
+        let Some((from_us, previous_us)) = time_us(key.pts).zip(time_us(key.before)) else { continue };
+        let long = from_us.saturating_sub(begun.0) >= i64::from(lengths.seconds) * 1_000_000;
         let many = key.frames_before.saturating_sub(begun.1) >= lengths.frames;
         let large = key.bytes_before.saturating_sub(begun.2) >= lengths.bytes;
-        let Ok(index) = u32::try_from(segments.len()) else { break };
-        if !(long || many || large) {
+        // Frames that a microsecond does not tell apart are not cut apart.
+        if !(long || many || large) || previous_us >= from_us {
             continue;
         }
+        let Ok(index) = u32::try_from(segments.len()) else { break };
         if let Some(last) = segments.last_mut() {
-            last.before_us = Some(key.pts_us);
+            last.before_us = Some(from_us);
         }
-        let next = segment(index, Some(key.pts_us), None);
-        segments.push(Segment { frames_before: key.frames_before, previous_us: Some(key.before_us), ..next });
-        begun = (key.pts_us, key.frames_before, key.bytes_before);
+        let next = segment(index, Some(from_us), None);
+        segments.push(Segment { frames_before: key.frames_before, previous_us: Some(previous_us), ..next });
+        begun = (from_us, key.frames_before, key.bytes_before);
     }
     segments
 }
@@ -126,7 +129,7 @@ mod tests {
 
     fn probe(container: &str, codec: &str) -> Probe {
         let text = |text: &str| text.to_owned();
-        Probe { container: text(container), codec: text(codec), ..Probe::example() }
+        Probe { container: text(container), codec: text(codec), tick_s: (1, 1_000_000), ..Probe::example() }
     }
 
     const MP4: &str = "mov,mp4,m4a,3gp,3g2,mj2";
@@ -135,8 +138,8 @@ mod tests {
     fn steady(frames: u64, group: u64) -> Outline {
         let mut outline = Outline::default();
         for frame in 0..frames {
-            let pts_us = Some(i64::try_from(frame).unwrap() * 40_000);
-            outline.add(Packet { pts_us, bytes: 1000, key: frame % group == 0, hidden: false });
+            let pts = Some(i64::try_from(frame).unwrap() * 40_000);
+            outline.add(Packet { pts, bytes: 1000, key: frame % group == 0, hidden: false });
         }
         outline
     }
@@ -178,7 +181,7 @@ mod tests {
     fn a_key_frame_with_leading_frames_serves_where_decoders_leave_them_out() {
         let mut outline = Outline::default();
         for (pts, key) in [(0, true), (40, false), (160, true), (80, false), (120, false), (200, true)] {
-            outline.add(Packet { pts_us: Some(pts * 1000), bytes: 1, key, hidden: false });
+            outline.add(Packet { pts: Some(pts * 1000), bytes: 1, key, hidden: false });
         }
         for (codec, want) in [("hevc", &[0, 4, 5][..]), ("h264", &[0, 5])] {
             let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames: 1, ..Lengths::default() });
@@ -196,7 +199,7 @@ mod tests {
         ) {
             let mut outline = Outline::default();
             for &(time, key, hidden) in &times {
-                outline.add(Packet { pts_us: Some(time), bytes: 1, key, hidden });
+                outline.add(Packet { pts: Some(time), bytes: 1, key, hidden });
             }
             let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames, ..Lengths::default() });
             let (first, last) = (plan.segments[0], plan.segments[plan.segments.len() - 1]);

@@ -22,6 +22,7 @@ use crate::queue::{Depth, Options, Phase, SqliteQueue, TaskState, lease_lost};
 use crate::segment::Lengths;
 
 mod resume;
+mod truth;
 
 /// Frames of [`Yard::video`]; each is brighter than the one before, and from the sixth on the score is above 0.4.
 const FRAMES: u64 = 12;

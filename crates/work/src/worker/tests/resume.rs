@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::media::fixtures::{Damage, FIXTURES, Fixture};
+use crate::quality::About;
+use crate::segment::PartName;
 
 /// A score that any change of any byte changes.
 fn fingerprint(bytes: &[u8]) -> f32 {
@@ -39,6 +41,13 @@ fn results(yard: &Yard, task: &Task) -> (Vec<u8>, Vec<u8>) {
     (read(lines_key(&task.id)), read(summary_key(&task.id)))
 }
 
+/// A summary without its line about what cannot be cut, which is only there where something was to be.
+fn but_for_cuts(summary: &[u8]) -> Summary {
+    let mut summary = Summary::from_json(summary).unwrap();
+    summary.quality.retain(|note| note.about != About::Uncut);
+    summary
+}
+
 fn task(input: &Path, damage_tolerance: f64) -> Task {
     Task { id: "a".to_owned(), damage_tolerance, ..Task::new(input, "brightness").unwrap() }
 }
@@ -72,7 +81,8 @@ fn segments_one_after_the_other_are_the_whole_video() {
         let (worker, model) = worker(&yard, 15, 7, look, no_hook());
         assert_eq!(run(&worker, Mode::DrainOnce).unwrap().completed, 1, "{name}: {:?}", yard.state("a"));
         let got = results(&yard, &task);
-        assert!(got == want, "{name}: {}\n{}", String::from_utf8_lossy(&got.1), String::from_utf8_lossy(&want.1));
+        assert!(got.0 == want.0, "{name}: other lines");
+        assert_eq!(but_for_cuts(&got.1), but_for_cuts(&want.1), "{name}");
         // That the fixture was cut where it can be, and only there: else this proves nothing.
         let parts = parts.lock().unwrap();
         let sought = parts.iter().filter(|key| key.contains("-s00") && key.ends_with("-end.jsonl")).count();
@@ -106,8 +116,12 @@ fn whoever_takes_a_video_up_again_goes_on_behind_the_last_part() {
         });
         let (first, _) = worker(&yard, 10, 1, dies, no_hook());
         assert_eq!(run(&first, Mode::OneJob).unwrap().lost, 1, "{died_after}");
-        let durable: u64 = yard.objects.list("a/parts").unwrap().len() as u64;
-        assert_eq!(durable, died_after);
+        let parts = yard.objects.list("a/parts").unwrap();
+        assert_eq!(parts.len() as u64, died_after);
+        // A segment's last frame is followed by a part that only says that it was the last.
+        let names = parts.iter().map(|key| PartName::parse(key.rsplit('/').next().unwrap()).unwrap());
+        let durable: u64 = names.map(|name| name.frames).sum();
+        assert!(durable >= died_after - died_after / 11);
 
         yard.advance(Duration::from_secs(30));
         let (second, model) = worker(&yard, 10, 1, no_hook(), no_hook());
@@ -115,11 +129,9 @@ fn whoever_takes_a_video_up_again_goes_on_behind_the_last_part() {
         assert!(results(&yard, &task) == want, "{died_after}");
         assert_eq!(yard.left(), Yard::whole("a"), "{died_after}");
         let again = model.submitted.load(Ordering::SeqCst);
-        // A segment's last frame is followed by a part that only says that it was the last.
-        let ends = durable / 11;
-        assert_eq!(again, frames - (durable - ends), "{died_after}: what is durable is not worked again");
+        assert_eq!(again, frames - durable, "{died_after}: what is durable is not worked again");
         let cost = Cost::from_json(&yard.objects.read(&cost_key("a")).unwrap()).unwrap();
-        assert_eq!(cost.frames_resumed, durable - ends);
+        assert_eq!(cost.frames_resumed, durable);
     }
 }
 

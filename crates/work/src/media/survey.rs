@@ -1,0 +1,124 @@
+//! What a video file says of itself and of each of its compressed frames: when it is to be shown, and where a decoder may
+//! begin. One ffprobe reads it from one end to the other; nothing is decoded for it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use engine::{Error, Result};
+
+use super::ffprobe::{ANSWER_BYTES_MAX, check_file, ffprobe, listen};
+use super::headers::understand;
+use super::{Probe, Tools};
+use crate::segment::{Outline, Packet};
+
+/// A line of a packet is three values; more than this of it is not looked at.
+const LINE_BYTES_MAX: usize = 300;
+
+/// Reads the headers of the video at `path` and the list of its packets.
+///
+/// # Errors
+/// As [`probe`](super::probe()); [`InvalidInput`](engine::ErrorKind::InvalidInput) when ffprobe says nothing for
+/// `stall_limit`.
+pub fn survey(tools: &Tools, path: &Path, stall_limit: Duration) -> Result<(Probe, Outline)> {
+    check_file(path)?;
+    let mut command = ffprobe(tools, path);
+    command.args(["-show_entries", "packet=pts,size,flags:stream:format", "-of", "json=compact=1"]);
+    let mut reading = Reading::default();
+    let mut take = |piece: &[u8]| {
+        piece.iter().for_each(|&byte| reading.push(byte));
+        if reading.headers.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    listen(&mut command, (tools, path), stall_limit, &mut take)?;
+    if reading.headers.len() > ANSWER_BYTES_MAX {
+        return Err(Error::invalid(format!("the headers of '{}' are too large to be a video's", path.display())));
+    }
+    Ok((understand(&reading.headers, path)?, reading.outline))
+}
+
+/// ffprobe's answer, as it comes in: what is said of packets is taken in and dropped, the rest kept.
+#[derive(Default)]
+struct Reading {
+    line: Vec<u8>,
+    among_packets: bool,
+    outline: Outline,
+    headers: Vec<u8>,
+}
+
+impl Reading {
+    fn push(&mut self, byte: u8) {
+        if byte != b'\n' {
+            // Of a header nothing may be missing, and how much there is of them is bounded by the caller.
+            if self.line.len() < LINE_BYTES_MAX || !self.among_packets && self.line.len() < ANSWER_BYTES_MAX {
+                self.line.push(byte);
+            }
+            return;
+        }
+        match (self.among_packets, self.line.as_slice()) {
+            (false, b"    \"packets\": [") => self.among_packets = true,
+            // Lists within a packet end further to the right.
+            (true, b"    ],") => self.among_packets = false,
+            (true, line) => {
+                if let Some(packet) = std::str::from_utf8(line).ok().and_then(packet) {
+                    self.outline.add(packet);
+                }
+            }
+            (false, line) => {
+                self.headers.extend_from_slice(line);
+                self.headers.push(b'\n');
+            }
+        }
+        self.line.clear();
+    }
+}
+
+/// The packet in `{ "pts": 1024, "size": "18196", "flags": "__" },`, in which a time that there is not is left out.
+fn packet(line: &str) -> Option<Packet> {
+    let line = line.strip_prefix("        { \"")?;
+    let value = |name: &str| {
+        let behind = line.split_once(name)?.1.strip_prefix("\": ")?.trim_start_matches('"');
+        behind.split(['"', ',', ' ']).next()
+    };
+    let flags = value("flags")?;
+    Some(Packet {
+        pts: value("pts").and_then(|pts| pts.parse().ok()),
+        bytes: value("size")?.parse().ok()?,
+        key: flags.contains('K'),
+        hidden: flags.contains('D'),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets() {
+        let packet_of = |pts, bytes, key, hidden| Some(Packet { pts, bytes, key, hidden });
+        let table = [
+            (r#"        { "pts": 2, "size": "31", "flags": "K_" },"#, packet_of(Some(2), 31, true, false)),
+            (r#"        { "size": "31", "flags": "__" }"#, packet_of(None, 31, false, false)),
+            (r#"        { "pts": -2, "size": "7", "flags": "KD" },"#, packet_of(Some(-2), 7, true, true)),
+            (r#"        { "pts": 5, "size": "7", "flags": "__","#, packet_of(Some(5), 7, false, false)),
+            (r#"                { "side_data_type": "MPEGTS Stream ID" }"#, None),
+            (r#"            "side_data_list": ["#, None),
+            ("            ] },", None),
+            (r#"        { "pts": 5, "size": "much", "flags": "__" },"#, None),
+            ("", None),
+        ];
+        for (line, want) in table {
+            assert_eq!(packet(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn headers_are_what_is_left() {
+        let answer = "{\n    \"packets\": [\n        { \"pts\": 0, \"size\": \"3\", \"flags\": \"K_\",\n            \
+            \"side_data_list\": [\n                { \"side_data_type\": \"x\" }\n            ] },\n        \
+            { \"pts\": 1, \"size\": \"4\", \"flags\": \"__\" }\n    ],\n    \"streams\": [\n\n    ]\n}\n";
+        let mut reading = Reading::default();
+        answer.bytes().for_each(|byte| reading.push(byte));
+        assert_eq!(String::from_utf8(reading.headers).unwrap(), "{\n    \"streams\": [\n\n    ]\n}\n");
+        assert_eq!((reading.outline.frames, reading.outline.bytes), (2, 7));
+    }
+}
