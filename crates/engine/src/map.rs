@@ -1,6 +1,7 @@
 //! Memory-mapped files and the views between bytes and numbers.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ pub struct Map {
     /// `None` for an empty file, of which there is nothing to map.
     map: Option<memmap2::Mmap>,
     modified_ns: u64,
+    inode: u64,
 }
 
 impl Map {
@@ -35,16 +37,17 @@ impl Map {
         };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        let modified_ns = modified_ns(&metadata);
+        let (modified_ns, inode) = (modified_ns(&metadata), metadata.ino());
         if metadata.len() == 0 {
-            return Ok(Arc::new(Self { map: None, modified_ns }));
+            return Ok(Arc::new(Self { map: None, modified_ns, inode }));
         }
         // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
-        // and never written again (store::atomic is the only writer), so no byte changes under the slice. Files that a
+        // and never written again (store::atomic is the only writer), so no byte changes under the slice. Of a segment that
+        // a cache has in part, only tensors that were checked are looked at, and those are not written again. Files that a
         // packer was given are its user's promise, as they are with every tool that maps a checkpoint: their size and
         // time are checked when they are mapped, and any bytes at all are numbers.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-        Ok(Arc::new(Self { map: Some(map), modified_ns }))
+        Ok(Arc::new(Self { map: Some(map), modified_ns, inode }))
     }
 
     /// The file's bytes; the view and its clones keep the file mapped.
@@ -55,6 +58,11 @@ impl Map {
     /// The file's length when it was mapped.
     pub fn len_bytes(&self) -> u64 {
         self.map.as_ref().map_or(0, |map| map.len() as u64)
+    }
+
+    /// Which file it is, among those of its file system; none comes by that number while it is mapped.
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// When the file was last written, in nanoseconds since 1970; 0 where the file system does not say.

@@ -55,6 +55,15 @@ pub fn objects_are_written_read_and_removed(place: &Place) {
             let (start, end) = (usize::try_from(range.start).unwrap(), usize::try_from(range.end).unwrap());
             assert_eq!(place.read(&object, range).unwrap(), want[start..end], "{key} {start}..{end}");
         }
+        assert_eq!(place.get_unless(key, 1 << 20, &object.tag).unwrap(), None);
+        assert!(place.get_unless(key, 1 << 20, &Tag::default()).unwrap().is_some());
+        if len > 1 {
+            let (peeked, bytes) = place.peek(key, object.bytes - 10..object.bytes).unwrap();
+            assert_eq!(
+                (peeked.bytes, &peeked.tag.etag, bytes),
+                (object.bytes, &object.tag.etag, want.slice(len - 10..))
+            );
+        }
         let beyond = place.read(&object, 0..object.bytes + 1).unwrap_err();
         assert_eq!(beyond.kind, ErrorKind::InvalidInput, "{beyond}");
         place.delete(key).unwrap();

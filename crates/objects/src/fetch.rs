@@ -55,11 +55,14 @@ pub(crate) fn fetch(
             limit: network.limits.total,
             sender: sender.clone(),
         };
-        let waiting = Arc::clone(&waiting);
+        let (waiting, reading) = (Arc::clone(&waiting), Arc::clone(&network.reading));
         readers.spawn_on(
             trace::scope(async move {
                 while let Some(next) = { waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front() } {
+                    // Held over a range: it is never closed.
+                    let turn = reading.acquire().await;
                     range.read(next).await?;
+                    drop(turn);
                 }
                 Ok(())
             }),
@@ -150,7 +153,7 @@ impl Reading {
 pub(crate) fn same(object: &Object, found: &Object) -> Result<()> {
     let differs = |one: &Option<String>, other: &Option<String>| one.is_some() && other.is_some() && one != other;
     let replaced = object.bytes != found.bytes || differs(&object.tag.etag, &found.tag.etag);
-    let moved = object.tag.etag.is_none() && object.modified != found.modified;
+    let moved = object.tag.etag.is_none() && object.modified.is_some() && object.modified != found.modified;
     if replaced || moved {
         return Err(Error::new(ErrorKind::FailedPrecondition, "it is not what it was: it was replaced meanwhile"));
     }

@@ -39,6 +39,15 @@ impl Folder {
         }
         Ok(self.root.join(below))
     }
+
+    fn gather(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        let mut gathered = Vec::new();
+        self.fetch(object, vec![range], 1, &mut |_, bytes| {
+            gathered.extend_from_slice(&bytes);
+            Ok(())
+        })?;
+        Ok(gathered.into())
+    }
 }
 
 impl Backend for Folder {
@@ -51,18 +60,25 @@ impl Backend for Folder {
         Ok(object(key, &about))
     }
 
-    fn get(&self, key: &str, bytes_max: u64) -> Result<(Object, Bytes)> {
+    fn get(&self, key: &str, bytes_max: u64, unless: Option<&Tag>) -> Result<Option<(Object, Bytes)>> {
         let object = self.head(key)?;
+        if unless.is_some_and(|known| *known == object.tag) {
+            return Ok(None);
+        }
         if object.bytes > bytes_max {
             return Err(cloud::too_large(key, object.bytes, bytes_max));
         }
-        let mut whole = Vec::new();
-        let all = 0..object.bytes;
-        self.fetch(&object, vec![all], 1, &mut |_, bytes| {
-            whole.extend_from_slice(&bytes);
-            Ok(())
-        })?;
-        Ok((object, whole.into()))
+        let bytes = self.gather(&object, 0..object.bytes)?;
+        Ok(Some((object, bytes)))
+    }
+
+    fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)> {
+        let object = self.head(key)?;
+        if range.end > object.bytes {
+            return Err(Error::invalid(format!("{key}: it has no such bytes")));
+        }
+        let bytes = self.gather(&object, range)?;
+        Ok((object, bytes))
     }
 
     fn fetch(&self, object: &Object, ranges: Vec<Range<u64>>, _: usize, sink: Sink<'_>) -> Result<()> {

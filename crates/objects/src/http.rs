@@ -113,10 +113,14 @@ impl Backend for Web {
         self.network.run(|| self.address.url_of(key), reader.head(key))
     }
 
-    fn get(&self, key: &str, bytes_max: u64) -> Result<(Object, Bytes)> {
+    fn get(&self, key: &str, bytes_max: u64, unless: Option<&Tag>) -> Result<Option<(Object, Bytes)>> {
         let reader = self.reader(key);
         let got = async {
             let response = reader.ask(|| reader.client.get(&reader.url)).await?;
+            let tag = object(key, response.headers(), 0).tag;
+            if unless.is_some_and(|known| known.etag.is_some() && *known == tag) {
+                return Ok(None);
+            }
             let mut found = object(key, response.headers(), length(response.headers()).unwrap_or(bytes_max));
             if found.bytes > bytes_max {
                 return Err(cloud::too_large(&self.address.url_of(key), found.bytes, bytes_max));
@@ -138,9 +142,22 @@ impl Backend for Web {
                     declared.unwrap_or_default()
                 )));
             }
-            Ok((found, bytes.into()))
+            Ok(Some((found, bytes.into())))
         };
         self.network.run(|| self.address.url_of(key), got)
+    }
+
+    fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)> {
+        let object = self.head(key)?;
+        if range.end > object.bytes {
+            return Err(Error::invalid(format!("{}: it has no such bytes", self.address.url_of(key))));
+        }
+        let mut gathered = Vec::new();
+        self.fetch(&object, vec![range], 1, &mut |_, bytes| {
+            gathered.extend_from_slice(&bytes);
+            Ok(())
+        })?;
+        Ok((object, gathered.into()))
     }
 
     fn fetch(&self, object: &Object, ranges: Vec<Range<u64>>, parallel: usize, sink: Sink<'_>) -> Result<()> {

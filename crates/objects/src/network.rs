@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use engine::{Error, Result};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::address::{Address, Scheme};
 use crate::cloud::trace;
@@ -19,6 +19,8 @@ pub struct Limits {
     pub threads: usize,
     /// Whether they step back for whoever computes.
     pub background: bool,
+    /// Ranges of objects that are read at once, by whoever.
+    pub parallel: usize,
     /// The longest that a connection may take to be made.
     pub connect: Duration,
     /// The longest silence of a connection from which something is expected.
@@ -34,6 +36,7 @@ impl Default for Limits {
         Self {
             threads: 2,
             background: false,
+            parallel: 32,
             connect: Duration::from_secs(5),
             silence: Duration::from_secs(20),
             retry: Duration::from_secs(60),
@@ -81,6 +84,8 @@ pub struct Network {
     pub(crate) limits: Limits,
     pub(crate) variables: Variables,
     pub(crate) clients: http::Clients,
+    /// Given out to whoever reads a range, for as long as that takes.
+    pub(crate) reading: Arc<Semaphore>,
     /// Who asks Amazon's services; found out at the first need.
     aws: OnceCell<Arc<aws::Account>>,
     /// Turns true when everything that waits is to give up.
@@ -109,7 +114,9 @@ impl Network {
             .map_err(|source| Error::internal(format!("no threads for the network: {source}")))?;
         let clients = http::Clients::new(&limits, &variables)?;
         let (stopped, _) = watch::channel(false);
-        let network = Self { runtime: Some(runtime), limits, variables, clients, aws: OnceCell::new(), stopped };
+        let reading = Arc::new(Semaphore::new(limits.parallel.clamp(1, Semaphore::MAX_PERMITS)));
+        let network =
+            Self { runtime: Some(runtime), limits, variables, clients, reading, aws: OnceCell::new(), stopped };
         Ok(Arc::new(network))
     }
 

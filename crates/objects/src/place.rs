@@ -14,7 +14,10 @@ pub(crate) type Sink<'a> = &'a mut dyn FnMut(u64, Bytes) -> Result<()>;
 /// One kind of place. Keys are whole, the place's prefix included; errors name the object.
 pub(crate) trait Backend: Send + Sync {
     fn head(&self, key: &str) -> Result<Object>;
-    fn get(&self, key: &str, bytes_max: u64) -> Result<(Object, Bytes)>;
+    /// The whole object, unless it still is the one with this tag.
+    fn get(&self, key: &str, bytes_max: u64, unless: Option<&Tag>) -> Result<Option<(Object, Bytes)>>;
+    /// The bytes in `range`, which is not empty, of whatever the object is now.
+    fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)>;
     fn fetch(&self, object: &Object, ranges: Vec<Range<u64>>, parallel: usize, sink: Sink<'_>) -> Result<()>;
     fn page(&self, ask: &Ask) -> Result<(Page, Option<String>)>;
     fn put(&self, key: &str, bytes: Bytes, when: &When) -> Result<Tag>;
@@ -72,7 +75,35 @@ impl Place {
     /// # Errors
     /// As [`head`](Self::head), and [`InvalidInput`](engine::ErrorKind::InvalidInput) for one that is larger.
     pub fn get(&self, key: &str, bytes_max: u64) -> Result<(Object, Bytes)> {
-        let (object, bytes) = self.back.get(&self.address.full(key), bytes_max)?;
+        let got = self.back.get(&self.address.full(key), bytes_max, None)?;
+        let (object, bytes) = got.ok_or_else(|| engine::Error::internal(format!("{}: no answer", self.url(key))))?;
+        Ok((self.own(object)?, bytes))
+    }
+
+    /// As [`get`](Self::get), but `None` when the object still is the one with the tag `known`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_unless(&self, key: &str, bytes_max: u64, known: &Tag) -> Result<Option<(Object, Bytes)>> {
+        let got = self.back.get(&self.address.full(key), bytes_max, Some(known))?;
+        got.map(|(object, bytes)| Ok((self.own(object)?, bytes))).transpose()
+    }
+
+    /// The bytes in `range` of what the object called `key` is now, and what it is, in one request. Whoever reads more of
+    /// it reads it by that.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head), and [`InvalidInput`](engine::ErrorKind::InvalidInput) for a range that is empty or not in it.
+    pub fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)> {
+        if range.is_empty() {
+            return Err(engine::Error::invalid(format!("{}: a range without a byte", self.url(key))));
+        }
+        let wanted = range.end - range.start;
+        let (object, bytes) = self.back.peek(&self.address.full(key), range)?;
+        if bytes.len() as u64 != wanted {
+            let came = bytes.len();
+            return Err(engine::Error::unavailable(format!("{}: {came} bytes came of {wanted}", self.url(key))));
+        }
         Ok((self.own(object)?, bytes))
     }
 

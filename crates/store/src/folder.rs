@@ -14,6 +14,7 @@ use crate::lock::{self, Hold, Lock};
 use crate::manifest::{Manifest, ProgramRef, SegmentRef, Weights};
 use crate::maps::Maps;
 use crate::name;
+use crate::remote;
 use crate::segment;
 use crate::table::{self, WeightRef};
 
@@ -23,6 +24,8 @@ pub struct Store {
     root: PathBuf,
     /// Shared by all clones, so that a process maps each file once.
     maps: Arc<Maps>,
+    /// Whether it is what a node keeps of a store elsewhere, where segments may be there in part.
+    in_part: bool,
 }
 
 /// One version of one model, as a listing finds it.
@@ -49,7 +52,7 @@ impl Store {
                 "{place}: there is no store here; 'packhorse pack MODEL.onnx --store {place}' makes one"
             )));
         }
-        Ok(Self { root, maps: Arc::default() })
+        Ok(Self { root, maps: Arc::default(), in_part: false })
     }
 
     /// The store at `place`, made when it is not there.
@@ -57,9 +60,17 @@ impl Store {
     /// # Errors
     /// As the file system's, naming the place.
     pub fn create(place: &str) -> Result<Self> {
-        let store = Self { root: local(place)?, maps: Arc::default() };
+        let store = Self { root: local(place)?, maps: Arc::default(), in_part: false };
         store.make_folders()?;
         Ok(store)
+    }
+
+    /// The cache at `place` of a store elsewhere, made when it is not there.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub(crate) fn of_cache(place: &str) -> Result<Self> {
+        Ok(Self { in_part: true, ..Self::create(place)? })
     }
 
     /// Makes the folders that are not there, as in a store of an earlier build.
@@ -179,7 +190,11 @@ impl Store {
     /// As [`weights`](Self::weights), of any form.
     pub(crate) fn tensors(&self, weights: &Weights) -> Result<Vec<Tensor>> {
         let table = self.table(weights)?;
-        let segments = weights.segments.iter().map(|segment| self.segment(segment)).collect::<Result<Vec<_>>>()?;
+        let segment = |(at, segment)| match self.segment(segment) {
+            Err(error) if error.kind == ErrorKind::NotFound && self.in_part => self.part_of(segment, &table, at),
+            whole => whole,
+        };
+        let segments = weights.segments.iter().enumerate().map(segment).collect::<Result<Vec<_>>>()?;
         let find = |weight: &WeightRef| {
             let segment = segments.get(weight.segment as usize);
             let segment =
@@ -243,6 +258,15 @@ impl Store {
                 same.then_some(()).ok_or_else(|| Error::corrupt(changed))
             }),
         }
+    }
+
+    /// As [`segment`](Self::segment), of one that is there in part: as far as the weights of `table` lie in it, whose segment
+    /// number `at` it is.
+    fn part_of(&self, segment: &SegmentRef, table: &[WeightRef], at: usize) -> Result<Bytes> {
+        let path = self.content(Content::Segment, &segment.hash)?;
+        let mine = table.iter().filter(|weight| usize::try_from(weight.segment) == Ok(at));
+        let ranges = mine.map(WeightRef::range).collect::<Result<Vec<_>>>()?;
+        remote::view(&self.maps, &path, &ranges)
     }
 
     /// The file at `path`, which may be anywhere, mapped.

@@ -29,10 +29,12 @@ pub mod upkeep;
 mod precision;
 mod serving;
 
+pub mod remote;
 pub mod repository;
 
 pub use folder::{Listed, Store};
 pub use manifest::Manifest;
 pub use precision::Precision;
+pub use remote::{Fetched, Remote};
 pub use repository::Repository;
 pub use serving::{LatencyClass, Serving};

@@ -33,12 +33,20 @@ impl Maps {
     /// # Errors
     /// As [`Map::open`], and the check's own.
     pub(crate) fn open_if(&self, path: &Path, check: impl Fn(&Map) -> Result<()>) -> Result<Bytes> {
+        Ok(self.map_if(path, check)?.bytes())
+    }
+
+    /// As [`open_if`](Self::open_if); the map itself.
+    ///
+    /// # Errors
+    /// As [`open_if`](Self::open_if).
+    pub(crate) fn map_if(&self, path: &Path, check: impl Fn(&Map) -> Result<()>) -> Result<Arc<Map>> {
         // Held while a file is mapped, which takes microseconds, so that nobody maps it twice.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = known.by_path.get(path).and_then(Weak::upgrade)
             && check(&map).is_ok()
         {
-            return Ok(map.bytes());
+            return Ok(map);
         }
         let map = Map::open(path)?;
         check(&map).map_err(|error: Error| error.context(path.display()))?;
@@ -47,7 +55,7 @@ impl Maps {
             known.swept_at = (2 * known.by_path.len()).max(64);
         }
         known.by_path.insert(path.to_owned(), Arc::downgrade(&map));
-        Ok(map.bytes())
+        Ok(map)
     }
 
     /// The map of the file at `path`, when there is one.

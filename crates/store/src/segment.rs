@@ -119,7 +119,12 @@ impl<'a> Layout<'a> {
 /// [`Corrupt`](engine::ErrorKind::Corrupt) when the table is not the one that the name is the hash of, or the file's
 /// length is not what it says.
 pub(crate) fn contents(segment: &[u8], hash: &str) -> Result<Option<Vec<Piece>>> {
-    let Some(trailer) = trailer(segment) else { return Ok(None) };
+    Ok(contents_of(segment, segment.len() as u64, hash)?.map(|(pieces, _)| pieces))
+}
+
+/// As [`contents`], of a segment of `file_bytes` of which only the end is at hand; and the part of `tail` that the table is.
+pub(crate) fn contents_of<'a>(tail: &'a [u8], file_bytes: u64, hash: &str) -> Result<Option<(Vec<Piece>, &'a [u8])>> {
+    let Some(trailer) = trailer(tail) else { return Ok(None) };
     if blake3::hash(trailer).to_hex().as_str() != hash {
         // A file of format 1 may end in any bytes; what it is, its own name tells, but only when all of it is hashed.
         return Ok(None);
@@ -134,18 +139,24 @@ pub(crate) fn contents(segment: &[u8], hash: &str) -> Result<Option<Vec<Piece>>>
         end = piece.offset_bytes.saturating_add(piece.len_bytes);
         pieces.push(piece);
     }
-    if end != (segment.len() - trailer.len()) as u64 {
+    if end != file_bytes - trailer.len() as u64 {
         return Err(Error::corrupt(format!("segment {hash}: its length is not what its table of contents says")));
     }
-    Ok(Some(pieces))
+    Ok(Some((pieces, trailer)))
 }
 
 /// Table and footer, when the file's end looks like them.
-fn trailer(segment: &[u8]) -> Option<&[u8]> {
-    let footer = segment.get(segment.len().checked_sub(FOOTER_BYTES)?..)?;
-    let count = usize::try_from((&footer[..8]).get_u64_le()).ok().filter(|_| &footer[8..] == MAGIC)?;
-    let len = count.checked_mul(ENTRY_BYTES)?.checked_add(FOOTER_BYTES)?;
-    segment.get(segment.len().checked_sub(len)?..)
+fn trailer(tail: &[u8]) -> Option<&[u8]> {
+    let len = usize::try_from(trailer_bytes(tail)?).ok()?;
+    tail.get(tail.len().checked_sub(len)?..)
+}
+
+/// How long table and footer are, by what the last bytes of a file say.
+pub(crate) fn trailer_bytes(tail: &[u8]) -> Option<u64> {
+    let footer = tail.get(tail.len().checked_sub(FOOTER_BYTES)?..)?;
+    let count = (&footer[..8]).get_u64_le();
+    (&footer[8..] == MAGIC).then_some(())?;
+    count.checked_mul(ENTRY_BYTES as u64)?.checked_add(FOOTER_BYTES as u64)
 }
 
 /// Whether every tensor of `segment`, and so the segment, is what its name says.

@@ -21,6 +21,18 @@ pub(crate) struct WeightRef {
     pub(crate) shape: Vec<usize>,
 }
 
+impl WeightRef {
+    /// Where its bytes are in the file.
+    ///
+    /// # Errors
+    /// [`Corrupt`](engine::ErrorKind::Corrupt) when there is no such place.
+    pub(crate) fn range(&self) -> Result<std::ops::Range<u64>> {
+        let end = self.offset_bytes.checked_add(size_bytes(self.dtype, &self.shape)?);
+        let end = end.ok_or_else(|| Error::corrupt("a weight is said to lie past the end of all files"))?;
+        Ok(self.offset_bytes..end)
+    }
+}
+
 /// The bytes of a weight of `dtype` and `shape`.
 ///
 /// # Errors

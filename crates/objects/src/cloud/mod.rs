@@ -120,25 +120,44 @@ impl Backend for Cloud {
         Ok(object(key, self.run(key, self.store.head(&path))?))
     }
 
-    fn get(&self, key: &str, bytes_max: u64) -> Result<(Object, Bytes)> {
+    fn get(&self, key: &str, bytes_max: u64, unless: Option<&Tag>) -> Result<Option<(Object, Bytes)>> {
         let path = self.path(key)?;
+        let options = GetOptions { if_none_match: unless.and_then(|tag| tag.etag.clone()), ..GetOptions::default() };
         let read = async {
-            let answer = self.store.get(&path).await?;
+            let answer = match self.store.get_opts(&path, options).await {
+                Err(object_store::Error::NotModified { .. }) => return Ok(None),
+                answer => answer?,
+            };
             let object = object(key, answer.meta.clone());
             if object.bytes > bytes_max {
-                return Ok((object, None));
+                return Ok(Some((object, None)));
             }
             let bytes = answer.bytes().await?;
-            Ok((object, Some(bytes)))
+            Ok(Some((object, Some(bytes))))
         };
         match self.run(key, read)? {
-            (object, Some(bytes)) if bytes.len() as u64 == object.bytes => Ok((object, bytes)),
-            (object, Some(bytes)) => {
+            None => Ok(None),
+            // Not every service heeds the condition.
+            Some((object, _)) if unless.is_some_and(|known| known.etag.is_some() && known.etag == object.tag.etag) => {
+                Ok(None)
+            }
+            Some((object, Some(bytes))) if bytes.len() as u64 == object.bytes => Ok(Some((object, bytes))),
+            Some((object, Some(bytes))) => {
                 let (is, said) = (bytes.len(), object.bytes);
                 Err(Error::unavailable(format!("{}: {is} bytes came of {said}", self.address.url_of(key))))
             }
-            (object, None) => Err(too_large(&self.address.url_of(key), object.bytes, bytes_max)),
+            Some((object, None)) => Err(too_large(&self.address.url_of(key), object.bytes, bytes_max)),
         }
+    }
+
+    fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)> {
+        let path = self.path(key)?;
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let read = async {
+            let answer = self.store.get_opts(&path, options).await?;
+            Ok((object(key, answer.meta.clone()), answer.bytes().await?))
+        };
+        self.run(key, read)
     }
 
     fn fetch(&self, object: &Object, ranges: Vec<Range<u64>>, parallel: usize, sink: Sink<'_>) -> Result<()> {

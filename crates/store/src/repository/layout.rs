@@ -8,13 +8,15 @@ use engine::{Error, Result};
 use super::listing::{Item, Listed, Listing, Source, Version, VersionPolicy, items};
 use super::{config, onnx_folder, tfs, triton};
 use crate::folder::local;
-use crate::{Store, saved_model};
+use crate::{Remote, Store, saved_model};
 
 /// A kind of repository, and its place.
 #[derive(Clone, Debug)]
 pub enum Layout {
     /// A store of packs.
     Packs(Store),
+    /// A store of packs in a bucket.
+    Remote(Remote),
     /// Triton's model repository.
     Triton(PathBuf),
     /// TensorFlow Serving's `BASE/NAME/VERSION/`.
@@ -83,6 +85,7 @@ impl Layout {
             Self::Packs(store) => {
                 store.names()?.into_iter().map(|name| Ok((name.clone(), packs(store, &name)?))).collect()
             }
+            Self::Remote(remote) => remote.list(),
             Self::Triton(root) => triton::list(root),
             Self::TensorFlowServing(base) => tfs::list(base),
             Self::OneModel(base, name) => Ok([(name.clone(), tfs::model(base)?)].into()),
@@ -95,6 +98,7 @@ impl Layout {
         crate::name::check(name)?;
         let mut found = match self {
             Self::Packs(store) => Some(packs(store, name)?).filter(|listed| !listed.versions.is_empty()),
+            Self::Remote(remote) => remote.model(name)?,
             Self::Triton(root) if root.join(name).is_dir() => return triton::model(root, name, instead).map(Some),
             Self::TensorFlowServing(base) if base.join(name).is_dir() => Some(tfs::model(&base.join(name))?),
             Self::Triton(_) | Self::TensorFlowServing(_) => None,

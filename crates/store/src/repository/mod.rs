@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use engine::{Error, Result, Runtimes};
 
-use crate::{Manifest, Store};
+use crate::{Manifest, Remote, Store};
 use cache::Key;
 
 /// Where models come from.
@@ -33,6 +33,12 @@ pub struct Repository {
     cache: Option<PackCache>,
     /// Makes packs; without it only those that are in the cache are found.
     packer: Option<Arc<Runtimes>>,
+}
+
+impl From<Remote> for Repository {
+    fn from(remote: Remote) -> Self {
+        Self { layout: Layout::Remote(remote), cache: None, packer: None }
+    }
 }
 
 impl From<Store> for Repository {
@@ -54,8 +60,17 @@ impl Repository {
     pub fn store(&self) -> Result<&Store> {
         match (&self.layout, &self.cache) {
             (Layout::Packs(store), _) => Ok(store),
+            (Layout::Remote(remote), _) => Ok(remote.store()),
             (_, Some(cache)) => Ok(cache.store()),
             (_, None) => Err(Error::internal("a repository without a cache of packs")),
+        }
+    }
+
+    /// The store elsewhere of which this node keeps what it uses, where that is so.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.layout {
+            Layout::Remote(remote) => Some(remote),
+            _ => None,
         }
     }
 
@@ -81,6 +96,7 @@ impl Repository {
     pub fn at_hand(&self, name: &str, version: u64, found: &Version) -> Option<Result<Manifest>> {
         match (&found.source, &self.layout) {
             (Source::Pack, Layout::Packs(store)) => Some(store.manifest(name, version)),
+            (Source::Pack, Layout::Remote(remote)) => Some(remote.manifest(name, version)),
             (Source::Pack, _) => Some(Err(Error::internal("a pack outside a store of packs"))),
             (Source::Refused(error), _) => Some(Err(error.clone())),
             (Source::File { path, stamp }, _) => {

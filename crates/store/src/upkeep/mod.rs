@@ -8,7 +8,7 @@ mod compact;
 mod gc;
 mod remove;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 pub use compact::{Compacted, compact};

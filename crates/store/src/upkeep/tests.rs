@@ -16,24 +16,29 @@ use crate::precision::Precision;
 const KB: usize = 1024;
 const NOW: Duration = Duration::ZERO;
 
-struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
-    store: Store,
+    pub(crate) store: Store,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::create(folder.path().join("store").to_str().unwrap()).unwrap();
         Self { folder, store }
     }
 
-    fn pack(&self, name: &str, tensors: &[Tensor]) -> (Manifest, u64) {
+    pub(crate) fn pack(&self, name: &str, tensors: &[Tensor]) -> (Manifest, u64) {
         self.pack_from(name, tensors, &[]).unwrap()
     }
 
     /// Packs as `pack::pack` does, without a graph; gives the manifest and how many bytes were new.
-    fn pack_from(&self, name: &str, tensors: &[Tensor], origins: &[Option<Origin>]) -> Result<(Manifest, u64)> {
+    pub(crate) fn pack_from(
+        &self,
+        name: &str,
+        tensors: &[Tensor],
+        origins: &[Option<Origin>],
+    ) -> Result<(Manifest, u64)> {
         loop {
             let hash = self.store.put_program(b"graph", "portable")?;
             let rules = Rules { segments_max: SEGMENTS_MAX, avoid: &HashSet::new() };
@@ -56,7 +61,7 @@ impl Place {
     }
 
     /// Every file of the store that is named by its content, sorted.
-    fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for folder in ["programs", "segments", "weights", "files"] {
             for entry in fs::read_dir(self.store.root().join(folder)).unwrap() {
@@ -118,14 +123,14 @@ fn manifest(name: &str, program: &str, weights: Weights) -> Manifest {
 }
 
 /// `len` bytes that only `seed` has.
-fn tensor(seed: u32, len: usize) -> Tensor {
+pub(crate) fn tensor(seed: u32, len: usize) -> Tensor {
     let words = (0..len.div_ceil(4) as u32).map(|at| at.wrapping_mul(2_654_435_761).wrapping_add(seed * 97));
     let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).take(len).collect();
     Tensor::new(DataType::U8, vec![len], bytes.into()).unwrap()
 }
 
 /// Two large tensors and a bias that all models have, and a head.
-fn model(head: u32) -> Vec<Tensor> {
+pub(crate) fn model(head: u32) -> Vec<Tensor> {
     vec![tensor(1, 200 * KB), tensor(2, 100), tensor(3, 100 * KB), tensor(head, 8 * KB)]
 }
 
