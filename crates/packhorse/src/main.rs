@@ -28,6 +28,10 @@ enum Command {
     Pack(commands::pack::Args),
     /// List the models of a store
     Models(commands::models::Args),
+    /// Bring models of a store in a folder to one in a bucket
+    Push(commands::push::Args),
+    /// Bring models of a store in a bucket to one in a folder
+    Pull(commands::pull::Args),
     /// Remove a model from a store, or one of its versions
     Remove(commands::remove::Args),
     /// Free what no model of a store needs any more
@@ -60,6 +64,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Pack(args) => commands::pack::run(&args),
         Command::Models(args) => commands::models::run(&args),
+        Command::Push(args) => commands::push::run(&args),
+        Command::Pull(args) => commands::pull::run(&args),
         Command::Remove(args) => commands::remove::run(&args),
         Command::Gc(args) => commands::gc::run(&args),
         Command::Verify(args) => commands::verify::run(&args),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use engine::onnx::Onnx;
 use engine::{Runtimes, onnx, tensorflow};
+use objects::{Limits, Network, Variables};
 use serve::{Control, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
-use store::Repository;
 use store::repository::{Layout, PackCache};
+use store::{Repository, remote};
 
 use crate::exit::Exit;
 
@@ -17,6 +18,20 @@ pub(crate) fn runtimes() -> Result<Arc<Runtimes>, Exit> {
     let onnx = Onnx::load(library(onnx::LIBRARY_VARIABLE).as_deref());
     let onnx = onnx.map_err(|error| Exit::Configuration(error.message))?;
     Ok(Arc::new(Runtimes::new(onnx.into(), library(tensorflow::LIBRARY_VARIABLE))))
+}
+
+/// What talking to buckets takes; in the background, its threads step back for whoever computes.
+pub(crate) fn network(background: bool) -> Result<Arc<Network>, Exit> {
+    let limits = Limits { background, ..Limits::default() };
+    Network::start(limits, Variables::of_process()).map_err(|error| Exit::configuration(&error))
+}
+
+/// The bucket that `store` names; `None` for a store in a folder.
+pub(crate) fn elsewhere(store: &str) -> Result<Option<objects::Place>, Exit> {
+    if !remote::is_remote(store) {
+        return Ok(None);
+    }
+    network(false)?.place(store).map(Some).map_err(|error| Exit::configuration(&error))
 }
 
 /// Where models come from: the place, and where packs of it are kept when it is no store of packs.

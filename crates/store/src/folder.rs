@@ -391,8 +391,9 @@ pub(crate) fn local(place: &str) -> Result<PathBuf> {
     match place.split_once("://") {
         None => Ok(PathBuf::from(place)),
         Some(("file", path)) => Ok(PathBuf::from(path)),
-        Some((scheme, _)) => Err(Error::unsupported(format!(
-            "{place}: this build keeps models in folders and cannot open {scheme}:// yet; give a folder"
+        Some(_) => Err(Error::unsupported(format!(
+            "{place}: this is done to a store in a folder; 'packhorse pull {place} FOLDER' and 'packhorse push FOLDER \
+             {place}' bring models from there and back"
         ))),
     }
 }

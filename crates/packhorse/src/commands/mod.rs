@@ -6,6 +6,8 @@ pub(crate) mod demo;
 pub(crate) mod gc;
 pub(crate) mod models;
 pub(crate) mod pack;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod remove;
 pub(crate) mod serve;
 pub(crate) mod submit;
@@ -14,6 +16,7 @@ pub(crate) mod work;
 
 use std::io::Write;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -30,6 +33,20 @@ fn print_json(value: &impl Serialize) -> Result<(), Exit> {
 fn say(text: impl std::fmt::Display) {
     // Standard error may be closed; nothing else is lost then.
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A bar of bytes, and what moves it: bytes done, and bytes of all.
+fn bar_of_bytes() -> (ProgressBar, impl Fn(u64, u64) + Sync) {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {decimal_bytes}/{decimal_total_bytes} {eta}") {
+        bar.set_style(style);
+    }
+    let moved = bar.clone();
+    let progress = move |done, all| {
+        moved.set_length(all);
+        moved.set_position(done);
+    };
+    (bar, progress)
 }
 
 /// `number` of `what`, in the singular or the plural.

@@ -3,20 +3,21 @@
 use std::collections::{HashMap, HashSet};
 
 use comfy_table::{CellAlignment, Table, presets};
+use objects::Place;
 use serde::Serialize;
-use store::Manifest;
 use store::manifest::{PORTABLE, ProgramKind, SegmentRef};
 use store::pack::weight_bytes;
 use store::task::Task;
+use store::{Manifest, remote};
 
 use super::{counted, human_bytes, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
-use crate::node::Place;
+use crate::node;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The models: a store of packs, another server's repository, or .onnx files
+    /// The models: a store of packs in a folder or a bucket, another server's repository, or .onnx files
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
     /// Where packs of another server's repository are kept [default: packhorse in the user's cache]
@@ -51,28 +52,10 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let place = Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
-    let repository = place.open(None)?;
-    let mut manifests = Vec::new();
-    let mut unpacked = Vec::new();
-    let mut broken = Vec::new();
-    for (name, listed) in repository.list()? {
-        if let Some(refusal) = &listed.refusal {
-            broken.push(format!("model '{name}': {refusal}"));
-            continue;
-        }
-        for version in listed.wanted() {
-            match repository.at_hand(&name, version, &listed.versions[&version]) {
-                Some(Ok(mut manifest)) => match listed.settings.apply(&mut manifest) {
-                    // What cannot run here is listed in its first form, and said to be for other CPUs.
-                    Ok(()) => manifests.push(manifest.clone().on(&engine::cpu::target()).unwrap_or(manifest)),
-                    Err(error) => broken.push(format!("model '{name}' version {version}: {error}")),
-                },
-                Some(Err(error)) => broken.push(error.message),
-                None => unpacked.push(format!("{name} version {version}")),
-            }
-        }
-    }
+    let Found { manifests, unpacked, broken } = match node::elsewhere(&args.store)? {
+        Some(place) => elsewhere(&place)?,
+        None => here(args)?,
+    };
     let users = users(&manifests);
     if args.json {
         for manifest in &manifests {
@@ -85,6 +68,57 @@ pub(crate) fn run(args: &Args) -> Outcome {
         say(format_args!("not packed yet, which is done when it is served: {}", unpacked.join(", ")));
     }
     if broken.is_empty() { Ok(()) } else { Err(Exit::Failed(broken.join("\npackhorse: "))) }
+}
+
+/// What a look at a repository found.
+#[derive(Default)]
+struct Found {
+    manifests: Vec<Manifest>,
+    unpacked: Vec<String>,
+    broken: Vec<String>,
+}
+
+impl Found {
+    fn add(&mut self, manifest: Manifest) {
+        // What cannot run here is listed in its first form, and said to be for other CPUs.
+        self.manifests.push(manifest.clone().on(&engine::cpu::target()).unwrap_or(manifest));
+    }
+}
+
+/// What a store in a bucket holds.
+fn elsewhere(place: &Place) -> Result<Found, Exit> {
+    let mut found = Found::default();
+    for listed in remote::list(place).map_err(|error| Exit::configuration(&error))? {
+        match listed.manifest {
+            Ok(manifest) => found.add(manifest),
+            Err(error) => found.broken.push(error.message),
+        }
+    }
+    Ok(found)
+}
+
+/// What a repository of this machine holds.
+fn here(args: &Args) -> Result<Found, Exit> {
+    let place = node::Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
+    let repository = place.open(None)?;
+    let mut found = Found::default();
+    for (name, listed) in repository.list()? {
+        if let Some(refusal) = &listed.refusal {
+            found.broken.push(format!("model '{name}': {refusal}"));
+            continue;
+        }
+        for version in listed.wanted() {
+            match repository.at_hand(&name, version, &listed.versions[&version]) {
+                Some(Ok(mut manifest)) => match listed.settings.apply(&mut manifest) {
+                    Ok(()) => found.add(manifest),
+                    Err(error) => found.broken.push(format!("model '{name}' version {version}: {error}")),
+                },
+                Some(Err(error)) => found.broken.push(error.message),
+                None => found.unpacked.push(format!("{name} version {version}")),
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// How many of the listed models lie in each segment.
@@ -107,7 +141,7 @@ fn segments(manifest: &Manifest) -> impl Iterator<Item = &SegmentRef> {
 }
 
 /// Where `manifest` can run: `None` where this node cannot.
-fn here(manifest: &Manifest) -> Option<&str> {
+fn target_here(manifest: &Manifest) -> Option<&str> {
     let target = &manifest.program.target[..];
     (target == PORTABLE || target == engine::cpu::target()).then_some(target)
 }
@@ -132,7 +166,7 @@ fn line<'a>(manifest: &'a Manifest, users: &Users<'_>) -> Line<'a> {
         task: manifest.task.as_ref(),
         program: &manifest.program.hash,
         kind: manifest.program.kind,
-        target: here(manifest),
+        target: target_here(manifest),
         targets: manifest.forms().map(|(program, _)| &program.target[..]).collect(),
         falls_back: manifest.falls_back(),
         weights: manifest.weights.len(),
@@ -187,7 +221,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
     let count = |is: &dyn Fn(&Manifest) -> bool| manifests.iter().filter(|manifest| is(manifest)).count();
     for (what, count) in [
         ("slower here, in the portable form", count(&Manifest::falls_back)),
-        ("not to be run here, without a portable form", count(&|manifest| here(manifest).is_none())),
+        ("not to be run here, without a portable form", count(&|manifest| target_here(manifest).is_none())),
     ] {
         if count > 0 {
             let (models, node) = (counted(count, "model"), engine::cpu::target());

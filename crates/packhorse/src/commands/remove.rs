@@ -1,11 +1,11 @@
 //! `packhorse remove`
 
 use serde::Serialize;
-use store::{Store, upkeep};
+use store::{Store, remote, upkeep};
 
 use super::{print_json, say};
-use crate::Outcome;
 use crate::exit::Exit;
+use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -14,7 +14,7 @@ pub(crate) struct Args {
     /// The version that goes [default: all of them]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
-    /// The folder of packs
+    /// The store of packs: a folder, or s3://BUCKET/PREFIX and its like
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
 }
@@ -27,8 +27,13 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let store = Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
-    for version in upkeep::remove(&store, &args.name, args.version)? {
+    let removed = if let Some(place) = node::elsewhere(&args.store)? {
+        remote::remove(&place, &args.name, args.version)?
+    } else {
+        let store = Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
+        upkeep::remove(&store, &args.name, args.version)?
+    };
+    for version in removed {
         say(format_args!("removed {} version {version}; 'packhorse gc' frees what only it needed", args.name));
         print_json(&Line { name: &args.name, version, removed: true })?;
     }

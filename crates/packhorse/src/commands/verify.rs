@@ -1,16 +1,15 @@
 //! `packhorse verify`
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use store::{Store, upkeep};
+use store::{Store, remote, upkeep};
 
-use super::{counted, human_bytes, print_json, say};
-use crate::Outcome;
+use super::{bar_of_bytes, counted, human_bytes, print_json, say};
 use crate::exit::Exit;
+use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The folder of packs
+    /// The store of packs: a folder, or s3://BUCKET/PREFIX and its like
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
     /// Threads that read and hash [default: one per core]
@@ -27,18 +26,16 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let store = Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
     // Whoever serves comes first; a refusal costs politeness alone.
     let _ = rustix::process::nice(19);
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {decimal_bytes}/{decimal_total_bytes} {eta}") {
-        bar.set_style(style);
-    }
-    let verified = upkeep::verify(&store, args.threads.map_or_else(cores, usize::from), &|done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    });
+    let (bar, progress) = bar_of_bytes();
+    let verified = if let Some(place) = node::elsewhere(&args.store)? {
+        remote::verify(&place, &progress)
+    } else {
+        let store = Store::open(&args.store).map_err(|error| Exit::configuration(&error))?;
+        upkeep::verify(&store, args.threads.map_or_else(cores, usize::from), &progress)
+    };
     bar.finish_and_clear();
     let verified = verified?;
     for damage in &verified.damage {

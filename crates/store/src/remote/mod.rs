@@ -23,7 +23,7 @@ mod upkeep;
 pub(crate) use fetch::view;
 
 pub use cache::{CacheBytes, CacheCounts};
-pub use pull::pull;
+pub use pull::{list, pull};
 pub use push::{Pushed, Transfer, push};
 pub use upkeep::{Removed, collect, remove, verify};
 

@@ -15,7 +15,7 @@ use super::item::{Item, items};
 use super::push::{Pushed, Transfer};
 use super::{asked, known};
 use crate::atomic::Written;
-use crate::{Manifest, Store};
+use crate::{Listed, Manifest, Store};
 
 /// Files that are read at once.
 const PARALLEL: usize = 4;
@@ -42,6 +42,19 @@ pub(super) fn manifests(place: &Place) -> Result<Entries> {
     };
     entries.retain(|(name, _), _| crate::name::check(name).is_ok());
     Ok(entries)
+}
+
+/// Every version of every model of the store at `place`, by name and version.
+///
+/// # Errors
+/// As the place's. A manifest that cannot be read is among what is listed.
+pub fn list(place: &Place) -> Result<Vec<Listed>> {
+    let listed = manifests(place)?.into_iter().map(|(which, entry)| {
+        let url = place.url(&catalog::manifest_key(&which));
+        let manifest = known::parse(&which, &entry).map_err(|error| error.context(url));
+        Listed { name: which.0, version: which.1, manifest }
+    });
+    Ok(listed.collect())
 }
 
 /// Brings the models at `place` called `names`, as `NAME` or `NAME/VERSION`, or all of them, into `store`.
