@@ -7,8 +7,9 @@ use engine::onnx::Onnx;
 use engine::{Runtimes, onnx, tensorflow};
 use objects::{Limits, Network, Variables};
 use serve::{Control, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
+use store::remote::{self, CacheBytes};
 use store::repository::{Layout, PackCache};
-use store::{Repository, remote};
+use store::{Remote, Repository};
 
 use crate::exit::Exit;
 
@@ -34,16 +35,38 @@ pub(crate) fn elsewhere(store: &str) -> Result<Option<objects::Place>, Exit> {
     network(false)?.place(store).map(Some).map_err(|error| Exit::configuration(&error))
 }
 
-/// Where models come from: the place, and where packs of it are kept when it is no store of packs.
+/// Where models come from: the place, and what is kept of it on this machine.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) store: &'a str,
+    /// Where packs are kept of what is no store of packs.
     pub(crate) pack_cache: Option<&'a str>,
+    /// Where files are kept of a store in a bucket, and how much of the disk that may take.
+    pub(crate) cache: Option<&'a str>,
+    pub(crate) cache_bytes_max: CacheBytes,
+}
+
+impl<'a> Place<'a> {
+    /// The place `store`, with what is kept of it where it usually is.
+    pub(crate) fn of(store: &'a str, pack_cache: Option<&'a str>) -> Self {
+        Self { store, pack_cache, cache: None, cache_bytes_max: CacheBytes::Auto }
+    }
 }
 
 impl Place<'_> {
     /// The repository there, whose packs are made with `packer`.
     pub(crate) fn open(self, packer: Option<Arc<Runtimes>>) -> Result<Repository, Exit> {
+        if remote::is_remote(self.store) {
+            let network = network(true)?;
+            let cache = self.cache.map(PathBuf::from).or_else(|| user_cache("packhorse-stores"));
+            let cache = cache.ok_or_else(|| {
+                let why = "there is no XDG_CACHE_HOME and no HOME to keep what is fetched of it in";
+                Exit::Configuration(format!("{}: {why}; give a folder as --cache", self.store))
+            })?;
+            tracing::info!(store = self.store, cache = %cache.display(), "what is fetched is kept here");
+            let opened = Remote::open(&network, self.store, &cache, self.cache_bytes_max);
+            return Ok(opened.map_err(|error| Exit::configuration(&error))?.into());
+        }
         let layout = Layout::of(self.store).map_err(|error| Exit::configuration(&error))?;
         if let Layout::Packs(store) = layout {
             return Ok(store.into());
@@ -51,15 +74,20 @@ impl Place<'_> {
         Ok(Repository::new(layout, self.cache()?, packer))
     }
 
+    /// That the place can be one, as far as can be told without a runtime and without asking anybody else.
+    pub(crate) fn check(self) -> Result<(), Exit> {
+        if remote::is_remote(self.store) {
+            return Ok(());
+        }
+        Layout::of(self.store).map(drop).map_err(|error| Exit::configuration(&error))
+    }
+
     /// The cache of packs that was asked for, or the user's own; one for this run alone when there is no place for it.
     fn cache(self) -> Result<PackCache, Exit> {
         if let Some(place) = self.pack_cache {
             return PackCache::open(place).map_err(|error| Exit::configuration(&error));
         }
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || variable("HOME").map(|home| home.join(".cache"));
-        let place = variable("XDG_CACHE_HOME").filter(|place| place.is_absolute()).or_else(home);
-        let place = place.map(|place| place.join("packhorse"));
+        let place = user_cache("packhorse");
         let why = match place.as_deref().and_then(Path::to_str).map(PackCache::open) {
             Some(Ok(cache)) => {
                 tracing::info!(place = %cache.root().display(), "packs are kept here");
@@ -75,10 +103,18 @@ impl Place<'_> {
     }
 }
 
+/// The folder called `name` among the user's caches, if there is a place for those.
+fn user_cache(name: &str) -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || variable("HOME").map(|home| home.join(".cache"));
+    let caches = variable("XDG_CACHE_HOME").filter(|place| place.is_absolute()).or_else(home);
+    caches.map(|caches| caches.join(name))
+}
+
 /// Starts a scheduler over the repository at `place`, a lane on every core that this process may use.
 pub(crate) fn start(place: Place<'_>, limits: QueueLimits, options: ResidencyOptions) -> Result<Arc<Scheduler>, Exit> {
     // What is typed wrong is told before a runtime is loaded.
-    Layout::of(place.store).map_err(|error| Exit::configuration(&error))?;
+    place.check()?;
     let runtimes = runtimes()?;
     let repository = place.open(Some(Arc::clone(&runtimes)))?;
     on_lanes(limits, |lanes| Residency::open_with(repository, runtimes, lanes, options))

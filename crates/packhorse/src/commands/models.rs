@@ -99,7 +99,7 @@ fn elsewhere(place: &Place) -> Result<Found, Exit> {
 
 /// What a repository of this machine holds.
 fn here(args: &Args) -> Result<Found, Exit> {
-    let place = node::Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
+    let place = node::Place::of(&args.store, args.pack_cache.as_deref());
     let repository = place.open(None)?;
     let mut found = Found::default();
     for (name, listed) in repository.list()? {

@@ -89,7 +89,12 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let settings = &resolved.settings;
     let Settings { http, grpc, admin, manage, .. } = *settings;
     let wanted = Addresses { http, grpc, admin, manage };
-    let place = Place { store: &settings.store, pack_cache: settings.pack_cache.as_deref() };
+    let place = Place {
+        store: &settings.store,
+        pack_cache: settings.pack_cache.as_deref(),
+        cache: settings.cache.as_deref(),
+        cache_bytes_max: settings.cache_bytes_max.get(),
+    };
     let (limits, budget) = (settings.limits()?, Budget::new(settings.memory_budget_bytes()));
     budget.set_aside(&limits.http.bodies);
     let overrides = resolved.servings().clone();

@@ -9,7 +9,6 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serve::{QueueLimits, ResidencyOptions, Scheduler};
-use store::repository::Layout;
 use work::job::Checkpoint;
 use work::media::Tools;
 use work::policy::Verdict;
@@ -27,12 +26,15 @@ pub(crate) struct Args {
     /// The queue's file
     #[arg(long, env = "PACKHORSE_QUEUE")]
     queue: String,
-    /// The models: a store of packs, another server's repository, or .onnx files
+    /// The models: a store of packs in a folder or a bucket, another server's repository, or .onnx files
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
     /// Where packs of another server's repository are kept [default: packhorse in the user's cache]
     #[arg(long, env = "PACKHORSE_PACK_CACHE", value_name = "FOLDER")]
     pack_cache: Option<String>,
+    /// Where what is fetched of a store in a bucket is kept [default: packhorse-stores in the user's cache]
+    #[arg(long, env = "PACKHORSE_CACHE", value_name = "FOLDER")]
+    cache: Option<String>,
     /// The folder of results; each task gets a folder of its own in it
     #[arg(long, env = "PACKHORSE_OUTPUT")]
     output: String,
@@ -80,10 +82,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let tools = Tools::from_env();
     tools.check().map_err(|error| Exit::Configuration(error.message))?;
     // What must be there already is looked at before what is made when it is not.
-    Layout::of(&args.store).map_err(|error| Exit::configuration(&error))?;
+    let place = Place { cache: args.cache.as_deref(), ..Place::of(&args.store, args.pack_cache.as_deref()) };
+    place.check()?;
     let queue = Arc::new(open_queue(&args.queue)?);
     let objects = Arc::new(open_output(&args.output)?);
-    let place = Place { store: &args.store, pack_cache: args.pack_cache.as_deref() };
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
     let stop = Stop::new();

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serve::Control;
 
 use super::resolved::{Given, value_of};
-use super::value::{Count, Label, LogFormat, LogLevel, Memory, Prefix, Seconds, Value};
+use super::value::{Count, Disk, Label, LogFormat, LogLevel, Memory, Prefix, Seconds, Value};
 
 /// A setting, for everything that treats all settings alike.
 pub(crate) struct Setting {
@@ -82,12 +82,19 @@ macro_rules! settings {
 }
 
 settings! {
-    /// The models that are served: a store of packs, a Triton or TensorFlow Serving repository, a `models.config`, or
+    /// The models that are served: a store of packs in a folder or in a bucket (`s3://BUCKET/PREFIX`, `gs://`, `az://`), a
+    /// Triton or TensorFlow Serving repository, a `models.config`, or
     /// `.onnx` files, one or a folder of them.
     store: String = "";
     /// Where packs are kept that are made of a repository which is no store of packs, so that the next start finds them;
     /// when not given, `packhorse` in `$XDG_CACHE_HOME` or `~/.cache`.
     pack_cache: Option<String> = "";
+    /// Where what is fetched of a store in a bucket is kept, so that it is fetched once; servers of one machine may share it.
+    /// When not given, `packhorse-stores` in `$XDG_CACHE_HOME` or `~/.cache`.
+    cache: Option<String> = "";
+    /// How many bytes `cache` may take; what was not used for long and is cheap to have back gives way. `auto` is nine tenths
+    /// of what is free on its disk, and of what it has already.
+    cache_bytes_max: Disk = "auto";
     /// Where REST is served; port 0 takes a free one, and the addresses are printed as one JSON line.
     http: SocketAddr = "127.0.0.1:8080";
     /// Where gRPC is served.

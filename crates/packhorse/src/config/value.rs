@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use serve::{Control, SharedMemory};
+use store::remote::CacheBytes;
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -237,6 +238,39 @@ impl Value for Memory {
 
     fn json(&self) -> Json {
         self.0.map_or_else(|| "auto".into(), Json::from)
+    }
+}
+
+/// Bytes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Disk(CacheBytes);
+
+impl Disk {
+    /// How many.
+    pub(crate) fn get(self) -> CacheBytes {
+        self.0
+    }
+}
+
+impl Value for Disk {
+    fn allowed() -> String {
+        Memory::allowed()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self(CacheBytes::Auto)),
+            number => {
+                number.parse().ok().filter(|&bytes| bytes >= 1 << 20).map(|bytes| Self(CacheBytes::AtMost(bytes)))
+            }
+        }
+    }
+
+    fn json(&self) -> Json {
+        match self.0 {
+            CacheBytes::Auto => "auto".into(),
+            CacheBytes::AtMost(bytes) => bytes.into(),
+        }
     }
 }
 
