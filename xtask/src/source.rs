@@ -122,7 +122,7 @@ pub(crate) fn test_modules(text: &str) -> Vec<String> {
     let code = without_prose(text);
     let lines: Vec<&str> = code.lines().map(str::trim).collect();
     let declared = |pair: &[&str]| {
-        let module = pair[1].strip_prefix("mod ")?.strip_suffix(';')?;
+        let module = pair[1].strip_prefix("pub(crate) ").unwrap_or(pair[1]).strip_prefix("mod ")?.strip_suffix(';')?;
         is_test_gate(pair[0]).then(|| module.to_owned())
     };
     lines.windows(2).filter_map(declared).collect()
@@ -180,6 +180,7 @@ mod tests {
     fn test_modules_in_files_of_their_own() {
         for (text, want) in [
             ("#[cfg(test)]\nmod tests;\nmod other;\n", &["tests"][..]),
+            ("#[cfg(test)]\npub(crate) mod tests;\n", &["tests"][..]),
             ("#[cfg(all(test, unix))]\nmod a;\n#[cfg(test)]\nmod b {\n}\n", &["a"]),
             ("// #[cfg(test)]\nmod tests;\n", &[]),
         ] {

@@ -8,7 +8,6 @@ use engine::{Error, ErrorKind, Result};
 
 use crate::Store;
 use crate::atomic::{self, Written};
-use crate::folder::program_hash;
 use crate::segment::Layout;
 use crate::table::{self, WeightRef};
 
@@ -117,4 +116,11 @@ impl Store {
 
 fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// A program's name: its bytes and what they were laid out for.
+pub(crate) fn program_hash(program: &[u8], target: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(target.as_bytes()).update(&[0]).update(program);
+    hasher.finalize().to_hex().to_string()
 }

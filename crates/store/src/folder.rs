@@ -9,7 +9,7 @@ use engine::map::{Advice, Map};
 use engine::{Error, ErrorKind, Result, Tensor};
 
 use crate::atomic::{self, Written, io_error};
-use crate::content::Content;
+use crate::content::{Content, program_hash};
 use crate::lock::{self, Hold, Lock};
 use crate::manifest::{Manifest, ProgramRef, SegmentRef, Weights};
 use crate::maps::Maps;
@@ -153,7 +153,7 @@ impl Store {
     /// speaks of another model, [`Unsupported`](engine::ErrorKind::Unsupported) when a newer build wrote it.
     pub fn manifest(&self, model: &str, version: u64) -> Result<Manifest> {
         name::check(model)?;
-        read_manifest(&self.manifest_path(model, version), model, version)
+        Manifest::read(&self.manifest_path(model, version), model, version)
     }
 
     /// Whether the files that `manifest` names are there; what is in them is checked when they are used.
@@ -360,27 +360,6 @@ impl Store {
     pub(crate) fn content(&self, content: Content, hash: &str) -> Result<PathBuf> {
         Ok(self.root.join(content.path(hash)?))
     }
-}
-
-/// The manifest in the file at `path`, which must be of `version` of `model`.
-pub(crate) fn read_manifest(path: &Path, model: &str, version: u64) -> Result<Manifest> {
-    let text = std::fs::read(path).map_err(|source| io_error(path, "cannot be read", &source))?;
-    let manifest = Manifest::parse(&text).map_err(|error| error.context(path.display()))?;
-    if manifest.name != model || manifest.version != version {
-        let (name, version) = (&manifest.name, manifest.version);
-        return Err(Error::corrupt(format!(
-            "{}: it describes '{name}' version {version}; pack the model again",
-            path.display()
-        )));
-    }
-    Ok(manifest)
-}
-
-/// A program's name: its bytes and what they were laid out for.
-pub(crate) fn program_hash(program: &[u8], target: &str) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(target.as_bytes()).update(&[0]).update(program);
-    hasher.finalize().to_hex().to_string()
 }
 
 /// `place` as a path.

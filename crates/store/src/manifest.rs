@@ -7,11 +7,12 @@
 mod v1;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engine::{DataType, Error, Result, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::atomic::io_error;
 use crate::content::Content;
 use crate::precision::Precision;
 use crate::table::WeightRef;
@@ -207,6 +208,20 @@ impl Io {
 }
 
 impl Manifest {
+    /// The manifest in the file at `path`, which must be of `version` of `model`.
+    pub(crate) fn read(path: &Path, model: &str, version: u64) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|source| io_error(path, "cannot be read", &source))?;
+        let manifest = Self::parse(&text).map_err(|error| error.context(path.display()))?;
+        if manifest.name != model || manifest.version != version {
+            let (name, version) = (&manifest.name, manifest.version);
+            return Err(Error::corrupt(format!(
+                "{}: it describes '{name}' version {version}; pack the model again",
+                path.display()
+            )));
+        }
+        Ok(manifest)
+    }
+
     /// The manifest in `text`.
     ///
     /// # Errors

@@ -124,3 +124,26 @@ pub(super) fn listed(place: &Place, known: &Entries) -> Result<(Entries, usize)>
     there.append(&mut manifests(place, &new)?);
     Ok((there, gone + found))
 }
+
+/// Writes to an upload, and keeps what was wrong.
+pub(super) struct Sending<'a> {
+    pub(super) send: &'a mut dyn FnMut(&[u8]) -> Result<()>,
+    pub(super) failed: Option<Error>,
+}
+
+impl std::io::Write for Sending<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match (self.send)(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(error) => {
+                let told = std::io::Error::other(error.message.clone());
+                self.failed = Some(error);
+                Err(told)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -2,8 +2,7 @@
 
 use engine::{Error, Result};
 
-use crate::content::Content;
-use crate::folder::program_hash;
+use crate::content::{Content, program_hash};
 use crate::manifest::{Manifest, ProgramRef, Weights};
 use crate::segment::is_sound;
 

@@ -98,6 +98,7 @@ pub(crate) fn reading(parts: &[Part], missing: &[usize], has: impl Fn(usize) -> 
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "what is read is a list of ranges, of which there may be one")]
 mod tests {
     use proptest::prelude::*;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use engine::{Error, ErrorKind, Result};
 use objects::{Place, Tag, When};
 
-use super::bucket::{self, each};
+use super::bucket::{self, Sending, each};
 use super::catalog::{self, Entry, Which};
 use super::item::{Item, items};
 use super::{asked, known, publish};
@@ -381,28 +381,5 @@ fn bare(manifest: &Manifest) -> Manifest {
         others: Vec::new(),
         per_cpu: false,
         ..manifest.clone()
-    }
-}
-
-/// Writes to an upload, and keeps what was wrong.
-struct Sending<'a> {
-    send: &'a mut dyn FnMut(&[u8]) -> Result<()>,
-    failed: Option<Error>,
-}
-
-impl std::io::Write for Sending<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        match (self.send)(bytes) {
-            Ok(()) => Ok(bytes.len()),
-            Err(error) => {
-                let told = std::io::Error::other(error.message.clone());
-                self.failed = Some(error);
-                Err(told)
-            }
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use engine::{Error, Result, Runtimes};
 
 use super::listing::digest;
-use crate::folder::read_manifest;
 use crate::manifest::FORMAT;
 use crate::onnx::import;
 use crate::pack::{self, Draft, Identity, Request, Targets};
@@ -59,7 +58,7 @@ impl PackCache {
 
     /// The manifest of the file that `key` stands for, if it was packed before and is all there.
     pub(super) fn find(&self, key: &Key<'_>) -> Option<Manifest> {
-        let manifest = read_manifest(&self.path(key), key.name, key.version).ok()?;
+        let manifest = Manifest::read(&self.path(key), key.name, key.version).ok()?;
         self.store.holds(&manifest).then_some(manifest)
     }
 

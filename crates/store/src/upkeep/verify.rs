@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use engine::map::Map;
 use engine::{Error, Result};
 
-use crate::content::Content;
-use crate::folder::program_hash;
+use crate::content::{Content, program_hash};
 use crate::manifest::{ProgramRef, SegmentRef, Weights};
 use crate::segment::{Piece, contents, is_sound};
 use crate::table::size_bytes;
