@@ -28,7 +28,7 @@ const BAD: [Bad; 8] = [
         make: truncated,
         then: stays,
         model: "nanodet",
-        says: &["re-encode", "--tolerate-damage"],
+        says: &["upload it again", "--tolerate-damage"],
     },
     Bad { name: "text.mp4", make: text, then: stays, model: "nanodet", says: &["no video that ffmpeg"] },
     Bad { name: "empty.mp4", make: empty, then: stays, model: "nanodet", says: &["is empty"] },

@@ -48,9 +48,7 @@ fn wrong_usage_and_configuration_are_named() {
         ("demo --out new --assets none", &["--assets"]),
         (&serve_taken, &[&taken, "port 0"]),
         // What this build cannot do yet.
-        ("pack assets/nanodet_g_coco80.onnx --store s3://bucket/store", &["s3://bucket/store", "give a folder"]),
-        ("serve --store s3://bucket/store", &["s3://bucket/store", "give a folder"]),
-        ("work --queue queue --store s3://bucket/store --output new", &["s3://bucket/store", "give a folder"]),
+        ("pack assets/nanodet_g_coco80.onnx --store s3://bucket/store", &["s3://bucket/store", "packhorse push"]),
         ("work --queue queue --store store --output s3://bucket/out", &["s3://bucket/out", "give a folder"]),
         (
             "work --queue https://queues.example/q --store store --output new",
