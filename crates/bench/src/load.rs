@@ -103,9 +103,7 @@ impl Caller {
         for _ in 0..count {
             callers.push(match question {
                 Question::Http(request) => Self::Http(HttpCaller::connect(server, request.clone()).await?),
-                Question::Grpc(request) => {
-                    Self::Grpc(Box::new(GrpcCaller::connect(server, (**request).clone()).await?))
-                }
+                Question::Grpc(message) => Self::Grpc(Box::new(GrpcCaller::connect(server, message.clone()).await?)),
             });
         }
         Ok(callers)
@@ -121,8 +119,9 @@ impl Caller {
         match tokio::time::timeout(ANSWER_LIMIT, answer).await {
             Ok(answer) => answer,
             Err(_) => {
-                if let Self::Http(caller) = self {
-                    caller.hang_up();
+                match self {
+                    Self::Http(caller) => caller.hang_up(),
+                    Self::Grpc(caller) => caller.hang_up(),
                 }
                 Answer::Failed("no answer in time".to_owned())
             }

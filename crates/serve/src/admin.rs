@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::Scheduler;
 use crate::http::{self as api, Parts, Refusal, Route};
 use crate::listen::{self, ListenLimits, Speaks};
+use crate::{Connections, Scheduler};
 
 /// What a scrape is told that it gets.
 pub(crate) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -74,7 +74,7 @@ async fn serve(listener: TcpListener, scheduler: Arc<Scheduler>, stopping: watch
     };
     let limits = ListenLimits { connections: 64, ..ListenLimits::default() };
     tokio::select! {
-        () = listen::serve(listener, Speaks::Both, limits, stopped(stopping.clone()), answer) => {}
+        () = listen::serve(listener, Speaks::Both, limits, Connections::here(), stopped(stopping.clone()), answer) => {}
         () = async { stopped(stopping).await; tokio::time::sleep(STOP_LIMIT).await } => {}
     }
 }

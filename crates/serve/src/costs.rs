@@ -17,6 +17,11 @@ const NEWEST: f64 = 0.2;
 const FIRST_RUNS: u32 = 4;
 /// What is said to be certain rests on so many runs.
 const CERTAIN_RUNS: u32 = 16;
+/// A run that takes longer than so many times the mean counts as that: most likely something else had the core.
+const OUTLIER: f64 = 4.0;
+/// Weight of the newest run in the share of those that took long, and the share up to which the others are relied on.
+const NEWEST_LONG: f64 = 0.02;
+const LONG_MAX: f64 = 0.05;
 
 /// What runs of a model cost, by batch size. Lanes write, the scheduler reads; the lock is held for nanoseconds.
 #[derive(Debug, Default)]
@@ -29,6 +34,8 @@ pub(crate) struct Curve {
     /// The least time that any run took, in seconds.
     least_s: f64,
     runs: u32,
+    /// Running mean of how many runs took longer than waking a lane does.
+    long: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,12 +54,13 @@ impl Costs {
         let time_s = time.as_secs_f64();
         curve.least_s = if curve.runs == 0 { time_s } else { curve.least_s.min(time_s) };
         curve.runs = curve.runs.saturating_add(1);
+        curve.long += NEWEST_LONG * (f64::from(u8::from(time >= WAKE_COST)) - curve.long);
         let bucket = &mut curve.buckets[bucket_of(items)];
         let item_s = time_s / items.max(1) as f64;
         bucket.item_s = match bucket.runs {
             _ if bucket.item_s == 0.0 => item_s,
             ..FIRST_RUNS => bucket.item_s.min(item_s),
-            _ => bucket.item_s + NEWEST * (item_s - bucket.item_s),
+            _ => bucket.item_s + NEWEST * (item_s.min(OUTLIER * bucket.item_s) - bucket.item_s),
         };
         bucket.runs = bucket.runs.saturating_add(1);
         bucket.declined = 0;
@@ -105,6 +113,17 @@ impl Curve {
     /// What a run of `items` is likely to take; of what never ran, more than it takes to wake a lane.
     pub(crate) fn reckoned(&self, items: u64) -> Duration {
         self.run_s(items).map_or(WAKE_COST * 2, Duration::from_secs_f64)
+    }
+
+    /// The most items that can be relied on to run in less time than it takes to wake a lane; `None` when not even
+    /// `items` can.
+    pub(crate) fn brief(&self, items: u64) -> Option<u64> {
+        const ITEMS_MAX: u64 = 1 << (BUCKETS - 1);
+        if self.runs < CERTAIN_RUNS || self.long > LONG_MAX || self.reckoned(items) >= WAKE_COST {
+            return None;
+        }
+        let doubled = std::iter::successors(Some(items.max(1)), |items| items.checked_mul(2));
+        doubled.take_while(|&items| items <= ITEMS_MAX && self.reckoned(items) < WAKE_COST).last().or(Some(items))
     }
 
     /// As [`Costs::worthwhile_size`], which also counts that it was asked.
@@ -177,6 +196,27 @@ mod tests {
         assert_eq!((run_us(1), run_us(4), run_us(16)), (Some(100.0), Some(400.0), Some(1600.0)));
         costs.learn(1, Duration::from_micros(250));
         assert_eq!((run_us(1), run_us(2), run_us(5)), (Some(250.0), Some(500.0), Some(500.0)));
+    }
+
+    #[test]
+    fn what_is_brief_was_so_before_and_nearly_always() {
+        let (costs, brief) = (Costs::default(), Duration::from_micros(6));
+        for _ in 0..CERTAIN_RUNS {
+            assert_eq!(costs.curve().brief(1), None, "too few runs to rely on");
+            costs.learn(1, brief);
+        }
+        assert_eq!((costs.curve().brief(1), costs.curve().brief(3)), (Some(8), Some(6)));
+        assert_eq!(costs.curve().brief(16), None, "so many take longer");
+        for _ in 0..2 {
+            costs.learn(1, Duration::from_millis(5));
+        }
+        assert!(costs.curve().brief(1).is_some(), "once in a while something else has the core");
+        costs.learn(1, Duration::from_millis(5));
+        assert_eq!(costs.curve().brief(1), None, "too often");
+        for _ in 0..100 {
+            costs.learn(1, brief);
+        }
+        assert_eq!(costs.curve().brief(1), Some(8));
     }
 
     #[test]

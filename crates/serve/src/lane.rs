@@ -22,30 +22,33 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
     if !cpu::pin_to(core) {
         tracing::warn!(lane, core, "not pinned: the system refused; the lane runs wherever there is room");
     }
-    while let Some(Batch { jobs, program }) = scheduler.next_batch(lane) {
-        let started = Instant::now();
-        let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { continue };
-        let (due, overdue): (Vec<_>, Vec<_>) = jobs
-            .into_iter()
-            .map(|job| (scheduler.overdue(&job, started), job))
-            .partition(|(overdue, _)| overdue.is_none());
-        for (error, job) in overdue {
-            let error = error.unwrap_or_else(|| Error::internal("overdue for no reason"));
-            scheduler.refuse(job, error, started);
-        }
-        let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
-        let lane = Lane { scheduler, model: &model, program: &program, lane, started };
-        let answers = lane.answers(&jobs);
-        let cost = if jobs.is_empty() { Duration::ZERO } else { started.elapsed() };
-        // Counted before it is sent, so that whoever has the answer finds it in the metrics.
-        for (job, answer) in jobs.iter().zip(&answers) {
-            scheduler.metrics().answered(answer.as_ref().map(|response| response.timing));
-            model.recorder().answered(answer.is_ok(), queued(job, started), job.submitted.elapsed());
-        }
-        scheduler.finished(&model, cost);
-        for (job, answer) in jobs.into_iter().zip(answers) {
-            job.into_reply().send(answer);
-        }
+    while let Some(batch) = scheduler.next_batch(lane) {
+        carry_out(scheduler, lane, batch);
+    }
+}
+
+/// Runs `batch` on `lane`, which is the caller's own or lent to it, and answers it.
+pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, Batch { jobs, program }: Batch) {
+    let started = Instant::now();
+    let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
+    let (due, overdue): (Vec<_>, Vec<_>) =
+        jobs.into_iter().map(|job| (scheduler.overdue(&job, started), job)).partition(|(overdue, _)| overdue.is_none());
+    for (error, job) in overdue {
+        let error = error.unwrap_or_else(|| Error::internal("overdue for no reason"));
+        scheduler.refuse(job, error, started);
+    }
+    let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
+    let lane = Lane { scheduler, model: &model, program: &program, lane, started };
+    let answers = lane.answers(&jobs);
+    let cost = if jobs.is_empty() { Duration::ZERO } else { started.elapsed() };
+    // Counted before it is sent, so that whoever has the answer finds it in the metrics.
+    for (job, answer) in jobs.iter().zip(&answers) {
+        scheduler.metrics().answered(answer.as_ref().map(|response| response.timing));
+        model.recorder().answered(answer.is_ok(), queued(job, started), job.submitted.elapsed());
+    }
+    scheduler.finished(&model, cost);
+    for (job, answer) in jobs.into_iter().zip(answers) {
+        job.into_reply().send(answer);
     }
 }
 

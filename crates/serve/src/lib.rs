@@ -27,6 +27,7 @@ pub use residency::{Budget, LoadOptions, MemoryFigures, MemoryKind, Residency, R
 mod batch;
 mod costs;
 mod fair;
+mod guest;
 mod hold;
 mod job;
 mod queue;
@@ -45,6 +46,11 @@ mod tfs;
 
 mod triton;
 pub use triton::SharedMemory;
+
+mod aside;
+mod network;
+pub use network::{Connections, Network};
+mod streams;
 
 mod listen;
 pub use listen::ListenLimits;

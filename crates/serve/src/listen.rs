@@ -10,14 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
+
+use crate::network::Connections;
+use crate::streams::{Opened, Together};
 
 /// Out of file descriptors or memory: time for connections to close before the next is accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -68,7 +72,8 @@ pub(crate) enum Speaks {
 }
 
 /// Answers every request on `listener` with `answer` until `shutdown` is ready; then it closes the listener, finishes
-/// the requests in flight and returns. A failed accept is logged and tried again.
+/// the requests in flight and returns. Each connection is placed on `connections`. A failed accept is logged and tried
+/// again.
 ///
 /// Over HTTP/2 the end is told in the protocol, and no request is lost by it. Over HTTP/1 an idle connection is
 /// closed; so that no client sends a request into that moment, answers before it should say `Connection: close`.
@@ -76,6 +81,7 @@ pub(crate) async fn serve<F, A, B>(
     listener: TcpListener,
     speaks: Speaks,
     limits: ListenLimits,
+    connections: Connections,
     shutdown: impl Future<Output = ()>,
     answer: F,
 ) where
@@ -85,10 +91,13 @@ pub(crate) async fn serve<F, A, B>(
 {
     let places = Arc::new(Semaphore::new(limits.connections));
     let (close, closing) = watch::channel(());
-    let start = |stream, place: OwnedSemaphorePermit| {
-        let held = connection(stream, speaks, limits.clone(), closing.clone(), answer.clone());
-        tokio::spawn(async move {
-            held.await;
+    let start = |stream: std::net::TcpStream, place: OwnedSemaphorePermit| {
+        let (limits, closing, answer) = (limits.clone(), closing.clone(), answer.clone());
+        connections.place(async move {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => connection(stream, speaks, limits, closing, answer).await,
+                Err(error) => tracing::warn!(%error, "cannot listen to a connection"),
+            }
             drop(place);
         });
     };
@@ -102,7 +111,7 @@ pub(crate) async fn serve<F, A, B>(
     // Whoever the system has accepted by now has not been refused, and so is served.
     if let Ok(listener) = listener.into_std() {
         while let (Ok(place), Ok((stream, _))) = (Arc::clone(&places).try_acquire_owned(), listener.accept()) {
-            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            if stream.set_nonblocking(true).is_ok() {
                 start(stream, place);
             }
         }
@@ -115,12 +124,12 @@ pub(crate) async fn serve<F, A, B>(
 
 /// The next connection and its place among the permitted ones, which is waited for first: past the limit, connections
 /// wait in the system's backlog.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (std::net::TcpStream, OwnedSemaphorePermit) {
     // Only a closed semaphore gives none, and nobody closes it.
     let Ok(place) = Arc::clone(places).acquire_owned().await else { return std::future::pending().await };
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+        match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => return (stream, place),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -150,12 +159,12 @@ async fn connection<F, A, B>(
         let asked = Arc::clone(&asked);
         move |request| {
             asked.store(true, Ordering::Relaxed);
-            let response = answer(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            answer(request).map(Ok::<_, Infallible>)
         }
     });
-    let builder = builder(speaks, &limits);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let opened = Opened::default();
+    let builder = builder(speaks, &limits, opened.clone());
+    let mut serving = Together::new(builder.serve_connection(TokioIo::new(stream), service), opened);
     let mut told = pin!(last_call(&mut closing, &asked));
     // The builder's own time limit begins when it knows which version is spoken; a peer may never say.
     let mut silent = pin!(tokio::time::sleep(limits.header_timeout));
@@ -164,17 +173,17 @@ async fn connection<F, A, B>(
         tokio::select! {
             // What has arrived is read before the end is told.
             biased;
-            ended = serving.as_mut() => break ended,
+            ended = &mut serving => break ended,
             () = told.as_mut(), if open => {
                 open = false;
-                serving.as_mut().graceful_shutdown();
+                serving.connection.as_mut().graceful_shutdown();
             }
             () = silent.as_mut(), if watched => {
                 if asked.load(Ordering::Relaxed) {
                     watched = false;
                 } else if open {
                     open = false;
-                    serving.as_mut().graceful_shutdown();
+                    serving.connection.as_mut().graceful_shutdown();
                     silent.as_mut().reset(Instant::now() + LAST_CALL);
                 } else {
                     return;
@@ -187,8 +196,8 @@ async fn connection<F, A, B>(
     }
 }
 
-fn builder(speaks: Speaks, limits: &ListenLimits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(speaks: Speaks, limits: &ListenLimits, opened: Opened) -> auto::Builder<Opened> {
+    let mut builder = auto::Builder::new(opened);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     builder
         .http2()
@@ -198,7 +207,11 @@ fn builder(speaks: Speaks, limits: &ListenLimits) -> auto::Builder<TokioExecutor
         .keep_alive_timeout(limits.keepalive_timeout);
     match speaks {
         Speaks::Both => builder,
-        Speaks::Http2 => builder.http2_only(),
+        // What speaks nothing else is gRPC, which has no use for the date.
+        Speaks::Http2 => {
+            builder.http2().auto_date_header(false);
+            builder.http2_only()
+        }
     }
 }
 

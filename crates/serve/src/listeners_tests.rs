@@ -17,7 +17,6 @@ use proto::tensorflow::serving::model_service_client::ModelServiceClient;
 use proto::tensorflow::serving::{ModelConfigList, ReloadConfigRequest, model_server_config};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -26,11 +25,11 @@ use tonic::{Code, Request};
 use crate::fixture::{self, Gate, Log};
 use crate::grpc::GrpcLimits;
 use crate::http::HttpLimits;
-use crate::{Bodies, Control, ListenLimits, Management, Metrics, QueueLimits, Residency, Scheduler};
+use crate::{Bodies, Control, ListenLimits, Management, Metrics, Network, QueueLimits, Residency, Scheduler};
 
 /// All listeners in front of two lanes, so that one is free while the other waits at the gate.
 struct Node {
-    runtime: Runtime,
+    network: Network,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Bodies>,
     gate: Gate,
@@ -51,7 +50,7 @@ fn node(control: Control, listen: ListenLimits, bodies_bytes: usize) -> Node {
     let (engine, gate) = fixture::gated();
     let residency = Arc::new(Residency::open(store, Arc::new(engine), 2, control).unwrap());
     let scheduler = Scheduler::start(residency, &[0, 0], QueueLimits::default(), Arc::new(Metrics::default())).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let network = Network::start(&scheduler, 2).unwrap();
     let bodies = Bodies::new(bodies_bytes);
     let http =
         HttpLimits { body_bytes: 5000, listen: listen.clone(), bodies: Arc::clone(&bodies), ..HttpLimits::default() };
@@ -59,33 +58,33 @@ fn node(control: Control, listen: ListenLimits, bodies_bytes: usize) -> Node {
     let management = Some(Management::new(Arc::new(Log::default())));
     let managing =
         (HttpLimits { management: management.clone(), ..http.clone() }, GrpcLimits { management, ..grpc.clone() });
-    let [public, calls, manage] = [(); 3].map(|()| runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap());
+    let [public, calls, manage] = [(); 3].map(|()| network.block_on(TcpListener::bind("127.0.0.1:0")).unwrap());
     let [http_at, grpc_at, manage_at] = [&public, &calls, &manage].map(|listener| listener.local_addr().unwrap());
     let (stop, stopping) = watch::channel(false);
     let asked = || {
         let mut stopping = stopping.clone();
         async move { drop(stopping.wait_for(|&stop| stop).await) }
     };
-    let of = || Arc::clone(&scheduler);
+    let (of, at) = (|| Arc::clone(&scheduler), || network.connections().clone());
     let tasks = vec![
-        runtime.spawn(crate::http::serve(public, of(), http, asked())),
-        runtime.spawn({
-            let served = crate::grpc::serve(calls, of(), grpc, asked());
+        network.spawn(crate::http::serve(public, of(), http, at(), asked())),
+        network.spawn({
+            let served = crate::grpc::serve(calls, of(), grpc, at(), asked());
             async { served.await.unwrap() }
         }),
-        runtime.spawn({
-            let served = crate::manage::serve(manage, of(), managing.0, managing.1, asked());
+        network.spawn({
+            let served = crate::manage::serve(manage, of(), managing.0, managing.1, at(), asked());
             async { served.await.unwrap() }
         }),
     ];
     let (http, grpc, manage) = (http_at, grpc_at, manage_at);
-    Node { runtime, scheduler, bodies, gate, http, grpc, manage, stop, tasks, _store: folder }
+    Node { network, scheduler, bodies, gate, http, grpc, manage, stop, tasks, _store: folder }
 }
 
 impl Node {
     fn channel(&self, address: SocketAddr) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        self.runtime.block_on(endpoint.connect()).unwrap()
+        self.network.block_on(endpoint.connect()).unwrap()
     }
 
     fn client(&self, address: SocketAddr) -> GrpcInferenceServiceClient<Channel> {
@@ -97,7 +96,7 @@ impl Node {
         self.scheduler.leave();
         self.stop.send_replace(true);
         for task in self.tasks {
-            self.runtime.block_on(task).unwrap();
+            self.network.block_on(task).unwrap();
         }
         assert!(self.scheduler.drain(Duration::from_secs(60)));
         assert_eq!(self.bodies.held_bytes(), 0);
@@ -190,7 +189,7 @@ fn only_the_management_listener_changes_the_server() {
     let (mut public, mut manage) = (node.client(node.grpc), node.client(node.manage));
     let (mut tfs, mut tfs_manage) =
         (ModelServiceClient::new(node.channel(node.grpc)), ModelServiceClient::new(node.channel(node.manage)));
-    node.runtime.block_on(async {
+    node.network.block_on(async {
         let load = RepositoryModelLoadRequest { model_name: "echo".to_owned(), ..Default::default() };
         let unload = RepositoryModelUnloadRequest { model_name: "echo".to_owned(), ..Default::default() };
         let level = SettingValue { parameter_choice: Some(ParameterChoice::Uint32Param(1)) };
@@ -283,16 +282,16 @@ fn what_all_bodies_take_is_bounded() {
     check(&rest(send(http, format!("POST {INFER} HTTP/1.1\r\nhost: x\r\n{chunks}").as_bytes())), 429, full);
     check(&ask(http, "POST", INFER, "", ONE), 200, r#""data":[1.5,2.0]"#);
     let mut client = node.client(node.grpc);
-    let refused = node.runtime.block_on(client.model_infer(pair(1, 100))).unwrap_err();
+    let refused = node.network.block_on(client.model_infer(pair(1, 100))).unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains(full), "{refused}");
-    node.runtime.block_on(client.model_infer(pair(1, 1))).unwrap();
+    node.network.block_on(client.model_infer(pair(1, 1))).unwrap();
     node.gate.open.send(()).unwrap();
     check(&held.join().unwrap(), 200, "");
     assert_eq!(node.bodies.held_bytes(), 0);
 
     // A client that went away has taken its request's memory with it only when the lane lets go of it.
-    let gone = node.runtime.spawn({
+    let gone = node.network.spawn({
         let mut client = client.clone();
         async move { client.model_infer(pair(0, 200)).await }
     });
@@ -469,7 +468,7 @@ fn who_is_asked_to_go_is_told_in_the_protocol() {
     let mut kept = TcpStream::connect(node.http).unwrap();
     assert!(!keep(&mut kept, "/v2/health/ready").contains("connection: close"));
     let mut client = node.client(node.grpc);
-    node.runtime.block_on(client.server_live(ServerLiveRequest {})).unwrap();
+    node.network.block_on(client.server_live(ServerLiveRequest {})).unwrap();
     let mut raw = send(node.grpc, &[HELLO, &call_head("ServerLive"), &frame(DATA, END_STREAM, &[0; 5])].concat());
     assert!(await_frame(&mut raw, HEADERS, 0));
     node.scheduler.leave();
@@ -479,7 +478,7 @@ fn who_is_asked_to_go_is_told_in_the_protocol() {
     assert_eq!(kept.read(&mut [0]).unwrap(), 0, "the connection stays open");
     check(&ask(node.http, "POST", INFER, "", ONE), 200, "connection: close");
     check(&ask(node.http, "GET", "/ping", "", b""), 503, "Unhealthy");
-    node.runtime.block_on(client.server_live(ServerLiveRequest {})).unwrap();
+    node.network.block_on(client.server_live(ServerLiveRequest {})).unwrap();
     node.stop.send(true).unwrap();
     assert!(await_frame(&mut raw, GOAWAY, 0));
     drop((client, raw));
@@ -498,7 +497,7 @@ fn a_trace_is_answered_with_a_step_of_ones_own() {
         assert!(!ask(node.http, "POST", INFER, headers, ONE).contains("traceresponse"), "{headers}");
     }
     let mut client = node.client(node.grpc);
-    node.runtime.block_on(async {
+    node.network.block_on(async {
         for (parent, traced) in [(good, true), ("00-xyz", false)] {
             let mut request = Request::new(pair(1, 1));
             request.metadata_mut().insert("traceparent", parent.parse().unwrap());

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use crate::grpc::{Calls, GrpcLimits};
 use crate::http::{self as rest, HttpLimits};
 use crate::listen::{self, Speaks};
-use crate::{Control, Scheduler};
+use crate::{Connections, Control, Scheduler};
 
 /// Which lines of the log are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +101,14 @@ pub async fn serve(
     scheduler: Arc<Scheduler>,
     http: HttpLimits,
     grpc: GrpcLimits,
+    connections: Connections,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let (calls, health) = Calls::new(&scheduler, grpc)?;
     let stopping = health.report(Arc::clone(&scheduler), shutdown);
-    let (connections, http) = (http.listen.clone(), Arc::new(http));
+    let (listen, http) = (http.listen.clone(), Arc::new(http));
     let answer = move |request: Request<Incoming>| {
-        let (scheduler, http, calls) = (Arc::clone(&scheduler), Arc::clone(&http), calls.clone());
+        let (scheduler, http, calls) = (Arc::clone(&scheduler), Arc::clone(&http), Arc::clone(&calls));
         async move {
             if is_grpc(&request) {
                 calls.answer(request).await.map(Either::Right)
@@ -116,7 +117,7 @@ pub async fn serve(
             }
         }
     };
-    listen::serve(listener, Speaks::Both, connections, stopping, answer).await;
+    listen::serve(listener, Speaks::Both, listen, connections, stopping, answer).await;
     Ok(())
 }
 

@@ -197,6 +197,19 @@ impl Queues {
 
     /// The next batch for a lane at `now`: one request, or several of one model that fit together.
     pub(crate) fn next_batch(&mut self, now: Instant) -> Next<Batch> {
+        self.next(now, |_| Some(u64::MAX))
+    }
+
+    /// The same for a guest, if it is over sooner than a lane could be there. What is not is left to the lanes.
+    pub(crate) fn next_brief(&mut self, now: Instant) -> Option<Batch> {
+        match self.next(now, Queue::brief) {
+            Next::Do(batch) => Some(batch),
+            Next::Wait | Next::WaitUntil(_) | Next::Leave => None,
+        }
+    }
+
+    /// The next batch for somebody who takes at most so many items, or nothing, from the queue whose turn it is.
+    fn next(&mut self, now: Instant, at_most: impl Fn(&Queue) -> Option<u64>) -> Next<Batch> {
         if self.phase == Phase::Stopped {
             return Next::Leave;
         }
@@ -214,7 +227,11 @@ impl Queues {
                 self.holds.insert((until, key));
                 continue;
             }
-            let (jobs, program) = (queue.take(now, idle), queue.program.clone());
+            let Some(most) = at_most(queue) else {
+                self.take_part(key);
+                return Next::Wait;
+            };
+            let (jobs, program) = (queue.take(now, idle, most), queue.program.clone());
             if !queue.is_empty() {
                 self.take_part(key);
             }
@@ -316,6 +333,11 @@ impl Queues {
         self.phase = Phase::Stopped;
         self.holds.clear();
         self.queues.drain().flat_map(|(_, mut queue)| queue.drain()).collect()
+    }
+
+    /// Whether somebody waits for everything to be done.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase != Phase::Running
     }
 
     /// Whether everybody was sent home.

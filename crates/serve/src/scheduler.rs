@@ -16,7 +16,7 @@ use crate::model::Model;
 use crate::queue::{Loaded, Next, Queues, Wake};
 use crate::residency::{Program, Residency};
 use crate::waiting::Batch;
-use crate::{InferRequest, InferResponse, MemorySource, Metrics, ModelSource, QueueLimits, lane, residency};
+use crate::{InferRequest, InferResponse, MemorySource, Metrics, ModelSource, QueueLimits, guest, lane, residency};
 
 /// Where an answer goes.
 pub trait Reply: Send {
@@ -209,7 +209,7 @@ impl Scheduler {
         let (wake, lane, swept) = {
             let mut queues = self.lock();
             let wake = queues.push(job);
-            let lane = if wake == Ok(Wake::Lane) { queues.sleepers.arrived(now, cost) } else { None };
+            let lane = if wake == Ok(Wake::Lane) { queues.sleepers.arrived(now, cost, guest::brings()) } else { None };
             (wake, lane, queues.swept())
         };
         for (job, why) in swept {
@@ -306,18 +306,26 @@ impl Scheduler {
                     queues = self.work[lane].wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
+            while queues.sleepers.is_lent(lane) && !queues.is_stopped() {
+                queues = self.work[lane].wait(queues).unwrap_or_else(PoisonError::into_inner);
+            }
         };
+        self.taken(queues, now, lane, &batch);
+        Some(batch)
+    }
+
+    /// The lane or guest at `place` took `batch` at `now`: another lane is woken if what is left wants one.
+    pub(crate) fn taken(&self, mut queues: MutexGuard<'_, Queues>, now: Instant, place: usize, batch: &[Job]) {
         let items: usize = batch.iter().map(Job::items).sum();
         let cost = batch.first().map_or(Duration::ZERO, |job| job.model.costs().curve().reckoned(items as u64));
         let more = queues.has_work();
-        let mut another = queues.sleepers.took(now, lane, (batch.len(), cost), more);
+        let mut another = queues.sleepers.took(now, place, (batch.len(), cost), more);
         if another.is_none() && queues.wants_a_look() {
             another = queues.sleepers.called(now);
         }
         drop(queues);
         self.wake(another);
         self.metrics.queued.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
-        Some(batch)
     }
 
     /// Why `job` should not run any more, if so.
@@ -335,7 +343,11 @@ impl Scheduler {
 
     /// A lane is done with a batch of `model` that took `cost`.
     pub(crate) fn finished(&self, model: &Model, cost: Duration) {
-        if self.lock().finished(model, cost) {
+        let mut queues = self.lock();
+        // Telling is a call into the kernel even where nobody listens.
+        let tell = queues.finished(model, cost) && queues.is_draining();
+        drop(queues);
+        if tell {
             self.idle.notify_all();
         }
     }
@@ -386,14 +398,14 @@ impl Scheduler {
         !stopped.unwrap_or_else(PoisonError::into_inner).0.is_stopped()
     }
 
-    fn wake(&self, lanes: impl IntoIterator<Item = usize>) {
+    pub(crate) fn wake(&self, lanes: impl IntoIterator<Item = usize>) {
         for lane in lanes {
             // Only the lane itself waits there.
             self.work[lane].notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queues> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Queues> {
         // Nothing that runs under the lock panics half-way, so a poisoned lock holds good state.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -152,9 +152,16 @@ impl Queue {
         Some(until.min(latest)).filter(|&until| until > now)
     }
 
-    /// The requests that run next, together: the first, and those behind it that fit it, as many as pay.
-    pub(crate) fn take(&mut self, now: Instant, idle: usize) -> Vec<Job> {
-        let size = self.size(now, idle);
+    /// The most items of a run that is over sooner than a lane could be woken for it; `None` when the next one is none.
+    pub(crate) fn brief(&self) -> Option<u64> {
+        let first = self.jobs.values().next()?;
+        self.model.costs().curve().brief(first.items() as u64)
+    }
+
+    /// The requests that run next, together: the first, and those behind it that fit it, as many as pay, and `most`
+    /// items.
+    pub(crate) fn take(&mut self, now: Instant, idle: usize, most: u64) -> Vec<Job> {
+        let size = self.size(now, idle).min(most);
         let Some((_, first)) = self.jobs.pop_first() else { return Vec::new() };
         let mut room = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(first.items());
         let mut fitting = Vec::new();

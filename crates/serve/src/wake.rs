@@ -1,7 +1,9 @@
-//! Which lanes sleep, and when one is worth waking.
+//! Which lanes sleep, when one is worth waking, and to whom one is lent meanwhile.
 //!
 //! Waking a thread costs its waker and itself several microseconds, as much as many a small model takes to run. So
 //! while a lane is about to look for work, requests that it will have run before another could be there are left to it.
+//! And a thread that brings requests is a guest: what is that brief it runs itself, on a lane that sleeps and is lent to
+//! it, before it sleeps in its turn.
 //!
 //! Pure: it knows no clock and no thread. It reckons with what runs of each model have cost so far, and with a lane that
 //! does not come as soon as it should, because something else has its core, no longer than a moment.
@@ -14,11 +16,12 @@ pub(crate) const WAKE_COST: Duration = Duration::from_micros(50);
 /// A lane that has not come after so long is not waited for.
 const NEAR_MAX: Duration = Duration::from_micros(100);
 
-/// Where each lane is, and how much work waits for them.
+/// Where each lane is and each guest, and how much work waits for them.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    /// By lane.
+    /// By lane, and behind the lanes by guest.
     places: Vec<Place>,
+    lanes: usize,
     /// Requests that wait; none whenever a lane finds nothing to do.
     waiting: usize,
     /// What they are reckoned to cost.
@@ -31,42 +34,95 @@ enum Place {
     Asleep,
     /// Since then woken, or at work that is over before another lane could be woken; it looks for work in a moment.
     Near(Instant),
-    /// At work for longer, or not begun.
+    /// At work for longer, or not begun; or a guest that has brought nothing.
     Away,
+    /// Asleep, while a guest runs something in its place.
+    Lent {
+        /// It was woken all the same, and has to be once more when it is given back.
+        wanted: bool,
+    },
 }
 
 impl Lanes {
     /// So many lanes that have yet to begin.
     pub(crate) fn new(count: usize) -> Self {
-        Self { places: vec![Place::Away; count], waiting: 0, cost: Duration::ZERO }
+        Self { places: vec![Place::Away; count], lanes: count, waiting: 0, cost: Duration::ZERO }
     }
 
-    /// At `now` a request arrived that is reckoned to take `cost`. The lane to wake for it, if any.
-    pub(crate) fn arrived(&mut self, now: Instant, cost: Duration) -> Option<usize> {
+    /// One more guest; its number.
+    pub(crate) fn welcome(&mut self) -> usize {
+        self.places.push(Place::Away);
+        self.places.len() - 1
+    }
+
+    /// At `now` a request arrived that is reckoned to take `cost`, brought by `guest` if it was one. The lane to wake for
+    /// it, if any.
+    pub(crate) fn arrived(&mut self, now: Instant, cost: Duration, guest: Option<usize>) -> Option<usize> {
         self.waiting += 1;
         self.cost = self.cost.saturating_add(cost);
+        if let Some(guest) = guest.filter(|_| cost < WAKE_COST)
+            && !self.is_near(guest, now)
+            && self.asleep().is_some()
+        {
+            self.places[guest] = Place::Near(now);
+        }
         self.woken(now)
     }
 
-    /// At `now` `lane` took so many `requests`, which are reckoned to take `cost`, and left `more` or nothing. The lane to
-    /// wake for the rest, if any.
+    /// A lane that sleeps, now lent; to be [given back](Self::returned).
+    pub(crate) fn lend(&mut self) -> Option<usize> {
+        let lane = self.asleep()?;
+        self.places[lane] = Place::Lent { wanted: false };
+        Some(lane)
+    }
+
+    /// Whether `lane`, which woke, is lent. Then it has to sleep again, and is woken when it is given back.
+    pub(crate) fn is_lent(&mut self, lane: usize) -> bool {
+        let lent = matches!(self.places[lane], Place::Lent { .. });
+        if lent {
+            self.places[lane] = Place::Lent { wanted: true };
+        }
+        lent
+    }
+
+    /// At `now` `lane`, which was lent, is given back. It is to be woken if it is given here.
+    pub(crate) fn returned(&mut self, now: Instant, lane: usize) -> Option<usize> {
+        let wanted = self.places[lane] == Place::Lent { wanted: true };
+        self.places[lane] = if wanted { Place::Near(now) } else { Place::Asleep };
+        wanted.then_some(lane)
+    }
+
+    /// At `now` `guest` found nothing that it may run, and there is `more` or nothing. The lane to wake for that, if any.
+    pub(crate) fn passed(&mut self, now: Instant, guest: usize, more: bool) -> Option<usize> {
+        self.places[guest] = Place::Away;
+        self.settle(more);
+        self.woken(now)
+    }
+
+    /// At `now` a lane or guest, `place`, took so many `requests`, which are reckoned to take `cost`, and left `more` or
+    /// nothing. The lane to wake for the rest, if any.
     pub(crate) fn took(
         &mut self,
         now: Instant,
-        lane: usize,
+        place: usize,
         (requests, cost): (usize, Duration),
         more: bool,
     ) -> Option<usize> {
         self.waiting = self.waiting.saturating_sub(requests);
         self.cost = self.cost.saturating_sub(cost);
+        self.settle(more);
+        self.places[place] = if cost < WAKE_COST { Place::Near(now) } else { Place::Away };
+        self.woken(now)
+    }
+
+    /// There is `more` to do or nothing.
+    fn settle(&mut self, more: bool) {
         match (more, self.waiting) {
             (false, _) => (self.waiting, self.cost) = (0, Duration::ZERO),
             // Requests that were held back did not arrive here. Nothing is known of those that are left.
             (true, 0) => (self.waiting, self.cost) = (1, WAKE_COST * 2),
             (true, _) => {}
         }
-        self.places[lane] = if cost < WAKE_COST { Place::Near(now) } else { Place::Away };
-        self.woken(now)
     }
 
     /// `lane` found nothing to do and sleeps.
@@ -77,7 +133,7 @@ impl Lanes {
 
     /// At `now` a lane should look at what is held back: one that sleeps, if any does.
     pub(crate) fn called(&mut self, now: Instant) -> Option<usize> {
-        let lane = self.places.iter().position(|&place| place == Place::Asleep)?;
+        let lane = self.asleep()?;
         self.places[lane] = Place::Near(now);
         Some(lane)
     }
@@ -92,21 +148,30 @@ impl Lanes {
     /// A sleeping lane when what waits is more than those nearby will have done before it comes. The first one, so that
     /// light traffic finds warm caches.
     fn woken(&mut self, now: Instant) -> Option<usize> {
-        let is_near =
-            |place: &&Place| matches!(place, Place::Near(since) if now.saturating_duration_since(*since) <= NEAR_MAX);
-        let near = self.places.iter().filter(is_near).count();
+        let near = (0..self.places.len()).filter(|&place| self.is_near(place, now)).count();
         let served = WAKE_COST.saturating_mul(u32::try_from(near).unwrap_or(u32::MAX));
         if self.waiting == 0 || (near > 0 && self.cost <= served) {
             return None;
         }
-        let lane = self.places.iter().position(|&place| place == Place::Asleep)?;
+        let lane = self.asleep()?;
         self.places[lane] = Place::Near(now);
         Some(lane)
+    }
+
+    fn is_near(&self, place: usize, now: Instant) -> bool {
+        matches!(self.places[place], Place::Near(since) if now.saturating_duration_since(since) <= NEAR_MAX)
+    }
+
+    /// The first lane that sleeps.
+    pub(crate) fn asleep(&self) -> Option<usize> {
+        self.places[..self.lanes].iter().position(|&place| place == Place::Asleep)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     const CHEAP: Duration = Duration::from_micros(10);
@@ -130,7 +195,7 @@ mod tests {
             ("no lane left to wake", &[DEAR; 4], &[Some(0), Some(1), None, None]),
         ] {
             let (mut lanes, now) = (asleep(2), Instant::now());
-            let got: Vec<_> = costs.iter().map(|&cost| lanes.arrived(now, cost)).collect();
+            let got: Vec<_> = costs.iter().map(|&cost| lanes.arrived(now, cost, None)).collect();
             assert_eq!(got, want, "{what}");
         }
     }
@@ -138,16 +203,16 @@ mod tests {
     #[test]
     fn a_lane_that_goes_away_calls_another_for_what_it_leaves() {
         let (mut lanes, now) = (asleep(3), Instant::now());
-        assert_eq!(lanes.arrived(now, CHEAP), Some(0));
-        assert_eq!(lanes.arrived(now, CHEAP), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None), Some(0));
+        assert_eq!(lanes.arrived(now, CHEAP, None), None);
         assert_eq!(lanes.took(now, 0, (1, CHEAP), true), None, "it is back in a moment");
-        assert_eq!(lanes.arrived(now, DEAR), Some(1));
+        assert_eq!(lanes.arrived(now, DEAR, None), Some(1));
         assert_eq!(lanes.took(now, 1, (1, DEAR), false), None, "the first is still near");
-        assert_eq!(lanes.arrived(now, CHEAP), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None), None);
         assert_eq!(lanes.took(now, 0, (1, CHEAP), false), None);
         lanes.slept(0);
-        assert_eq!(lanes.arrived(now, CHEAP), Some(0), "the first that sleeps");
-        assert_eq!(lanes.arrived(now, CHEAP), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None), Some(0), "the first that sleeps");
+        assert_eq!(lanes.arrived(now, CHEAP, None), None);
         assert_eq!(
             lanes.took(now, 0, (1, DEAR), true),
             Some(2),
@@ -158,12 +223,90 @@ mod tests {
     #[test]
     fn a_lane_that_does_not_come_is_not_waited_for() {
         let (mut lanes, now) = (asleep(2), Instant::now());
-        assert_eq!(lanes.arrived(now, CHEAP), Some(0));
-        assert_eq!(lanes.arrived(now + NEAR_MAX, CHEAP), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None), Some(0));
+        assert_eq!(lanes.arrived(now + NEAR_MAX, CHEAP, None), None);
         let later = now + NEAR_MAX * 2;
-        assert_eq!(lanes.arrived(later, CHEAP), Some(1), "something else has the first one's core");
+        assert_eq!(lanes.arrived(later, CHEAP, None), Some(1), "something else has the first one's core");
         assert_eq!(lanes.took(later, 1, (1, CHEAP), true), None);
-        assert_eq!(lanes.arrived(later, CHEAP), None);
+        assert_eq!(lanes.arrived(later, CHEAP, None), None);
+    }
+
+    #[test]
+    fn what_a_guest_brings_that_is_brief_is_left_to_it() {
+        let (mut lanes, now) = (asleep(2), Instant::now());
+        let guest = lanes.welcome();
+        assert_eq!(lanes.arrived(now, CHEAP, Some(guest)), None);
+        assert_eq!(lanes.arrived(now, DEAR, Some(guest)), Some(0), "that is not brief");
+        assert_eq!(lanes.lend(), Some(1), "the one that sleeps");
+        assert_eq!(lanes.arrived(now, DEAR, None), None, "no lane is left to wake");
+        assert_eq!(lanes.took(now, guest, (1, CHEAP), true), None);
+        assert!(lanes.is_lent(1) && !lanes.is_lent(0));
+        assert_eq!(lanes.returned(now, 1), Some(1), "it woke meanwhile");
+        assert_eq!((lanes.lend(), lanes.passed(now, guest, true)), (None, None), "both are awake");
+    }
+
+    #[test]
+    fn a_guest_that_does_not_come_is_not_waited_for() {
+        let (mut lanes, now) = (asleep(1), Instant::now());
+        let guest = lanes.welcome();
+        assert_eq!(lanes.arrived(now, CHEAP, Some(guest)), None);
+        assert_eq!(lanes.arrived(now + NEAR_MAX * 2, CHEAP, None), Some(0));
+    }
+
+    #[test]
+    fn with_a_guest_nothing_waits_while_all_sleep_either() {
+        let now = Instant::now();
+        // Two lanes and a guest; every order of so many events, by the digits of a number.
+        for mut order in 0..5usize.pow(7) {
+            let (mut lanes, mut awake, mut away) = (asleep(2), [false; 2], [false; 2]);
+            let (mut waiting, guest, mut promised) = (VecDeque::new(), lanes.welcome(), false);
+            for _ in 0..7 {
+                let mut woken = Vec::new();
+                match order % 5 {
+                    kind @ 0..=1 => {
+                        let (cost, by) = if kind == 0 { (CHEAP, Some(guest)) } else { (DEAR, None) };
+                        waiting.push_back(cost);
+                        promised |= by.is_some();
+                        woken.extend(lanes.arrived(now, cost, by));
+                    }
+                    2 if promised => {
+                        promised = false;
+                        while let Some(lane) = lanes.lend() {
+                            if waiting.front() == Some(&CHEAP) {
+                                waiting.pop_front();
+                                woken.extend(lanes.took(now, guest, (1, CHEAP), !waiting.is_empty()));
+                                assert_eq!(lanes.returned(now, lane), None);
+                            } else {
+                                assert_eq!(lanes.returned(now, lane), None);
+                                break;
+                            }
+                        }
+                        woken.extend(lanes.passed(now, guest, !waiting.is_empty()));
+                    }
+                    2 => {}
+                    lane => {
+                        let lane = lane - 3;
+                        match awake[lane].then(|| waiting.pop_front()) {
+                            None => {}
+                            Some(None) => {
+                                (awake[lane], away[lane]) = (false, false);
+                                lanes.slept(lane);
+                            }
+                            Some(Some(cost)) => {
+                                away[lane] = cost == DEAR;
+                                woken.extend(lanes.took(now, lane, (1, cost), !waiting.is_empty()));
+                            }
+                        }
+                    }
+                }
+                for lane in woken {
+                    assert!(!std::mem::replace(&mut awake[lane], true), "woken twice");
+                }
+                let near = promised || (0..2).any(|lane| awake[lane] && !away[lane]);
+                assert!(waiting.is_empty() || near || awake == [true; 2], "{waiting:?} while a lane sleeps");
+                order /= 5;
+            }
+        }
     }
 
     #[test]
@@ -176,11 +319,11 @@ mod tests {
                 let woken = match order % 4 {
                     0 => {
                         waiting += 1;
-                        lanes.arrived(now, CHEAP)
+                        lanes.arrived(now, CHEAP, None)
                     }
                     1 => {
                         waiting += 1;
-                        lanes.arrived(now, DEAR)
+                        lanes.arrived(now, DEAR, None)
                     }
                     lane => {
                         // A lane that is awake takes what there is, whatever it cost, or sleeps.

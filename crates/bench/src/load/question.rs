@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use engine::{DataType, Error, Result, Tensor, TensorSpec};
+use prost::Message as _;
 use proto::inference::ModelInferRequest;
 use proto::inference::model_infer_request::InferInputTensor;
 
@@ -21,8 +22,8 @@ pub enum Api {
 pub enum Question {
     /// A whole HTTP/1.1 message.
     Http(Bytes),
-    /// A message for `ModelInfer`.
-    Grpc(Box<ModelInferRequest>),
+    /// A message for `ModelInfer`, with its frame.
+    Grpc(Bytes),
 }
 
 impl Question {
@@ -72,12 +73,14 @@ fn grpc(model: &str, inputs: &[(String, Tensor)]) -> Question {
         shape: tensor.shape().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect(),
         ..InferInputTensor::default()
     };
-    Question::Grpc(Box::new(ModelInferRequest {
+    let message = ModelInferRequest {
         model_name: model.to_owned(),
         inputs: inputs.iter().map(declared).collect(),
         raw_input_contents: inputs.iter().map(|(_, tensor)| tensor.data().clone()).collect(),
         ..ModelInferRequest::default()
-    }))
+    };
+    let length = u32::try_from(message.encoded_len()).unwrap_or(u32::MAX).to_be_bytes();
+    Question::Grpc([&[0][..], &length, &message.encode_to_vec()].concat().into())
 }
 
 fn path(model: &str) -> String {

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use proto::inference::ModelInferRequest;
+
 use super::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -143,7 +145,9 @@ fn a_question_holds_the_inputs_in_each_form() {
     let inputs = [("x".to_owned(), input(&spec("x", DataType::I32, &[1, 2]), None).unwrap())];
     let text = |api| match Question::infer(api, "m", &inputs).unwrap() {
         Question::Http(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Question::Grpc(request) => format!("{request:?}"),
+        Question::Grpc(message) => {
+            format!("{:?}", <ModelInferRequest as prost::Message>::decode(&message[5..]).unwrap())
+        }
     };
     for (api, says) in [
         (Api::Rest, [r#""binary_data_size":8"#, "Inference-Header-Content-Length: "]),

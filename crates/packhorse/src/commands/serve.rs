@@ -10,7 +10,7 @@ use serde::Serialize;
 use serve::admin::Admin;
 use serve::grpc::GrpcLimits;
 use serve::http::HttpLimits;
-use serve::{Budget, Control, LoadOptions, Management, ResidencyOptions, Scheduler};
+use serve::{Budget, Control, LoadOptions, Management, Network, ResidencyOptions, Scheduler};
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
@@ -142,7 +142,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
 pub(crate) struct Server {
     pub(crate) addresses: Addresses,
     scheduler: Arc<Scheduler>,
-    runtime: tokio::runtime::Runtime,
+    network: Network,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     stop: watch::Sender<bool>,
     admin: Admin,
@@ -171,33 +171,30 @@ impl Server {
             admin: address(&admin)?,
             manage: manage.as_ref().map(address).transpose()?,
         };
-        // Network threads only convert; two keep one long body from holding up a probe, more on larger machines.
-        let threads = (scheduler.lanes() / 4).max(2);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("network")
-            .enable_all()
-            .build()
-            .map_err(|source| network(&source))?;
+        let threads = limits.network_threads.unwrap_or(scheduler.lanes() / 4);
+        let network = Network::start(&scheduler, threads)?;
+        let connections = || network.connections().clone();
         let (stop, stopping) = watch::channel(false);
-        let Limits { http: http_limits, grpc: grpc_limits } = limits;
+        let Limits { http: http_limits, grpc: grpc_limits, .. } = limits;
         let tasks = {
-            let _entered = runtime.enter();
+            let _entered = network.runtime().enter();
             let (http, grpc) = (listen(http)?, listen(grpc)?);
             let mut tasks = Vec::new();
             if let Some(manage) = manage {
                 let rest = HttpLimits { management: management.clone(), ..http_limits.clone() };
                 let calls = GrpcLimits { management, ..grpc_limits.clone() };
                 let (scheduler, asked) = (Arc::clone(&scheduler), asked(stopping.clone()));
-                tasks.push(runtime.spawn(told(serve::manage::serve(listen(manage)?, scheduler, rest, calls, asked))));
+                let served = serve::manage::serve(listen(manage)?, scheduler, rest, calls, connections(), asked);
+                tasks.push(network.spawn(told(served)));
             }
             let asked = || asked(stopping.clone());
-            tasks.push(runtime.spawn(serve::http::serve(http, Arc::clone(&scheduler), http_limits, asked())));
-            tasks.push(runtime.spawn(told(serve::grpc::serve(grpc, Arc::clone(&scheduler), grpc_limits, asked()))));
+            let of = || Arc::clone(&scheduler);
+            tasks.push(network.spawn(serve::http::serve(http, of(), http_limits, connections(), asked())));
+            tasks.push(network.spawn(told(serve::grpc::serve(grpc, of(), grpc_limits, connections(), asked()))));
             tasks
         };
         let admin = serve::admin::spawn(admin, Arc::clone(&scheduler))?;
-        Ok(Self { addresses, scheduler, runtime, tasks, stop, admin })
+        Ok(Self { addresses, scheduler, network, tasks, stop, admin })
     }
 
     /// The one way down: not ready, for `lame_duck` as before so that others notice, stop accepting, finish what was
@@ -207,7 +204,7 @@ impl Server {
         self.scheduler.leave();
         std::thread::sleep(lame_duck.min(grace));
         let _ = self.stop.send(true);
-        let finished = self.runtime.block_on(async {
+        let finished = self.network.block_on(async {
             let all = async {
                 for task in self.tasks {
                     let _ = task.await;
@@ -218,7 +215,7 @@ impl Server {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let drained = self.scheduler.drain(left);
         self.admin.stop();
-        self.runtime.shutdown_background();
+        self.network.stop();
         if finished && drained {
             return Ok(());
         }

@@ -8,12 +8,15 @@ use serve::http::HttpLimits;
 use serve::{Bodies, Budget, ListenLimits, QueueLimits, SharedMemory};
 
 use super::Settings;
+use super::value::Count;
 
 /// What the listeners take from one peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) http: HttpLimits,
     pub(crate) grpc: GrpcLimits,
+    /// As many as the lanes want when not given.
+    pub(crate) network_threads: Option<usize>,
 }
 
 impl Settings {
@@ -61,6 +64,7 @@ impl Settings {
                 management: None,
             },
             grpc: GrpcLimits { message_bytes_max: body_bytes, listen, bodies, shared_memory, ..GrpcLimits::default() },
+            network_threads: self.network_threads.map(Count::size),
         })
     }
 }

@@ -132,6 +132,9 @@ settings! {
     connections_max: Count<1, 1_048_576> = "1024";
     /// Requests in flight on one connection of gRPC or HTTP/2; more wait at the client.
     streams_max: Count<1, 65_536> = "256";
+    /// Threads that read requests and write answers; when not given, one for every four lanes, and one at least. One
+    /// does that for tens of thousands of small requests a second, and at less cost than two that often sleep.
+    network_threads: Option<Count<1, 1024>> = "";
     /// The longest that a connection may take to ask for something, and over HTTP/1 to send a request's head, and stay
     /// idle between requests.
     header_timeout_s: Seconds<1, 86_400> = "75";

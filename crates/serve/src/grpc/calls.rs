@@ -1,7 +1,7 @@
 //! [`Calls`]: every gRPC service as one function of a request, for whichever listener has it.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use engine::{Error, Result};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -19,6 +18,7 @@ use tonic_health::server::HealthReporter;
 use tracing::Instrument as _;
 
 use super::received::{Arrival, Received};
+use super::reply::Reply;
 use super::service::Inference;
 use super::unserved::NameUnserved;
 use super::{GrpcLimits, service, tfs, unary};
@@ -34,8 +34,10 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 /// The calls on which a client sends messages one by one and may be silent in between.
 const STREAMS: [&str; 2] = ["ModelStreamInfer", "ServerReflectionInfo"];
 
+/// An answer that is being made.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<Reply>> + Send>>;
+
 /// Every service.
-#[derive(Clone)]
 pub(crate) struct Calls {
     /// The call that clients make all day takes a shorter way than the rest.
     inference: Inference,
@@ -49,7 +51,7 @@ impl Calls {
     ///
     /// # Errors
     /// [`Internal`](engine::ErrorKind::Internal) when reflection cannot read its own descriptors.
-    pub(crate) fn new(scheduler: &Arc<Scheduler>, limits: GrpcLimits) -> Result<(Self, Health)> {
+    pub(crate) fn new(scheduler: &Arc<Scheduler>, limits: GrpcLimits) -> Result<(Arc<Self>, Health)> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -67,40 +69,58 @@ impl Calls {
             .add_service(reflection().build_v1().map_err(broken)?)
             .add_service(reflection().build_v1alpha().map_err(broken)?)
             .prepare();
-        Ok((Self { inference, routes, bodies, body_pause }, Health(reporter)))
+        Ok((Arc::new(Self { inference, routes, bodies, body_pause }), Health(reporter)))
     }
 
     /// The answer to `request`, in the trace that it is part of and within the time that it gives.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+        let (calls, trace) = (Arc::clone(self), TraceContext::of(request.headers()));
+        // In a box each, so that what the connection carries about is small whatever the call.
+        let answering: Answering = if unary::claims(&request) {
+            let arrival = Arrival::new(trace.clone(), &self.bodies);
+            Box::pin(async move { unary::answer(&calls.inference, request, arrival, calls.body_pause).await })
+        } else {
+            let trace = trace.clone();
+            Box::pin(async move { calls.routed(request, trace).await.map(Reply::Routed) })
+        };
+        match trace {
+            None => answering,
+            Some(trace) => Box::pin(traced(answering, trace)),
+        }
+    }
+
+    async fn routed(
+        &self,
+        request: Request<Incoming>,
+        trace: Option<Arc<TraceContext>>,
+    ) -> Response<tonic::body::Body> {
         let time = time(request.headers());
-        let trace = TraceContext::of(request.headers());
-        let arrival = Arrival::new(trace.clone(), &self.bodies);
+        let arrival = Arrival::new(trace, &self.bodies);
         let stream = request.uri().path().rsplit('/').next().is_some_and(|call| STREAMS.contains(&call));
         let mut request = request.map(|body| Received::new(body, arrival.clone(), self.body_pause, stream));
         request.extensions_mut().insert(arrival);
-        let call = async move {
-            if unary::claims(&request) {
-                return unary::answer(&self.inference, request).await;
-            }
-            let Ok(response) = self.routes.clone().call(request).await;
-            response
+        let call = self.routes.clone().call(request);
+        let answered = match time {
+            None => call.await,
+            Some(time) => tokio::time::timeout(time, call).await.unwrap_or_else(|_| {
+                Ok(Status::new(Code::DeadlineExceeded, "the call's grpc-timeout passed").into_http())
+            }),
         };
-        let call = async move {
-            let Some(time) = time else { return call.await };
-            let late = || Status::new(Code::DeadlineExceeded, "the call's grpc-timeout passed").into_http();
-            tokio::time::timeout(time, call).await.unwrap_or_else(|_| late())
-        };
-        let Some(trace) = trace else { return call.await };
-        let mut response = call.instrument(trace.span()).await;
-        if let Some(told) = trace.response() {
-            response.headers_mut().insert(RESPONSE, told);
-        }
+        let Ok(response) = answered;
         response
     }
 }
 
-/// The time that the call's `grpc-timeout` gives. Inference knows it besides, and says what is wrong with one that is
-/// malformed; here it ends whatever else takes long.
+async fn traced(answering: Answering, trace: Arc<TraceContext>) -> Response<Reply> {
+    let mut response = answering.instrument(trace.span()).await;
+    if let Some(told) = trace.response() {
+        response.headers_mut().insert(RESPONSE, told);
+    }
+    response
+}
+
+/// The time that the call's `grpc-timeout` gives: it ends whatever takes long. Inference says besides what is wrong with
+/// one that is malformed.
 fn time(headers: &HeaderMap) -> Option<Duration> {
     deadline::grpc_timeout(headers.get(deadline::TIMEOUT_HEADER)?.to_str().ok()?).ok()
 }

@@ -73,6 +73,12 @@ pub(super) fn decode(message: ModelInferRequest, call: Call<'_>) -> Result<(Infe
     Ok((request, Reply { id: message.id, raw: reply_raw, wishes }))
 }
 
+/// About how many bytes of `message` have to be read one element at a time.
+pub(super) fn typed_bytes(message: &ModelInferRequest) -> usize {
+    let contents = message.inputs.iter().filter_map(|input| input.contents.as_ref());
+    contents.map(prost::Message::encoded_len).sum()
+}
+
 /// The message for `answer`. Raw when the request was raw, or when an output has no typed form: the protocol wants
 /// all outputs one way.
 ///

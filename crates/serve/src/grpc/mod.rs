@@ -8,6 +8,7 @@ mod convert;
 mod extensions;
 mod logging;
 mod received;
+mod reply;
 mod service;
 mod status;
 mod stream;
@@ -28,7 +29,7 @@ use tonic::{Response, Status};
 
 use crate::listen::{self, ListenLimits, Speaks};
 use crate::triton::SharedMemory;
-use crate::{Bodies, Management, Origin, Scheduler};
+use crate::{Bodies, Connections, Management, Origin, Scheduler};
 pub(crate) use calls::Calls;
 use received::Arrival;
 use service::Inference;
@@ -75,16 +76,14 @@ pub async fn serve(
     listener: TcpListener,
     scheduler: Arc<Scheduler>,
     limits: GrpcLimits,
+    connections: Connections,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let connections = limits.listen.clone();
+    let listen = limits.listen.clone();
     let (calls, health) = Calls::new(&scheduler, limits)?;
     let stopping = health.report(scheduler, shutdown);
-    let answer = move |request| {
-        let calls = calls.clone();
-        async move { calls.answer(request).await }
-    };
-    listen::serve(listener, Speaks::Http2, connections, stopping, answer).await;
+    let answer = move |request| calls.answer(request);
+    listen::serve(listener, Speaks::Http2, listen, connections, stopping, answer).await;
     Ok(())
 }
 

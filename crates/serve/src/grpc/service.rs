@@ -24,6 +24,7 @@ use super::received::Arrival;
 use super::status::status;
 use super::stream::{self, Answers, Manner};
 use super::{Answer, GrpcLimits, convert, deadline, extensions, logging, origin};
+use crate::aside::aside;
 use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
 use crate::{Management, Origin, Residency, Scheduler, trace};
 
@@ -53,20 +54,26 @@ impl Inference {
         now: Instant,
         deadline: Option<Instant>,
     ) -> Result<ModelInferResponse> {
-        let memory = self.memory();
-        let call = convert::Call { memory, memory_bytes: self.limits.message_bytes_max, now, deadline };
         let residency = self.scheduler.residency();
         if origin.trace.is_some() {
             trace::tell_request_id(&message.id);
         }
-        let decoded = convert::decode(message, call).and_then(|(mut request, reply)| {
+        let bytes = convert::typed_bytes(&message);
+        let (memory, memory_bytes) = (self.limits.shared_memory.clone(), self.limits.message_bytes_max);
+        let decode = move || {
+            let call = convert::Call { memory: memory.as_deref(), memory_bytes, now, deadline };
+            let (mut request, reply) = convert::decode(message, call)?;
             request.origin = origin.with_inputs(&request.inputs)?;
+            Ok((request, reply))
+        };
+        let decoded = aside(bytes, decode).await.flatten();
+        let decoded = decoded.and_then(|(request, reply)| {
             let model = residency.model(&request.model, request.version)?;
             Ok((model, request, reply))
         });
         let (model, request, reply) = decoded.inspect_err(|error| self.scheduler.metrics().refused(error.kind))?;
         let response = self.scheduler.infer(request).await?;
-        let answer = give(response, &reply.wishes, &model, memory)?;
+        let answer = give(response, &reply.wishes, &model, self.memory())?;
         convert::encode(reply, answer)
     }
 

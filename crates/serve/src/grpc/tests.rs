@@ -146,9 +146,10 @@ async fn a_served_port_is_free_again_after_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve(listener, Arc::clone(&scheduler), GrpcLimits::default(), async {
-        let _ = stopped.await;
-    }));
+    let served =
+        tokio::spawn(serve(listener, Arc::clone(&scheduler), GrpcLimits::default(), Connections::here(), async {
+            let _ = stopped.await;
+        }));
     drop(tokio::net::TcpStream::connect(address).await.unwrap());
     stop.send(()).unwrap();
     served.await.unwrap().unwrap();

@@ -27,10 +27,11 @@ use store::manifest::Io;
 use tokio::net::TcpListener;
 use tracing::Instrument as _;
 
+use crate::aside::aside;
 use crate::listen::{self, ListenLimits, Speaks};
 use crate::trace::{self, TraceContext};
 use crate::triton::{SharedMemory, extensions, give};
-use crate::{Bodies, Management, Model, Origin, Scheduler, deadline};
+use crate::{Bodies, Connections, Management, Model, Origin, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
 use request::{Bounds, Call};
@@ -81,6 +82,7 @@ pub async fn serve(
     listener: TcpListener,
     scheduler: Arc<Scheduler>,
     limits: HttpLimits,
+    connections: Connections,
     shutdown: impl Future<Output = ()>,
 ) {
     let shared = Arc::new(limits.clone());
@@ -88,13 +90,13 @@ pub async fn serve(
         let (scheduler, limits) = (Arc::clone(&scheduler), Arc::clone(&shared));
         async move { answer(&scheduler, &limits, request).await }
     };
-    listen::serve(listener, Speaks::Both, limits.listen, shutdown, answer).await;
+    listen::serve(listener, Speaks::Both, limits.listen, connections, shutdown, answer).await;
 }
 
 /// The answer to `request`, in the trace that it is part of.
 pub(crate) async fn answer<B>(
     scheduler: &Arc<Scheduler>,
-    limits: &HttpLimits,
+    limits: &Arc<HttpLimits>,
     mut request: Request<B>,
 ) -> Response<Parts>
 where
@@ -121,7 +123,7 @@ where
     response
 }
 
-async fn untraced<B>(scheduler: &Arc<Scheduler>, limits: &HttpLimits, request: Request<B>) -> Response<Parts>
+async fn untraced<B>(scheduler: &Arc<Scheduler>, limits: &Arc<HttpLimits>, request: Request<B>) -> Response<Parts>
 where
     B: Body<Error: std::fmt::Display>,
 {
@@ -139,7 +141,7 @@ where
 
 async fn routed<B>(
     scheduler: &Arc<Scheduler>,
-    limits: &HttpLimits,
+    limits: &Arc<HttpLimits>,
     route: Route,
     request: Request<B>,
 ) -> Result<Response<Parts>, Refusal>
@@ -265,7 +267,7 @@ fn metadata(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>, R
 
 async fn infer<B>(
     scheduler: &Scheduler,
-    limits: &HttpLimits,
+    limits: &Arc<HttpLimits>,
     target: Target,
     request: Request<B>,
 ) -> Result<Response<Parts>, Refusal>
@@ -277,25 +279,33 @@ where
     let (json_bytes, deadline) = (json_bytes(&head.headers)?, deadline::of_headers(&head.headers, now)?);
     let coding = compress::accepted(&head.headers);
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
+    let json_length = json_bytes.unwrap_or(body.len());
     let origin = Origin { trace: head.extensions.remove(), held };
-    let memory = limits.shared_memory.as_deref();
-    let bounds = Bounds { depth: limits.json_depth, tensors: limits.tensors, memory_bytes: limits.body_bytes };
     let found = scheduler.residency().model(&target.name, target.version);
-    let decode = |model: Arc<Model>| {
-        let signature = model.signature();
-        let call = Call { model: target.name, version: target.version, signature, body, json_bytes, memory, now };
-        let (mut request, reply) = request::decode(call, bounds)?;
-        if let (Some(_), Some(id)) = (&origin.trace, &reply.id) {
-            trace::tell_request_id(id);
+    let decode = {
+        let limits = Arc::clone(limits);
+        move |model: Arc<Model>| {
+            let memory = limits.shared_memory.as_deref();
+            let bounds = Bounds { depth: limits.json_depth, tensors: limits.tensors, memory_bytes: limits.body_bytes };
+            let signature = model.signature();
+            let call = Call { model: target.name, version: target.version, signature, body, json_bytes, memory, now };
+            let (mut request, reply) = request::decode(call, bounds)?;
+            request.origin = origin.with_inputs(&request.inputs)?;
+            Ok((model, request, reply))
         }
-        request.origin = origin.with_inputs(&request.inputs)?;
-        Ok((model, (request, reply)))
     };
-    let decoded = found.and_then(decode);
-    let (model, (mut request, reply)) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+    let decoded = match found {
+        Ok(model) => aside(json_length, move || decode(model)).await.flatten(),
+        Err(error) => Err(error),
+    };
+    let (model, mut request, reply) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+    if let (Some(_), Some(id)) = (&request.origin.trace, &reply.id) {
+        trace::tell_request_id(id);
+    }
     request.deadline = deadline::earlier(deadline, request.deadline);
-    let answer = give(scheduler.infer(request).await?, &reply.wishes, &model, memory)?;
-    Ok(compress::deflate(response::encode(&reply, &answer)?, coding).await)
+    let answer = give(scheduler.infer(request).await?, &reply.wishes, &model, limits.shared_memory.as_deref())?;
+    let encoded = aside(response::json_bytes_estimate(&reply, &answer), move || response::encode(&reply, &answer));
+    Ok(compress::deflate(encoded.await??, coding).await)
 }
 
 fn json_bytes(headers: &HeaderMap) -> engine::Result<Option<usize>> {

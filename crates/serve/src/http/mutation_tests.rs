@@ -134,7 +134,7 @@ fn change() -> impl Strategy<Value = Change> {
 /// The status and the body of the answer to `body`, sent to `path`.
 async fn exchange(
     scheduler: &Arc<Scheduler>,
-    limits: &HttpLimits,
+    limits: &Arc<HttpLimits>,
     path: &str,
     json_bytes: Option<usize>,
     body: Vec<u8>,
@@ -147,8 +147,8 @@ async fn exchange(
     (response.status().as_u16(), response.into_body().concat())
 }
 
-fn limits() -> HttpLimits {
-    HttpLimits { bodies: Bodies::new(BODIES_BYTES), ..HttpLimits::default() }
+fn limits() -> Arc<HttpLimits> {
+    Arc::new(HttpLimits { bodies: Bodies::new(BODIES_BYTES), ..HttpLimits::default() })
 }
 
 #[tokio::test]

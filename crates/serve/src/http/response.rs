@@ -14,18 +14,22 @@ use crate::triton::{Answer, Given, Span};
 /// Room for what stands around an output's elements.
 const FRAME_BYTES_ESTIMATE: usize = 128;
 
-/// The answer to a request that `reply` came with. Binary tensors are sent from where they are.
-///
-/// # Errors
-/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when an output that was asked for as JSON has no form in it.
-pub(super) fn encode(reply: &Reply, answer: &Answer) -> Result<Response<Parts>> {
+/// About how many bytes of JSON the answer has.
+pub(super) fn json_bytes_estimate(reply: &Reply, answer: &Answer) -> usize {
     let estimate = |(index, output): (usize, &Given)| {
         let elsewhere = output.span.is_some() || reply.is_binary(index);
         let data = if elsewhere { 0 } else { elements::encoded_bytes_estimate(&output.tensor) };
         data.saturating_add(FRAME_BYTES_ESTIMATE)
     };
-    let capacity = answer.outputs.iter().enumerate().map(estimate).fold(FRAME_BYTES_ESTIMATE, usize::saturating_add);
-    let mut json = Vec::with_capacity(capacity);
+    answer.outputs.iter().enumerate().map(estimate).fold(FRAME_BYTES_ESTIMATE, usize::saturating_add)
+}
+
+/// The answer to a request that `reply` came with. Binary tensors are sent from where they are.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when an output that was asked for as JSON has no form in it.
+pub(super) fn encode(reply: &Reply, answer: &Answer) -> Result<Response<Parts>> {
+    let mut json = Vec::with_capacity(json_bytes_estimate(reply, answer));
     let mut binary = Vec::new();
     json.extend_from_slice(br#"{"model_name":"#);
     write(&mut json, &answer.model)?;

@@ -4,17 +4,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::fixture::Gate;
-use crate::{Control, Metrics, QueueLimits, Residency, admin, fixture};
+use crate::{Control, Metrics, Network, QueueLimits, Residency, admin, fixture};
 
 /// A server on a port of its own, with one lane.
 struct Served {
-    runtime: Runtime,
+    network: Network,
     scheduler: Arc<Scheduler>,
     address: SocketAddr,
     shutdown: oneshot::Sender<()>,
@@ -33,14 +32,15 @@ fn served(limits: HttpLimits) -> Served {
     let residency = Arc::new(Residency::open(store, Arc::new(engine), 1, Control::None).unwrap());
     let metrics = Arc::new(Metrics::default());
     let scheduler = Scheduler::start(residency, &[0], QueueLimits::default(), metrics).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let network = Network::start(&scheduler, 1).unwrap();
+    let listener = network.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let (shutdown, told) = oneshot::channel();
-    let serving = runtime.spawn(serve(listener, Arc::clone(&scheduler), limits, async {
+    let at = network.connections().clone();
+    let serving = network.spawn(serve(listener, Arc::clone(&scheduler), limits, at, async {
         let _ = told.await;
     }));
-    Served { runtime, scheduler, address, shutdown, serving, gate, _store: folder }
+    Served { network, scheduler, address, shutdown, serving, gate, _store: folder }
 }
 
 /// Sends `request` as it stands, on a connection of its own.
@@ -200,7 +200,7 @@ fn a_drain_finishes_what_is_held_while_the_admin_thread_answers() {
 
     served.gate.open.send(()).unwrap();
     check(&rest(held), 200, r#""shape":[0],"data":[]"#);
-    served.runtime.block_on(served.serving).unwrap();
+    served.network.block_on(served.serving).unwrap();
     assert!(drain.join().unwrap());
     admin.stop();
     assert!(TcpStream::connect(probes).is_err());

@@ -290,7 +290,7 @@ fn held(model: &Arc<Model>, jobs: Vec<Job>, now: Instant) -> (Option<u128>, Vec<
     let until = queue.hold(now, 1);
     let mut sizes = Vec::new();
     while queue.hold(now, 1).is_none() && !queue.is_empty() {
-        sizes.push(queue.take(now, 1).iter().map(Job::items).sum());
+        sizes.push(queue.take(now, 1, u64::MAX).iter().map(Job::items).sum());
     }
     (until.map(|until| (until - now).as_micros()), sizes)
 }

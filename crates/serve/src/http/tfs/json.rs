@@ -351,7 +351,7 @@ mod tests {
         }
 
         #[test]
-        fn whole_numbers_are_read_as_far_as_they_go(values: Vec<u64>, tail in "(-1|1.5|01|x|)") {
+        fn whole_numbers_are_read_as_far_as_they_go(values: Vec<u64>, tail in "(-1|1[.]5|01|x|)") {
             let mut numbers: Vec<String> = values.iter().map(u64::to_string).collect();
             let short = numbers.iter().take_while(|number| number.len() <= 19).count();
             numbers.extend((!tail.is_empty()).then_some(tail));

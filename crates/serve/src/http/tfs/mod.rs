@@ -11,6 +11,7 @@ mod tensor;
 mod told;
 mod write;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use serde_json::json;
 
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
+use crate::aside::aside;
 use crate::tfs::{Terms, alias, classify, regress, tensors};
 use crate::{InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
 
@@ -88,6 +90,7 @@ async fn answer(
         return told::status(scheduler, target);
     }
     let model = scheduler.residency().model(&target.name, target.version)?;
+    let length = body.len();
     let encoded = match call {
         Call::Status | Call::Metadata => return Ok(told::metadata(&model)),
         Call::Explain => {
@@ -95,11 +98,16 @@ async fn answer(
             return Err(Error::unsupported(format!("model '{name}' has no explainer; :predict is served")));
         }
         Call::Predict => {
-            let decoded = predict::decode(model.signature(), &body, limits.json_depth)
-                .and_then(|(form, inputs)| Ok((form, terms.with_inputs(&inputs)?, inputs)));
-            drop(body);
+            let (asked, depth) = (Arc::clone(&model), limits.json_depth);
+            let decode = move || {
+                let (form, inputs) = predict::decode(asked.signature(), &body, depth)?;
+                Ok((form, terms.with_inputs(&inputs)?, inputs))
+            };
+            let decoded = aside(length, decode).await.flatten();
             let (form, terms, inputs) = counted(scheduler, decoded)?;
-            predict::encode(form, &infer(scheduler, target, &model, inputs, terms).await?)
+            let outputs = infer(scheduler, target, &model, inputs, terms).await?;
+            let bytes = outputs.iter().map(|(_, tensor)| tensor.data().len()).sum();
+            aside(bytes, move || predict::encode(form, &outputs)).await.flatten()
         }
         Call::Classify => {
             let (count, outputs) = examine(scheduler, limits, target, &model, (body, terms)).await?;
@@ -118,14 +126,16 @@ async fn examine(
     scheduler: &Scheduler,
     limits: &HttpLimits,
     target: &Target,
-    model: &Model,
+    model: &Arc<Model>,
     (body, terms): (Bytes, Terms),
 ) -> Result<(usize, Vec<(String, Tensor)>)> {
-    let decoded = examples::decode(&body, limits.json_depth).and_then(|examples| {
-        let inputs = tensors(model.signature(), &examples)?;
+    let (asked, depth, length) = (Arc::clone(model), limits.json_depth, body.len());
+    let decode = move || {
+        let examples = examples::decode(&body, depth)?;
+        let inputs = tensors(asked.signature(), &examples)?;
         Ok((examples.len(), terms.with_inputs(&inputs)?, inputs))
-    });
-    drop(body);
+    };
+    let decoded = aside(length, decode).await.flatten();
     let (count, terms, inputs) = counted(scheduler, decoded)?;
     Ok((count, infer(scheduler, target, model, inputs, terms).await?))
 }
