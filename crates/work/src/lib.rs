@@ -21,8 +21,14 @@ pub mod media;
 pub mod inference;
 pub use inference::{Answer, Inference, Pending};
 
+pub mod output;
+pub use output::{Form, Sighting};
+
 pub mod result;
 pub use result::Summary;
+
+pub mod completion;
+pub use completion::Completion;
 
 pub mod cost;
 pub use cost::Cost;
@@ -34,6 +40,8 @@ pub mod job;
 mod judge;
 
 pub mod quality;
+
+pub mod track;
 
 pub mod policy;
 

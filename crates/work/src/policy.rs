@@ -17,6 +17,14 @@ pub enum Failure {
     Lost,
 }
 
+/// The failure that an error of the place is: its own, or another attempt's success.
+pub(crate) fn placed(error: Error) -> Failure {
+    match error.kind {
+        ErrorKind::Cancelled => Failure::Lost,
+        _ => Failure::Place(error),
+    }
+}
+
 /// What to do with the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

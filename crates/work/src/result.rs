@@ -1,18 +1,19 @@
-//! What a task leaves behind: one JSON line per frame, and a summary that marks the whole as committed. The same video,
-//! model and settings give the same bytes, whoever worked it; what is measured lies in a file of its own.
+//! What a task leaves behind: files of results, and a summary that marks the whole as committed. The same video, model
+//! and settings give the same bytes, whoever worked it; what is measured lies in a file of its own.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use engine::{Error, Result};
-use pipeline::Detected;
 use serde::{Deserialize, Serialize};
 
+use crate::output::files::Written;
+use crate::output::{Sighting, label};
 use crate::quality::Note;
 use crate::source::InputIdentity;
+use crate::track::{LineCount, ZoneCount};
 
 /// The summary format this build writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The object with one line per frame.
 pub fn lines_key(task_id: &str) -> String {
@@ -34,50 +35,6 @@ pub(crate) fn parts_folder(task_id: &str) -> String {
     format!("{task_id}/parts")
 }
 
-/// A model's class names, ready to be written: class id to the name in JSON's quotes.
-#[derive(Clone, Debug, Default)]
-pub struct Labels(BTreeMap<u32, String>);
-
-impl Labels {
-    /// The names that a manifest gives.
-    pub fn new(names: &BTreeMap<u32, String>) -> Self {
-        Self(names.iter().map(|(&class, name)| (class, serde_json::Value::from(name.as_str()).to_string())).collect())
-    }
-
-    /// The name in quotes; a class without a name is called by its number.
-    fn quoted(&self, class: u32) -> std::borrow::Cow<'_, str> {
-        match self.0.get(&class) {
-            Some(quoted) => quoted.as_str().into(),
-            None => format!("\"{class}\"").into(),
-        }
-    }
-}
-
-/// Appends a frame's line to `line`: the same detections give the same bytes. Times have six decimals, scores four,
-/// boxes (left, top, right, bottom, in pixels of the video as displayed) two. A frame without detections has a line
-/// too: it proves that the frame was worked.
-///
-/// # Errors
-/// [`Internal`](engine::ErrorKind::Internal) when a number is not finite, which JSON cannot say.
-pub fn append_line(line: &mut String, index: u64, pts_s: f64, detections: &[Detected], labels: &Labels) -> Result<()> {
-    let finite = |found: &Detected| found.score.is_finite() && found.box_px.iter().all(|side| side.is_finite());
-    if !pts_s.is_finite() || !detections.iter().all(finite) {
-        return Err(Error::internal(format!("frame {index} has a time, score or box that is not a finite number")));
-    }
-    let mut write = || {
-        write!(line, r#"{{"frame":{index},"pts_s":{pts_s:.6},"detections":["#)?;
-        for (place, found) in detections.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            let (class, label, score) = (found.class, labels.quoted(found.class), found.score);
-            let [left, top, right, bottom] = found.box_px;
-            write!(line, r#"{comma}{{"label":{label},"class":{class},"score":{score:.4},"#)?;
-            write!(line, r#""box_px":[{left:.2},{top:.2},{right:.2},{bottom:.2}]}}"#)?;
-        }
-        line.write_str("]}\n")
-    };
-    write().map_err(|_: std::fmt::Error| Error::internal("a line of text cannot be written to memory"))
-}
-
 /// Counts what the lines say while they are written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -92,7 +49,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts one frame.
-    pub fn add(&mut self, detections: &[Detected]) {
+    pub fn add(&mut self, detections: &[Sighting]) {
         self.frames += 1;
         self.frames_with_detections += u64::from(!detections.is_empty());
         for (place, found) in detections.iter().enumerate() {
@@ -104,16 +61,33 @@ impl Tally {
         }
     }
 
-    /// The counts by class name. Two classes of one name are told apart by their number.
+    /// The counts by class name, as [`by_label`] has it.
     pub fn by_label(&self, names: &BTreeMap<u32, String>) -> BTreeMap<String, ClassCount> {
-        let mut counts = BTreeMap::new();
-        for (&class, &(frames, detections)) in &self.by_class {
-            let name = names.get(&class).cloned().unwrap_or_else(|| class.to_string());
-            let name = if counts.contains_key(&name) { format!("{name} ({class})") } else { name };
-            counts.insert(name, ClassCount { class, frames, detections });
-        }
-        counts
+        let count = |(&class, &(frames, detections))| (class, ClassCount { class, frames, detections });
+        by_label(self.by_class.iter().map(count), names)
     }
+}
+
+/// `counts` of classes in their order, by class name. Two classes of one name are told apart by their number.
+fn by_label<T>(counts: impl Iterator<Item = (u32, T)>, names: &BTreeMap<u32, String>) -> BTreeMap<String, T> {
+    let mut by_label = BTreeMap::new();
+    for (class, count) in counts {
+        let name = label(names, class).into_owned();
+        let name = if by_label.contains_key(&name) { format!("{name} ({class})") } else { name };
+        by_label.insert(name, count);
+    }
+    by_label
+}
+
+/// Counts of something that has a name, each by class name.
+pub(crate) fn by_name<'a, T: Copy + 'a>(
+    counts: impl Iterator<Item = (&'a str, &'a BTreeMap<u32, T>)>,
+    names: &BTreeMap<u32, String>,
+) -> BTreeMap<String, BTreeMap<String, T>> {
+    let named = |(name, counts): (&str, &BTreeMap<u32, T>)| {
+        (name.to_owned(), by_label(counts.iter().map(|(&class, &count)| (class, count)), names))
+    };
+    counts.map(named).collect()
 }
 
 /// What became of a task, as `summary.json` says it.
@@ -127,7 +101,7 @@ pub struct Summary {
     pub input: InputIdentity,
     /// What computed the detections.
     pub model: ModelIdentity,
-    /// Detections below this score were not reported.
+    /// Detections below this score were not reported, unless they are of an object that was followed.
     pub threshold: f32,
     /// Frames decoded, worked and written.
     pub frames: u64,
@@ -137,12 +111,23 @@ pub struct Summary {
     pub detections: u64,
     /// By class name.
     pub classes: BTreeMap<String, ClassCount>,
+    /// How many objects were followed, where the task asks for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracks: Option<u64>,
+    /// What was in each of the task's zones, by its name and by class name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<String, BTreeMap<String, ZoneCount>>,
+    /// What crossed each of the task's lines, likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lines: BTreeMap<String, BTreeMap<String, LineCount>>,
     /// What the file says of itself.
     pub video: Video,
     /// What the decoder complained about.
     pub damage: Damage,
     /// What was out of the ordinary with the video, and how it was treated.
     pub quality: Vec<Note>,
+    /// The files of results beside this one.
+    pub outputs: Vec<Written>,
 }
 
 /// Which model ran.
@@ -224,45 +209,12 @@ impl Summary {
 mod tests {
     use super::*;
 
-    fn found(class: u32, score: f32) -> Detected {
-        Detected { class, score, box_px: [1.0, 2.125, 30.456, 40.0] }
+    fn found(class: u32, score: f32) -> Sighting {
+        Sighting { class, score, box_px: [1.0, 2.125, 30.456, 40.0], track: None, zones: Vec::new() }
     }
 
     fn names() -> BTreeMap<u32, String> {
         BTreeMap::from([(0, "person".to_owned()), (1, "a \"b\"\n".to_owned()), (2, "person".to_owned())])
-    }
-
-    #[test]
-    fn lines() {
-        let check = |index, pts_s, detections: &[Detected], want: &str| {
-            let mut line = String::new();
-            append_line(&mut line, index, pts_s, detections, &Labels::new(&names())).unwrap();
-            assert_eq!(line, format!("{want}\n"));
-            serde_json::from_str::<serde_json::Value>(&line).unwrap();
-        };
-        check(0, 0.0, &[], r#"{"frame":0,"pts_s":0.000000,"detections":[]}"#);
-        check(
-            7,
-            0.7000004,
-            &[found(0, 0.831_24), found(1, 1.0), found(9, 0.5)],
-            concat!(
-                r#"{"frame":7,"pts_s":0.700000,"detections":["#,
-                r#"{"label":"person","class":0,"score":0.8312,"box_px":[1.00,2.12,30.46,40.00]},"#,
-                r#"{"label":"a \"b\"\n","class":1,"score":1.0000,"box_px":[1.00,2.12,30.46,40.00]},"#,
-                r#"{"label":"9","class":9,"score":0.5000,"box_px":[1.00,2.12,30.46,40.00]}]}"#
-            ),
-        );
-    }
-
-    #[test]
-    fn what_json_cannot_say_is_an_error() {
-        let check = |pts_s, detection: Detected| {
-            let error = append_line(&mut String::new(), 3, pts_s, &[detection], &Labels::default()).unwrap_err();
-            assert!(error.message.contains("frame 3"), "{error}");
-        };
-        check(f64::INFINITY, found(0, 0.5));
-        check(0.0, found(0, f32::NAN));
-        check(0.0, Detected { box_px: [0.0, 0.0, f32::INFINITY, 0.0], ..found(0, 0.5) });
     }
 
     #[test]

@@ -7,6 +7,9 @@ use std::time::SystemTime;
 use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::output::Form;
+use crate::track::{self, Line, Zone};
+
 /// The body format this build writes, and the only one it reads.
 pub const FORMAT: u32 = 1;
 
@@ -34,6 +37,23 @@ pub struct Task {
     /// Decoding errors per frame that are put up with; 0 (none) to 1.
     #[serde(default)]
     pub damage_tolerance: f64,
+    /// Whether objects are followed from frame to frame; they are for lines, too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub track: bool,
+    /// Parts of the picture whose visitors are counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Zone>,
+    /// Lines across the picture; what crosses them is counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<Line>,
+    /// Forms of the results besides `results.jsonl`, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Form>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn threshold_default() -> f32 {
@@ -66,6 +86,10 @@ impl Task {
             model: model.to_owned(),
             threshold: THRESHOLD_DEFAULT,
             damage_tolerance: 0.0,
+            track: false,
+            zones: Vec::new(),
+            lines: Vec::new(),
+            outputs: Vec::new(),
         };
         task.check()?;
         Ok(task)
@@ -112,6 +136,16 @@ impl Task {
         Ok(body)
     }
 
+    /// Whether objects are followed.
+    pub fn is_tracking(&self) -> bool {
+        self.track || !self.lines.is_empty()
+    }
+
+    /// The score below which a detection is of no use: following needs more than is reported.
+    pub fn threshold_of_use(&self) -> f32 {
+        if self.is_tracking() { self.threshold.min(track::LOW_SCORE) } else { self.threshold }
+    }
+
     /// The input as a path on this machine.
     ///
     /// # Errors
@@ -154,6 +188,11 @@ impl Task {
                 "field 'damage_tolerance': {} is not within 0 to 1",
                 self.damage_tolerance
             )));
+        }
+        track::check(&self.zones, &self.lines)?;
+        let twice = self.outputs.iter().enumerate().find(|(place, form)| self.outputs[..*place].contains(form));
+        if let Some((_, form)) = twice {
+            return Err(Error::invalid(format!("field 'outputs': names '{form}' twice")));
         }
         Ok(())
     }

@@ -18,9 +18,10 @@ use crate::inference::Inference;
 use crate::job::{self, Job, Shared};
 use crate::media::Tools;
 use crate::object::{ObjectStore, Put};
-use crate::policy::{Failure, Verdict, verdict};
+use crate::output::Form;
+use crate::policy::{Failure, Verdict, placed, verdict};
 use crate::queue::{Lease, Received, TaskQueue};
-use crate::result::{Summary, cost_key, lines_key, parts_folder, summary_key};
+use crate::result::{Summary, cost_key, parts_folder, summary_key};
 use crate::stop::Stop;
 use crate::task::Task;
 
@@ -187,7 +188,8 @@ impl Worker {
         };
         let same = |summary: &Summary| {
             let of_task = (&summary.task, &summary.input.path, &summary.model.name, summary.threshold);
-            of_task == (&task.id, &task.input, &task.model, task.threshold)
+            let has = |form: &Form| summary.outputs.iter().any(|written| written.file == form.file());
+            of_task == (&task.id, &task.input, &task.model, task.threshold) && task.outputs.iter().all(has)
         };
         match Summary::from_json(&bytes) {
             Ok(summary) if same(&summary) => Ok(Some(summary)),
@@ -219,7 +221,6 @@ impl Worker {
         run: &Run<'_>,
     ) -> std::result::Result<(Summary, Cost), Failure> {
         let (task, objects) = (&lease.task, self.objects.as_ref());
-        let mut lines = objects.create(&lines_key(&task.id)).map_err(placed)?;
         let job = Job {
             task,
             objects,
@@ -233,7 +234,7 @@ impl Worker {
             cancelled,
             progress: &|frames, declared| run.observer.progress(task, frames, declared),
         };
-        let job::Finished { summary, cost } = job::run(&job, &mut |line| lines.append(line))?;
+        let finished = job::run(&job)?;
         // The fence: from here on nobody else may begin for a whole visibility. A queue that does not answer is no
         // reason to throw the work away, since a result that is committed twice is the same result.
         match self.queue.extend(lease, self.config.visibility) {
@@ -241,7 +242,7 @@ impl Worker {
             Err(error) => tracing::warn!(task = %task.id, %error, "the lease could not be extended"),
             Ok(()) => {}
         }
-        lines.commit(Put::Replace).map_err(placed)?;
+        let (summary, cost) = finished.commit().map_err(placed)?;
         let cost_json = cost.to_json().map_err(Failure::Task)?;
         objects.put(&cost_key(&task.id), &cost_json, Put::Replace).map_err(placed)?;
         let summary_json = summary.to_json().map_err(Failure::Task)?;
@@ -365,13 +366,6 @@ struct RequestOnDrop<'a>(&'a Stop);
 impl Drop for RequestOnDrop<'_> {
     fn drop(&mut self) {
         self.0.request();
-    }
-}
-
-fn placed(error: Error) -> Failure {
-    match error.kind {
-        ErrorKind::Cancelled => Failure::Lost,
-        _ => Failure::Place(error),
     }
 }
 

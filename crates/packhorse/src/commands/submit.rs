@@ -8,6 +8,7 @@ use serde::Serialize;
 use work::queue::{Options, Phase};
 use work::{SqliteQueue, Task, TaskQueue};
 
+use super::look::Look;
 use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
@@ -23,12 +24,8 @@ pub(crate) struct Args {
     /// The model that looks at the frames
     #[arg(long, env = "PACKHORSE_MODEL")]
     model: String,
-    /// Detections below this score are not reported
-    #[arg(long, default_value_t = work::task::THRESHOLD_DEFAULT)]
-    threshold: f32,
-    /// Per cent of the frames that may be damaged; more fails the task
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
-    tolerate_damage: f64,
+    #[command(flatten)]
+    look: Look,
     /// Stay until every one of them has ended
     #[arg(long)]
     wait: bool,
@@ -63,12 +60,7 @@ fn task(video: &Path, args: &Args) -> Result<Task, Exit> {
     if !video.is_file() {
         return Err(Exit::Configuration(format!("{}: there is no such file", video.display())));
     }
-    let mut task = Task::new(video, &args.model).map_err(|error| Exit::configuration(&error))?;
-    task.threshold = args.threshold;
-    task.damage_tolerance = args.tolerate_damage / 100.0;
-    // Reading back what would be sent checks every field once, in the one place that knows the rules.
-    let checked = task.to_json().and_then(|body| Task::from_json(&body));
-    checked.map_err(|error| Exit::configuration(&error))
+    args.look.with(Task::new(video, &args.model).map_err(|error| Exit::configuration(&error))?)
 }
 
 /// The queue at `place`.

@@ -20,6 +20,20 @@ pub struct Mark {
     pub class: u32,
 }
 
+/// A line through corners, with a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Its corners, each across and down, in pixels of the source; what lies outside the frame is not drawn.
+    pub points_px: Vec<[f32; 2]>,
+    /// Whether the last corner is joined to the first.
+    pub closed: bool,
+    /// Stands at the first corner.
+    pub text: String,
+}
+
+/// Of figures, which are no class's.
+const FIGURE_COLOUR: Rgb = [255, 255, 255];
+
 /// Red, green, blue.
 pub type Rgb = [u8; 3];
 
@@ -53,6 +67,36 @@ impl<'a> Canvas<'a> {
         }
         for mark in marks.iter().rev() {
             self.label(corners(mark), &mark.text, colour(mark.class), zoom);
+        }
+    }
+
+    /// Draws `figures`, whose places are multiplied by `scale`, with letters of `zoom` times [`GLYPH_PX`].
+    pub fn figures(&mut self, figures: &[Figure], scale: [f32; 2], zoom: i64) {
+        for figure in figures {
+            let points: Vec<[f32; 2]> = figure.points_px.iter().map(|[x, y]| [x * scale[0], y * scale[1]]).collect();
+            let last = if figure.closed { points.last() } else { None };
+            last.into_iter().chain(&points).zip(points.iter().skip(usize::from(!figure.closed))).for_each(
+                |(from, to)| {
+                    self.line(*from, *to, FIGURE_COLOUR);
+                },
+            );
+            if let Some([x, y]) = points.first() {
+                let [x, y] = [x, y].map(|side| side.round() as i64);
+                self.label([x, y, x, y], &figure.text, FIGURE_COLOUR, zoom);
+            }
+        }
+    }
+
+    /// A straight line as thick as a box's.
+    fn line(&mut self, from: [f32; 2], to: [f32; 2], colour: Rgb) {
+        // As far as a little beyond the picture; a cast from what is no number is 0.
+        let near = |value: f32, side: i64| f64::from(value).clamp(-1.0, side as f64 + 1.0);
+        let [from, to] = [from, to].map(|[x, y]| [near(x, self.width), near(y, self.height)]);
+        let steps = (to[0] - from[0]).abs().max((to[1] - from[1]).abs()).ceil().max(1.0);
+        for step in 0..=steps as i64 {
+            let share = step as f64 / steps;
+            let [x, y] = [0, 1].map(|axis| (from[axis] + (to[axis] - from[axis]) * share).round() as i64);
+            self.fill([x, y, x + LINE_PX, y + LINE_PX], colour);
         }
     }
 
@@ -162,6 +206,25 @@ mod tests {
     }
 
     #[test]
+    fn figures_are_lines_from_corner_to_corner() {
+        let lit = |points: &[[f32; 2]], closed| {
+            let figure = Figure { points_px: points.to_vec(), closed, text: "?".to_owned() };
+            let rows = shown(40, 40, |canvas| canvas.figures(&[figure], [2.0, 1.0], 1));
+            move |x: usize, y: usize| rows[y].as_bytes()[x] == b'#'
+        };
+        let corners = [[0.0, 2.0], [19.0, 2.0], [19.0, 38.0]];
+        for closed in [false, true] {
+            let lit = lit(&corners, closed);
+            assert!(lit(30, 2) && lit(38, 20) && !lit(30, 8), "{closed}");
+            assert_eq!(lit(19, 20), closed, "the last corner is joined to the first where it is closed");
+        }
+        let want = ["........", "........", "........", "........", "##......", "##......"];
+        assert_eq!(shown(8, 6, |canvas| canvas.line([0.0, 4.0], [0.0, 9.0], [9; 3])), want);
+        let want = ["##......", "###.....", ".###....", "..###...", "...###..", "....###."];
+        assert_eq!(shown(8, 6, |canvas| canvas.line([0.0, 0.0], [7.0, 7.0], [9; 3]))[..3], want[..3]);
+    }
+
+    #[test]
     fn letters_are_readable() {
         let want = ["#######.", ".##...#.", ".##.#...", ".####...", ".##.#...", ".##...#.", "#######.", "........"];
         assert_eq!(shown(8, 8, |canvas| canvas.text(0, 0, "E", [9; 3], 1)), want);
@@ -175,6 +238,8 @@ mod tests {
                 let mark = Mark { box_px: [a, b, b, a], text: "\u{1F600}\0".repeat(50), class: u32::MAX };
                 shown(8, 6, |canvas| canvas.marks(std::slice::from_ref(&mark), [1.0, 2.0], 3));
                 Canvas::new(&mut [], 0, 0).marks(&[mark], [1.0, 1.0], 1);
+                let figure = Figure { points_px: vec![[a, b], [b, a]], closed: true, text: "\0".to_owned() };
+                shown(8, 6, |canvas| canvas.figures(std::slice::from_ref(&figure), [1.0, 2.0], 3));
             }
         }
         Canvas::new(&mut [0; 10], 3, usize::MAX).fill([0, 0, 9, 9], [1; 3]);

@@ -1,78 +1,70 @@
 //! The parts put together: every frame in order, numbered, written, counted.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use engine::{Error, ErrorKind};
 
-use super::{Job, Running, Setup, placed};
+use super::draw::draw;
+use super::walk::{Told, Walk};
+use super::{Job, Running, Setup};
 use crate::cost::Spent;
 use crate::judge::{declared, judge};
 use crate::media::DecodeReport;
+use crate::output::files::{Files, Whole};
+use crate::output::{About, Seen};
 use crate::policy::Failure;
 use crate::quality::{Decoded, report};
-use crate::result::{self, Labels, ModelIdentity, Summary, Tally, Video, append_line, parts_folder};
-use crate::segment::{Kept, Part, PartName, Plan};
+use crate::result::{self, ModelIdentity, Summary, Tally, Video, by_name, parts_folder};
+use crate::segment::{Part, PartName, Plan};
 
 /// What the parts came to.
 pub(super) struct Assembled {
     pub(super) summary: Summary,
     /// What all of them took, whoever worked them.
     pub(super) spent: Spent,
+    /// The files of results, which nobody sees yet.
+    pub(super) files: Vec<Whole>,
 }
 
-/// Writes a line for each frame of the video, in order, and sums up.
-pub(super) fn assemble(
-    running: &Running<'_>,
-    results: &mut dyn FnMut(&[u8]) -> engine::Result<()>,
-) -> Result<Assembled, Failure> {
+/// Writes every frame of the video down, in order and in every form that the task wants, and sums up.
+pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
     let Running { job, setup, .. } = running;
     let ledger = running.ledger();
-    let labels = Labels::new(&setup.manifest.labels);
-    let mut found = Found::default();
-    let mut line = String::new();
-    let (mut frames_before, mut before) = (0, None);
-    for segment in &ledger.plan().segments {
-        let access = ledger.access(segment.index);
-        for Kept { name, part } in ledger.chain(access, segment.index) {
-            let read;
-            let part = match part {
-                Some(part) => part,
-                None => {
-                    read = stored(job, name, true).map_err(placed)?;
-                    read.as_ref()
-                        .ok_or_else(|| Failure::Task(Error::unavailable(format!("part {name} was damaged"))))?
-                }
-            };
-            for look in &part.looks {
-                let (index, pts_us) = (frames_before + look.offset, look.pts_us);
-                line.clear();
-                append_line(&mut line, index, seconds(pts_us), &look.found, &labels).map_err(Failure::Task)?;
-                results(line.as_bytes()).map_err(placed)?;
-                found.tally.add(&look.found);
-                found.decoded.add(index, pts_us, before);
-                before = Some((index, pts_us));
-            }
-            found.spent += part.spent;
-            if let Some(end) = &part.end {
-                found.errors += end.damage_count;
-                found.first_error = found.first_error.take().or_else(|| end.first_damage.clone());
-            }
-        }
-        frames_before += ledger.progress(access, segment.index).0;
+    let manifest = &setup.manifest;
+    let model = (manifest.name.as_str(), manifest.version);
+    let about = About { task: job.task, probe: &setup.probe, model, labels: &manifest.labels };
+    let mut files = Files::begin(about, job.objects)?;
+    let (mut tally, mut decoded) = (Tally::default(), Decoded::default());
+    let mut before = None;
+    let mut walk = Walk::new(job, setup, &ledger);
+    while let Some(Told { index, pts_us, sightings, crossings }) = walk.next()? {
+        files.frame(&Seen { index, pts_us, sightings: &sightings, crossings: &crossings })?;
+        tally.add(&sightings);
+        decoded.add(index, pts_us, before);
+        before = Some((index, pts_us));
     }
-    found.decoded.frames = frames_before;
-    let spent = found.spent;
-    Ok(Assembled { summary: sum_up(job, setup, ledger.plan(), found)?, spent })
+    decoded.frames = walk.frames();
+    let (spent, frames) = (walk.spent, decoded.frames);
+    let found = Found { tally, decoded, errors: walk.errors, first_error: walk.first_error };
+    let mut summary = sum_up(job, setup, ledger.plan(), found)?;
+    let names = &manifest.labels;
+    summary.tracks = walk.tracker.map(|tracker| tracker.numbered());
+    summary.zones = by_name(walk.places.in_zones(), names);
+    summary.lines = by_name(walk.places.over_lines(), names);
+    let mut files = files.end()?;
+    files.extend(draw(running, &ledger, &about, frames)?);
+    setup.source.check_unchanged().map_err(Failure::Task)?;
+    summary.outputs = files.iter().map(|file| file.written.clone()).collect();
+    Ok(Assembled { summary, spent, files })
 }
 
 /// What the parts say together.
-#[derive(Default)]
 struct Found {
     tally: Tally,
     decoded: Decoded,
     errors: u64,
     first_error: Option<String>,
-    spent: Spent,
 }
 
 /// Below 2^53 microseconds, which is 285 years, the conversion is exact.
@@ -101,14 +93,13 @@ pub(super) fn stored(job: &Job<'_>, name: &PartName, with_looks: bool) -> engine
 }
 
 fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Summary, Failure> {
-    let Found { tally, decoded, errors, first_error, .. } = found;
+    let Found { tally, decoded, errors, first_error } = found;
     let Setup { source, probe, outline, manifest, .. } = setup;
     let frames = decoded.frames;
     let report_of_decoder =
         DecodeReport { frames, damage_count: errors, first_damage: first_error, cpu: Duration::ZERO };
     let span_s = decoded.span_us.map(|(first_us, last_us)| (seconds(first_us), seconds(last_us)));
     let damage = judge(job.task, &report_of_decoder, span_s, declared(probe, outline)).map_err(Failure::Task)?;
-    source.check_unchanged().map_err(Failure::Task)?;
     Ok(Summary {
         format: result::FORMAT,
         task: job.task.id.clone(),
@@ -123,6 +114,9 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
         frames_with_detections: tally.frames_with_detections,
         detections: tally.detections,
         classes: tally.by_label(&manifest.labels),
+        tracks: None,
+        zones: BTreeMap::new(),
+        lines: BTreeMap::new(),
         video: Video {
             container: probe.container.clone(),
             codec: probe.codec.clone(),
@@ -134,5 +128,6 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
         },
         quality: report((probe, outline, plan), &decoded, &damage, &job.lengths),
         damage,
+        outputs: Vec::new(),
     })
 }

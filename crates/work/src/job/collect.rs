@@ -87,7 +87,7 @@ impl<'a> Collector<'a> {
         drop(place);
         self.reader.unpark();
         let mark = thread_cpu();
-        let found = setup.detector.detect(&answer.outputs, &setup.placement, job.task.threshold);
+        let found = setup.detector.detect(&answer.outputs, &setup.placement, job.task.threshold_of_use());
         let found = found.map_err(Failure::Task)?;
         self.found += found.len();
         self.part.looks.push(Look { offset, pts_us, found });
@@ -131,7 +131,7 @@ impl<'a> Collector<'a> {
         } else {
             let bytes = part.to_bytes().map_err(Failure::Task)?;
             let key = format!("{}/{name}", parts_folder(&job.task.id));
-            job.objects.put(&key, &bytes, Put::IfAbsent).map_err(super::placed)?;
+            job.objects.put(&key, &bytes, Put::IfAbsent).map_err(crate::policy::placed)?;
             None
         };
         let mut ledger = self.running.ledger();

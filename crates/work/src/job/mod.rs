@@ -5,9 +5,11 @@
 
 mod assemble;
 mod collect;
+mod draw;
 mod room;
 mod setup;
 mod stream;
+mod walk;
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -18,17 +20,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use engine::{Error, ErrorKind};
+use engine::Error;
 
 use crate::cost::{Cost, Spent};
 use crate::inference::Inference;
 use crate::media::Tools;
-use crate::object::ObjectStore;
-use crate::policy::Failure;
+use crate::object::{ObjectStore, Put};
+use crate::output::files::Whole;
+use crate::policy::{Failure, placed};
 use crate::result::Summary;
 use crate::segment::{Ledger, Lengths, Next};
 use crate::task::Task;
 
+use self::assemble::Assembled;
 pub use self::room::Shared;
 use self::setup::Setup;
 use self::stream::{Arrival, Course, Stream};
@@ -78,20 +82,32 @@ impl Default for Checkpoint {
 }
 
 /// What a job came to.
-#[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
     /// For everybody.
     pub summary: Summary,
     /// Of this run.
     pub cost: Cost,
+    /// The files of results, for whoever is sure that the task is still his.
+    files: Vec<Whole>,
 }
 
-/// Works the video, as far as it is not worked yet, and writes a line per frame into `results`.
+impl Finished {
+    /// Makes the files of results durable and gives them their names.
+    ///
+    /// # Errors
+    /// As [`ObjectWriter::commit`](crate::object::ObjectWriter::commit).
+    pub fn commit(self) -> engine::Result<(Summary, Cost)> {
+        self.files.into_iter().try_for_each(|file| file.object.commit(Put::Replace).map(drop))?;
+        Ok((self.summary, self.cost))
+    }
+}
+
+/// Works the video, as far as it is not worked yet, and writes its results.
 ///
 /// # Errors
 /// [`Failure::Place`] when something cannot be put away, [`Failure::Stopped`] when it was cancelled, [`Failure::Lost`] when
 /// another attempt is ahead, else [`Failure::Task`]; a panic is the latter, so that it costs this task alone.
-pub fn run(job: &Job<'_>, results: &mut dyn FnMut(&[u8]) -> engine::Result<()>) -> Result<Finished, Failure> {
+pub fn run(job: &Job<'_>) -> Result<Finished, Failure> {
     let begun = Instant::now();
     // What a panic may leave half done is this job's own, and goes with it.
     let worked = catch_unwind(AssertUnwindSafe(|| {
@@ -100,10 +116,9 @@ pub fn run(job: &Job<'_>, results: &mut dyn FnMut(&[u8]) -> engine::Result<()>) 
         let frames_resumed = ledger.frames();
         let running = Running::new(job, &setup, ledger);
         running.work()?;
-        let assembled = assemble::assemble(&running, results)?;
-        let frames = assembled.summary.frames;
-        let cost = Cost::new(assembled.spent, frames, frames_resumed, begun.elapsed());
-        Ok(Finished { summary: assembled.summary, cost })
+        let Assembled { summary, spent, files } = assemble::assemble(&running)?;
+        let cost = Cost::new(spent, summary.frames, frames_resumed, begun.elapsed());
+        Ok(Finished { summary, cost, files })
     }));
     worked.unwrap_or_else(|panic| Err(Failure::Task(panicked(panic.as_ref()))))
 }
@@ -277,14 +292,6 @@ fn pace(streams: usize, (decoder_us, model_us): (u64, u64), is_wanted: bool) -> 
 
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// An error of the place, or of who else is at work there.
-fn placed(error: Error) -> Failure {
-    match error.kind {
-        ErrorKind::Cancelled => Failure::Lost,
-        _ => Failure::Place(error),
-    }
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {

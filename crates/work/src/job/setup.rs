@@ -69,7 +69,7 @@ impl Setup {
 fn hash(job: &Job<'_>, source: &Source, manifest: &Manifest, plan: &Plan) -> String {
     let task = job.task;
     let model = (&manifest.source.hash, &manifest.program.hash, &manifest.task);
-    let settings = (crate::segment::PART_FORMAT, job.decoder, task.threshold);
+    let settings = (crate::segment::PART_FORMAT, job.decoder, task.threshold_of_use());
     let text = serde_json::json!([source.stamp(), model, settings, plan]).to_string();
     blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
 }

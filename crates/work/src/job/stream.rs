@@ -85,8 +85,8 @@ impl<'a> Stream<'a> {
     fn read(&mut self) -> Result<Arrival, Failure> {
         let input = self.running.setup.detector.input();
         let stall_limit = self.running.job.stall_limit;
-        let decode = Decode { size: input.fit, resample: input.resample, stall_limit, span: self.span() };
         let setup = self.running.setup;
+        let decode = Decode { placement: setup.placement, resample: input.resample, stall_limit, span: self.span() };
         let frames = Frames::open(self.running.job.tools, &setup.source.path, &setup.probe, &decode);
         let mut frames = frames.map_err(Failure::Task)?;
         let outcome = self.follow(&mut frames);

@@ -7,8 +7,8 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind, Result};
-use pipeline::picture::draw::{Canvas, Mark, zoom_for};
-use pipeline::{Fit, Resample};
+use pipeline::picture::draw::{Canvas, Figure, Mark, zoom_for};
+use pipeline::{Fit, Placement, Resample};
 use rustix::event::PollFlags;
 
 use super::child::{Child, LOG_LEVEL, pipe_failed};
@@ -23,6 +23,9 @@ const END_LIMIT: Duration = Duration::from_secs(600);
 /// The encoder's clock; MPEG's own, so that a player gets it without rounding of its own.
 const ENCODER_TICKS_PER_S: f64 = 90_000.0;
 
+/// Threads of the encoder, on any machine.
+const ENCODER_THREADS: &str = "4";
+
 /// A second pass over a video.
 #[derive(Clone, Debug)]
 pub struct Annotate<'a> {
@@ -33,25 +36,27 @@ pub struct Annotate<'a> {
     /// What [`super::probe()`] said of it.
     pub probe: &'a Probe,
     /// The MP4 to write, over whatever is there.
-    pub video: &'a Path,
+    pub video: Option<&'a Path>,
+    /// What is drawn on every frame.
+    pub figures: &'a [Figure],
     /// The contact sheet to write in the same pass.
     pub sheet: Option<&'a SheetPlan>,
 }
 
 /// Draws what `marks` answers for each frame's index, keeps every frame and its time (counted from the first frame),
-/// and tells `progress` how many frames are done. Returns their number. A side of odd length gains a black line.
+/// and tells `progress` how many frames are done. Returns their number. An error of `marks` ends it. A side of odd length gains a black line.
 ///
 /// # Errors
 /// Those of [`Frames`]; [`Exhausted`](ErrorKind::Exhausted) when the disk is full; [`Internal`](ErrorKind::Internal)
 /// with the encoder's reason when it fails. What was written so far is removed.
 pub fn annotate(
     job: &Annotate<'_>,
-    marks: &mut dyn FnMut(u64) -> Vec<Mark>,
+    marks: &mut dyn FnMut(u64) -> Result<Vec<Mark>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64> {
     let done = run(job, marks, progress);
     if done.is_err() {
-        for path in [Some(job.video), job.sheet.map(|plan| plan.path.as_path())].into_iter().flatten() {
+        for path in [job.video, job.sheet.map(|plan| plan.path.as_path())].into_iter().flatten() {
             // It may not have come to be; the error that matters is the one in hand.
             let _ = std::fs::remove_file(path);
         }
@@ -59,29 +64,34 @@ pub fn annotate(
     done
 }
 
-fn run(job: &Annotate<'_>, marks: &mut dyn FnMut(u64) -> Vec<Mark>, progress: &mut dyn FnMut(u64)) -> Result<u64> {
-    let decode =
-        Decode { size: Fit::Source, resample: Resample::Bilinear, stall_limit: STALL_LIMIT, span: Span::default() };
+fn run(
+    job: &Annotate<'_>,
+    marks: &mut dyn FnMut(u64) -> Result<Vec<Mark>>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64> {
+    let placement = Placement::of(Fit::Source, (job.probe.width, job.probe.height))?;
+    let decode = Decode { placement, resample: Resample::Bilinear, stall_limit: STALL_LIMIT, span: Span::default() };
     let (width, height) = (job.probe.width as usize, job.probe.height as usize);
     let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
-    let mut encoder = Encoder::start(job)?;
+    let mut encoder = job.video.map(|video| Encoder::start(job, video)).transpose()?;
     let mut sheet = job.sheet.map(|plan| Sheet::new(plan, width, height));
     while let Some(mut frame) = frames.next()? {
-        let marks = marks(frame.index);
+        let marks = marks(frame.index)?;
         if let Some(sheet) = &mut sheet {
-            sheet.offer(&frame, &marks);
+            sheet.offer(&frame, job.figures, &marks);
         }
-        Canvas::new(&mut frame.picture.pixels, width, height).marks(
-            &marks,
-            [1.0, 1.0],
-            zoom_for(frame.picture.width, frame.picture.height),
-        );
-        encoder.write(&frame)?;
+        if let Some(encoder) = &mut encoder {
+            let zoom = zoom_for(frame.picture.width, frame.picture.height);
+            let mut canvas = Canvas::new(&mut frame.picture.pixels, width, height);
+            canvas.figures(job.figures, [1.0, 1.0], zoom);
+            canvas.marks(&marks, [1.0, 1.0], zoom);
+            encoder.write(&frame)?;
+        }
         progress(frame.index + 1);
         frames.recycle(frame.picture.pixels);
     }
     let report = frames.finish()?;
-    encoder.finish()?;
+    encoder.map_or(Ok(()), Encoder::finish)?;
     sheet.map_or(Ok(()), Sheet::write)?;
     Ok(report.frames)
 }
@@ -100,7 +110,7 @@ struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    fn start(job: &Annotate<'a>) -> Result<Self> {
+    fn start(job: &Annotate<'_>, video: &'a Path) -> Result<Self> {
         let mut command = Command::new(&job.tools.ffmpeg);
         command.args(["-y", "-hide_banner", "-nostats", "-loglevel", LOG_LEVEL, "-f", "ivf", "-i", "pipe:0"]);
         // Colours are converted as the tags say, or a browser would guess by the picture's size.
@@ -108,14 +118,16 @@ impl<'a> Encoder<'a> {
         command.args(["-vf", filters, "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]);
         command.args(["-color_range", "tv", "-fps_mode", "passthrough", "-enc_time_base", "1:90000"]);
         command.args(["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]);
-        command.args(["-video_track_timescale", "90000", "-f", "mp4"]).arg(input_url(job.video));
+        // What comes out depends on the number of threads, which must not depend on the machine.
+        command.args(["-threads", ENCODER_THREADS, "-fflags", "+bitexact", "-flags:v", "+bitexact"]);
+        command.args(["-video_track_timescale", "90000", "-f", "mp4"]).arg(input_url(video));
         let mut child = Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()))?;
         let stdin = child.take_stdin();
         if let Some(pipe) = &stdin {
             // Never wait in a write: the encoder's complaints are to be read meanwhile.
             rustix::io::ioctl_fionbio(pipe, true).map_err(|error| pipe_failed("ffmpeg", error))?;
         }
-        let mut encoder = Self { child, stdin, video: job.video, packet: Vec::new(), first_s: None, next_tick: 0 };
+        let mut encoder = Self { child, stdin, video, packet: Vec::new(), first_s: None, next_tick: 0 };
         encoder.packet.extend(ivf_header(job.probe)?);
         encoder.send()?;
         Ok(encoder)

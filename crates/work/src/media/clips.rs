@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine::ErrorKind;
 use pipeline::picture::draw::Mark;
-use pipeline::{Fit, Resample};
+use pipeline::{Fit, Placement, Resample};
 use store::picture::Lies;
 use tempfile::TempDir;
 
@@ -44,6 +44,9 @@ impl Clips {
     }
 }
 
+/// Longer than any of the clips takes.
+pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
+
 /// The test picture at 64x48, as input arguments.
 const SOURCE: &str = "-f lavfi -i testsrc=s=64x48:r=10:d=2";
 
@@ -51,18 +54,20 @@ pub(super) fn tools() -> Tools {
     Tools { ffmpeg: "ffmpeg".into(), ffprobe: "ffprobe".into(), confined: true }
 }
 
-pub(super) fn small() -> Decode {
+/// The whole video that `probe` describes, in frames of the size that `fit` asks for.
+fn whole(fit: Fit, probe: &Probe) -> Decode {
     Decode {
-        size: Fit::Source,
+        placement: Placement::of(fit, (probe.width, probe.height)).unwrap(),
         resample: Resample::Bilinear,
-        stall_limit: Duration::from_secs(30),
+        stall_limit: STALL_LIMIT,
         span: Span::default(),
     }
 }
 
-pub(super) fn decode(path: &Path, how: &Decode) -> Result<(Vec<Frame>, DecodeReport)> {
+/// All frames of the video at `path`, in the size that `fit` asks for.
+pub(super) fn decode(path: &Path, fit: Fit) -> Result<(Vec<Frame>, DecodeReport)> {
     let probe = probe(&tools(), path)?;
-    let mut frames = Frames::open(&tools(), path, &probe, how)?;
+    let mut frames = Frames::open(&tools(), path, &probe, &whole(fit, &probe))?;
     let mut all = Vec::new();
     while let Some(frame) = frames.next()? {
         all.push(frame);
@@ -98,7 +103,7 @@ fn every_frame_comes_with_its_time() {
     ];
     for (name, arguments) in table {
         let path = clips.make(&arguments, name);
-        let (frames, report) = decode(&path, &small()).unwrap();
+        let (frames, report) = decode(&path, Fit::Source).unwrap();
         let want = stated_times(&path);
         assert!(want.len() >= 20, "{name}");
         let got: Vec<f64> = frames.iter().map(|frame| frame.pts_s()).collect();
@@ -126,7 +131,7 @@ fn names_are_only_names() {
     for name in names {
         let path = clips.path(name);
         std::fs::copy(&clip, &path).unwrap();
-        assert_eq!(decode(&path, &small()).unwrap().0.len(), 20, "{name:?}");
+        assert_eq!(decode(&path, Fit::Source).unwrap().0.len(), 20, "{name:?}");
     }
 }
 
@@ -156,7 +161,7 @@ fn pixels_are_those_asked_for() {
     ];
     for (path, size, (width, height), corners) in table {
         let case = format!("{} {size:?}", path.display());
-        let (frames, _) = decode(path, &Decode { size, ..small() }).unwrap();
+        let (frames, _) = decode(path, size).unwrap();
         for frame in &frames {
             assert_eq!((frame.picture.width, frame.picture.height), (width, height), "{case}");
             assert_eq!(frame.picture.pixels.len(), (width * height * 3) as usize, "{case}");
@@ -168,8 +173,8 @@ fn pixels_are_those_asked_for() {
         }
     }
     // The display matrix counts against the clock: the upper right corner becomes the upper left one.
-    let (flat, _) = decode(&whole, &small()).unwrap();
-    let (turned, _) = decode(&turned, &small()).unwrap();
+    let (flat, _) = decode(&whole, Fit::Source).unwrap();
+    let (turned, _) = decode(&turned, Fit::Source).unwrap();
     let at = |frame: &Frame, x: u32, y: u32| frame.picture.pixels[((y * frame.picture.width + x) * 3) as usize];
     for (x, y) in [(0, 0), (63, 0), (0, 47), (20, 10), (50, 30)] {
         let (a, b) = (at(&flat[5], x, y), at(&turned[5], y, 63 - x));
@@ -210,7 +215,7 @@ fn what_is_no_video_is_refused_with_the_reason() {
         ),
     ];
     for (path, kind, words) in table {
-        let error = decode(&path, &small()).err().unwrap();
+        let error = decode(&path, Fit::Source).err().unwrap();
         let name = path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
         assert!(
             error.kind == kind && error.message.contains(words) && error.message.contains(&name),
@@ -232,14 +237,14 @@ fn damage_is_counted_and_the_rest_kept() {
     scratched[pictures..pictures + 1000].fill(0x55);
     let scratched = clips.write("scratched.mp4", &scratched);
     for (path, frames) in [(&half, 10..79), (&scratched, 20..80)] {
-        let (got, report) = decode(path, &small()).unwrap();
+        let (got, report) = decode(path, Fit::Source).unwrap();
         assert!(frames.contains(&got.len()), "{}: {} frames", path.display(), got.len());
         assert!(report.damage_count > 0 && report.first_damage.is_some(), "{report:?}");
         // What is left keeps the times it had.
         let stated = stated_times(&whole);
         assert!(got.iter().all(|frame| stated.contains(&frame.pts_s())), "{}", path.display());
     }
-    let (all, report) = decode(&whole, &small()).unwrap();
+    let (all, report) = decode(&whole, Fit::Source).unwrap();
     assert_eq!((all.len(), report.damage_count, report.first_damage), (80, 0, None));
 }
 
@@ -256,9 +261,7 @@ fn stand_in(clips: &Clips, name: &str, script: &str) -> Tools {
 
 /// A frame of one pixel: its time, on standard input's descriptor, and its bytes.
 const ONE_FRAME: &str = "printf 'frame:0 pts:0\\n' >&0; printf abc";
-fn one_pixel() -> Decode {
-    Decode { size: Fit::Exact { width: 1, height: 1 }, ..small() }
-}
+const ONE_PIXEL: Fit = Fit::Exact { width: 1, height: 1 };
 
 /// Runs each script as the decoder: it must fail with the kind and the words beside it.
 fn check_failures(stall_limit: Duration, table: &[(&str, ErrorKind, &str)]) {
@@ -268,7 +271,8 @@ fn check_failures(stall_limit: Duration, table: &[(&str, ErrorKind, &str)]) {
     for (index, &(script, kind, words)) in table.iter().enumerate() {
         let tools = stand_in(&clips, &index.to_string(), &script.replace("FRAME", ONE_FRAME));
         let run = || -> Result<()> {
-            let mut frames = Frames::open(&tools, &path, &probe, &Decode { stall_limit, ..one_pixel() })?;
+            let decode = Decode { stall_limit, ..whole(ONE_PIXEL, &probe) };
+            let mut frames = Frames::open(&tools, &path, &probe, &decode)?;
             while frames.next()?.is_some() {}
             frames.finish().map(|_| ())
         };
@@ -307,7 +311,7 @@ fn a_decoder_that_fails_late_is_damage() {
     let path = clips.make(&format!("{SOURCE} -c:v libx264"), "clip.mp4");
     let probe = probe(&tools(), &path).unwrap();
     let tools = stand_in(&clips, "half", &format!("{ONE_FRAME}; printf x; echo '[error] torn' >&2; exit 1"));
-    let mut frames = Frames::open(&tools, &path, &probe, &one_pixel()).unwrap();
+    let mut frames = Frames::open(&tools, &path, &probe, &whole(ONE_PIXEL, &probe)).unwrap();
     assert_eq!(frames.next().unwrap().unwrap().picture.pixels, b"abc");
     assert_eq!(frames.next().unwrap(), None);
     let report = frames.finish().unwrap();
@@ -319,7 +323,7 @@ fn an_early_end_leaves_nothing_behind() {
     let clips = Clips::new();
     let path = clips.make("-f lavfi -i testsrc=s=640x480:r=10:d=20 -c:v libx264 -preset ultrafast", "clip.mp4");
     let probe = probe(&tools(), &path).unwrap();
-    let mut frames = Frames::open(&tools(), &path, &probe, &small()).unwrap();
+    let mut frames = Frames::open(&tools(), &path, &probe, &whole(Fit::Source, &probe)).unwrap();
     let first = frames.next().unwrap().unwrap();
     let (address, length) = (first.picture.pixels.as_ptr(), first.picture.pixels.len());
     frames.recycle(first.picture.pixels);
@@ -336,7 +340,7 @@ fn an_early_end_leaves_nothing_behind() {
             .filter(|line| String::from_utf8_lossy(line).contains(name))
             .count()
     };
-    let mut frames = Frames::open(&tools(), &path, &probe, &small()).unwrap();
+    let mut frames = Frames::open(&tools(), &path, &probe, &whole(Fit::Source, &probe)).unwrap();
     // With the first frame it is certain that the program is up.
     frames.next().unwrap();
     assert_eq!(running(), 1);
@@ -356,10 +360,17 @@ fn an_annotated_video_keeps_frames_and_times() {
     );
     let described = probe(&tools(), &source).unwrap();
     let (video, sheet) = (clips.path("out: a.mp4"), SheetPlan { path: clips.path("sheet.png"), frames: 20 });
-    let job = Annotate { tools: &tools(), source: &source, probe: &described, video: &video, sheet: Some(&sheet) };
+    let job = Annotate {
+        tools: &tools(),
+        source: &source,
+        probe: &described,
+        video: Some(&video),
+        figures: &[],
+        sheet: Some(&sheet),
+    };
     let mut seen = Vec::new();
     let mark = Mark { box_px: [8.0, 20.0, 60.0, 44.0], text: "a 0.5".to_owned(), class: 0 };
-    let done = annotate(&job, &mut |_| vec![mark.clone()], &mut |count| seen.push(count)).unwrap();
+    let done = annotate(&job, &mut |_| Ok(vec![mark.clone()]), &mut |count| seen.push(count)).unwrap();
     assert_eq!((done, seen), (20, (1..=20).collect()));
     let described = probe(&tools(), &video).unwrap();
     assert_eq!((described.codec.as_str(), described.width, described.height), ("h264", 66, 50));
@@ -373,8 +384,8 @@ fn an_annotated_video_keeps_frames_and_times() {
     assert_eq!((png.info().width, png.info().color_type), (4 * 412 + 12, png::ColorType::Rgb));
 
     let nowhere = clips.path("no/such/folder.mp4");
-    let job = Annotate { video: &nowhere, ..job };
-    let error = annotate(&job, &mut |_| vec![], &mut |_| ()).unwrap_err();
+    let job = Annotate { video: Some(&nowhere), ..job };
+    let error = annotate(&job, &mut |_| Ok(vec![]), &mut |_| ()).unwrap_err();
     assert!(error.kind == ErrorKind::Internal && error.message.contains("No such file"), "{error}");
     assert!(!sheet.path.exists());
 }

@@ -6,7 +6,8 @@ use super::{Between, Decode, Probe, Span};
 
 /// Keep what is of the span, scale, turn upright, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for
 /// every frame to standard input's descriptor.
-pub(super) fn filters(placement: &Placement, probe: &Probe, decode: &Decode) -> String {
+pub(super) fn filters(probe: &Probe, decode: &Decode) -> String {
+    let placement = &decode.placement;
     let flags = match decode.resample {
         Resample::Nearest => "neighbor",
         Resample::Bilinear => "bilinear",

@@ -11,7 +11,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
-use pipeline::{Picture, Placement};
+use pipeline::Picture;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
 use super::ffprobe::input_url;
@@ -82,9 +82,7 @@ impl Frames {
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a frame size of zero or beyond reason,
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
     pub fn open(tools: &Tools, path: &Path, probe: &Probe, decode: &Decode) -> Result<Self> {
-        let placement = Placement::of(decode.size, (probe.width, probe.height))
-            .map_err(|error| error.context(format_args!("cannot decode '{}'", path.display())))?;
-        let (width, height) = placement.canvas_px;
+        let (width, height) = decode.placement.canvas_px;
         let pixel_count = u64::from(width) * u64::from(height);
         if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
             return Err(Error::invalid(format!("cannot decode '{}' to frames of {width}x{height}", path.display())));
@@ -102,7 +100,7 @@ impl Frames {
             command.args(["-seek_timestamp", "1", "-noaccurate_seek", "-ss"]).arg(format!("{from_us}us"));
         }
         command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
-        command.arg("-vf").arg(filters(&placement, probe, decode));
+        command.arg("-vf").arg(filters(probe, decode));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.

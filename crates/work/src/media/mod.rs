@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use engine::Result;
-use pipeline::{Fit, Resample};
+use pipeline::{Placement, Resample};
 
 mod child;
 
@@ -87,8 +87,8 @@ impl Tools {
 /// How a video is to be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decode {
-    /// The size of every frame.
-    pub size: Fit,
+    /// Where every frame lies in what is given out: its size, what is cut, what is filled.
+    pub placement: Placement,
     /// What a pixel is made of when the size changes.
     pub resample: Resample,
     /// The longest wait for the next sign of life; afterwards the decoder is killed.

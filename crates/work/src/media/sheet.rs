@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use engine::{Error, ErrorKind, Result};
 use pipeline::Picture;
-use pipeline::picture::draw::{Canvas, GLYPH_PX, Mark};
+use pipeline::picture::draw::{Canvas, Figure, GLYPH_PX, Mark};
 
 use super::Frame;
 
@@ -56,14 +56,16 @@ impl Sheet {
 
     /// Takes `frame` in when it is one of the chosen. The marks are drawn on the thumbnail, not on the frame, so that
     /// their letters keep their size.
-    pub(super) fn offer(&mut self, frame: &Frame, marks: &[Mark]) {
+    pub(super) fn offer(&mut self, frame: &Frame, figures: &[Figure], marks: &[Mark]) {
         let Ok(place) = self.picks.binary_search(&frame.index) else {
             return;
         };
         let [width, height] = self.thumb;
         let mut thumb = shrink(&frame.picture, width, height);
         let scale = [width as f32 / frame.picture.width as f32, height as f32 / frame.picture.height as f32];
-        Canvas::new(&mut thumb, width, height).marks(marks, scale, 1);
+        let mut canvas = Canvas::new(&mut thumb, width, height);
+        canvas.figures(figures, scale, 1);
+        canvas.marks(marks, scale, 1);
         let cell = cell(self.thumb);
         let [left, top] = [GAP_PX + place % COLUMNS * cell[0], GAP_PX + place / COLUMNS * cell[1]];
         for (row, line) in thumb.chunks_exact(width * 3).enumerate() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pipeline::Fit;
 
-use super::clips::{Clips, decode, small, tools};
+use super::clips::{Clips, STALL_LIMIT, decode, tools};
 use super::*;
 
 /// The picture's four quarters, from the upper left one on in reading order: red, green, blue, white.
@@ -65,7 +65,7 @@ fn every_orientation_is_upright() {
         let size = if sideways { (48, 64) } else { (64, 48) };
         assert_eq!((described.width, described.height), size, "{way:?}");
         for fit in [Fit::Source, Fit::Exact { width: 40, height: 20 }] {
-            let (frames, report) = decode(&path, &Decode { size: fit, ..small() }).unwrap();
+            let (frames, report) = decode(&path, fit).unwrap();
             assert_eq!((frames.len(), report.damage_count), (5, 0), "{way:?}");
             for (index, colour) in QUARTERS.into_iter().enumerate() {
                 // Where the matrix puts the quarter, told from the picture's middle.
@@ -81,7 +81,7 @@ fn every_orientation_is_upright() {
     set_matrix(&path, [1, 1, 0, 1]);
     let described = probe(&tools(), &path).unwrap();
     assert_eq!((described.orientation, described.width, described.height), (None, 64, 48));
-    let (frames, _) = decode(&path, &small()).unwrap();
+    let (frames, _) = decode(&path, Fit::Source).unwrap();
     assert_close(quarter(&frames[0].picture, true, false), QUARTERS[1], 3, "no quarter turn");
 }
 
@@ -94,7 +94,7 @@ fn pixels_are_square() {
         let path = quarters(&clips, name, Some(&format!(",setsar={aspect}")));
         let described = probe(&tools(), &path).unwrap();
         assert_eq!((described.width, described.height), size, "{name}");
-        let (frames, _) = decode(&path, &small()).unwrap();
+        let (frames, _) = decode(&path, Fit::Source).unwrap();
         let picture = &frames[0].picture;
         assert_eq!((picture.width, picture.height), size, "{name}");
         for (index, colour) in QUARTERS.into_iter().enumerate() {
@@ -106,7 +106,7 @@ fn pixels_are_square() {
     set_matrix(&path, [0, 1, -1, 0]);
     let described = probe(&tools(), &path).unwrap();
     assert_eq!((described.width, described.height), (48, 96));
-    assert_eq!(decode(&path, &small()).unwrap().0[0].picture.height, 96);
+    assert_eq!(decode(&path, Fit::Source).unwrap().0[0].picture.height, 96);
 }
 
 /// Luma and chroma of a colour, by the matrices of ITU-R BT.601, BT.709 and BT.2020 and their two ranges.
@@ -147,7 +147,7 @@ fn colours_are_those_of_the_standards() {
         let encode =
             format!("-f rawvideo -pix_fmt yuv420p -s {size} -i raw.yuv -c:v libx264 -qp 0 -preset ultrafast {tags}");
         let path = clips.make(encode.trim_end(), "colour.mkv");
-        let (frames, _) = decode(&path, &Decode { size: Fit::Exact { width: 40, height: 40 }, ..small() }).unwrap();
+        let (frames, _) = decode(&path, Fit::Exact { width: 40, height: 40 }).unwrap();
         assert_eq!(frames.len(), colours.len());
         for (frame, colour) in frames.iter().zip(colours) {
             assert_close(quarter(&frame.picture, true, true), colour, 5, &format!("{size} {tags}"));
@@ -163,7 +163,7 @@ fn a_picture_that_changes_its_size_keeps_its_place() {
     let both = [std::fs::read(&small_one).unwrap(), std::fs::read(&large_one).unwrap()].concat();
     let path = clips.write("both.ts", &both);
     let described = probe(&tools(), &path).unwrap();
-    let (frames, _) = decode(&path, &small()).unwrap();
+    let (frames, _) = decode(&path, Fit::Source).unwrap();
     assert_eq!(frames.len(), 10);
     for frame in &frames {
         assert_eq!((frame.picture.width, frame.picture.height), (described.width, described.height));
@@ -179,9 +179,9 @@ fn what_an_edit_list_hides_is_not_shown() {
     let whole = clips.make("-f lavfi -i testsrc=s=64x48:r=10:d=3 -c:v libx264 -g 10", "whole.mp4");
     // Cut off within a group of pictures: what is before is kept in the file, for the decoder, and hidden.
     let edited = clips.make(&format!("-ss 1.45 -i {} -c copy", whole.display()), "edited.mp4");
-    let (all, _) = decode(&whole, &small()).unwrap();
-    let (shown, report) = decode(&edited, &small()).unwrap();
-    let (_, outline) = survey(&tools(), &edited, small().stall_limit).unwrap();
+    let (all, _) = decode(&whole, Fit::Source).unwrap();
+    let (shown, report) = decode(&edited, Fit::Source).unwrap();
+    let (_, outline) = survey(&tools(), &edited, STALL_LIMIT).unwrap();
     assert!(outline.hidden > 0, "{outline:?}");
     assert_eq!(shown.len() as u64, outline.frames);
     assert_eq!(report.damage_count, 0);

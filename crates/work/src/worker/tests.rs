@@ -19,6 +19,7 @@ use crate::job::Checkpoint;
 use crate::object::{FolderStore, Head, ObjectWriter, Stored};
 use crate::policy::Patience;
 use crate::queue::{Depth, Options, Phase, SqliteQueue, TaskState, lease_lost};
+use crate::result::lines_key;
 use crate::segment::Lengths;
 
 mod resume;

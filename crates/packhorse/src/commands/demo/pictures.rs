@@ -34,26 +34,21 @@ pub(super) fn draw(clip: &Path, out: &Path, summary: &Summary) -> Outcome {
     let path = out.join("results.jsonl");
     let unreadable = |error: &dyn std::fmt::Display| Exit::Failed(format!("{}: {error}", path.display()));
     let mut lines = BufReader::new(File::open(&path).map_err(|error| unreadable(&error))?).lines();
-    let mut broken = None;
     let sheet = SheetPlan { path: out.join("contact-sheet.png"), frames: summary.frames };
     let video = out.join("annotated.mp4");
-    let job = Annotate { tools: &tools, source: clip, probe: &probe, video: &video, sheet: Some(&sheet) };
+    let job =
+        Annotate { tools: &tools, source: clip, probe: &probe, video: Some(&video), figures: &[], sheet: Some(&sheet) };
 
     let bar = ProgressBar::new(summary.frames);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} frames drawn  {per_sec}") {
         bar.set_style(style);
     }
     // Frames come in order, and so do the lines.
-    let mut marks = |_frame: u64| match next(&mut lines) {
-        Ok(marks) => marks,
-        Err(error) => {
-            broken.get_or_insert(error);
-            Vec::new()
-        }
-    };
+    let mut marks =
+        |_frame: u64| next(&mut lines).map_err(|error| engine::Error::corrupt(format!("{}: {error}", path.display())));
     annotate(&job, &mut marks, &mut |done| bar.set_position(done))?;
     bar.finish_and_clear();
-    broken.map_or(Ok(()), |error| Err(unreadable(&error)))
+    Ok(())
 }
 
 fn next(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> Result<Vec<Mark>, String> {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use pipeline::{Fit, Resample};
+use pipeline::{Fit, Placement, Resample};
 use work::media::{Decode, Frame, Frames, Span, Tools, probe};
 
 use super::PERSON;
@@ -19,13 +19,14 @@ const HEIGHT: u32 = 288;
 /// Writes `request.json`: the clip's first frame for the person detector, as the Open Inference Protocol spells it.
 pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
     let tools = Tools::from_env();
+    let probe = probe(&tools, clip)?;
     let decode = Decode {
-        size: Fit::Exact { width: WIDTH, height: HEIGHT },
+        placement: Placement::of(Fit::Exact { width: WIDTH, height: HEIGHT }, (probe.width, probe.height))?,
         resample: Resample::Bilinear,
         stall_limit: Duration::from_secs(30),
         span: Span::default(),
     };
-    let frame = Frames::open(&tools, clip, &probe(&tools, clip)?, &decode)?.next()?;
+    let frame = Frames::open(&tools, clip, &probe, &decode)?.next()?;
     let frame = frame.ok_or_else(|| Exit::Failed(format!("{}: no first frame", clip.display())))?;
     let path = out.join("request.json");
     let write = || -> std::io::Result<()> { spell(&frame, &mut BufWriter::new(std::fs::File::create(&path)?)) };

@@ -32,6 +32,77 @@ fn patch(path: &Path, name: &[u8], at: usize, number: u32) {
 }
 
 #[test]
+fn every_form_is_written_beside_the_lines() {
+    let yard = Yard::new();
+    let task = Task::new(&yard.video(), "brightness").unwrap();
+    let task = Task { id: "a".to_owned(), outputs: Form::ALL.to_vec(), ..task };
+    yard.queue.send(&task).unwrap();
+    run(&yard.worker(), Mode::DrainOnce).unwrap();
+    let summary = yard.objects.read(&summary_key("a")).unwrap();
+    let summary = Summary::from_json(&summary).unwrap();
+    let mut files: Vec<_> = Form::ALL.map(Form::file).to_vec();
+    files.insert(0, "results.jsonl");
+    assert_eq!(summary.outputs.iter().map(|written| written.file.as_str()).collect::<Vec<_>>(), files);
+    for written in &summary.outputs {
+        let bytes = yard.objects.read(&format!("a/{}", written.file)).unwrap();
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        assert_eq!((bytes.len() as u64, hash), (written.bytes, written.blake3.clone()), "{}", written.file);
+    }
+    let annotated = crate::media::probe(&Tools::from_env(), &yard.objects.path("a/annotated.mp4").unwrap()).unwrap();
+    assert_eq!((annotated.width, annotated.height, annotated.frames_declared), (64, 48, Some(FRAMES)));
+    let rows = String::from_utf8(yard.objects.read("a/mot.txt").unwrap()).unwrap();
+    assert_eq!(rows.lines().count() as u64, FRAMES_FOUND);
+    // Worked again, they are the same bytes.
+    let again = Yard::new();
+    again.queue.send(&task).unwrap();
+    run(&again.worker(), Mode::DrainOnce).unwrap();
+    assert_eq!(again.objects.read(&summary_key("a")).unwrap(), yard.objects.read(&summary_key("a")).unwrap());
+}
+
+#[test]
+fn objects_are_followed_and_counted_however_often_the_video_was_taken_up() {
+    let task = |yard: &Yard| {
+        let zone = |name: &str, top: f32| crate::track::Zone {
+            name: name.to_owned(),
+            polygon: vec![[0.0, top], [1.0, top], [1.0, top + 0.5], [0.0, top + 0.5]],
+        };
+        let task = Task::new(&yard.video(), "brightness").unwrap();
+        let zones = vec![zone("below", 0.5), zone("above", 0.0)];
+        Task { id: "a".to_owned(), track: true, zones, outputs: vec![Form::Mot], ..task }
+    };
+    let yard = Yard::new();
+    yard.queue.send(&task(&yard)).unwrap();
+    run(&yard.worker(), Mode::DrainOnce).unwrap();
+    let summary = Summary::from_json(&yard.objects.read(&summary_key("a")).unwrap()).unwrap();
+    assert_eq!(summary.tracks, Some(1));
+    let below = summary.zones["below"]["light"];
+    // It is followed from its second good look on, that of the ninth frame, to the twelfth.
+    assert_eq!((below.most, below.visits), (1, 1));
+    assert!((below.dwell_s - 0.3).abs() < 1e-6, "{below:?}");
+    assert!(summary.zones["above"].is_empty());
+    let rows = String::from_utf8(yard.objects.read("a/mot.txt").unwrap()).unwrap();
+    let ids: Vec<&str> = rows.lines().map(|row| row.split(',').nth(1).unwrap()).collect();
+    assert_eq!(ids, ["-1", "-1", "-1", "1", "1", "1", "1"]);
+
+    // One that dies at its first line has left a part; whoever goes on begins behind it.
+    let again = Yard::new();
+    again.queue.send(&task(&again)).unwrap();
+    let submitted = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&submitted);
+    let dies: Hook = Box::new(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        9 => Err(Error::unavailable("it is gone")),
+        _ => Ok(()),
+    });
+    let worker = again.hooked(no_hook(), no_hook(), dies);
+    let report = run(&worker, Mode::DrainOnce).unwrap();
+    assert_eq!((report.released, report.completed), (1, 1));
+    assert!(submitted.load(Ordering::SeqCst) < 2 * FRAMES, "what is durable is not worked again");
+    for key in [lines_key("a"), "a/mot.txt".to_owned(), summary_key("a")] {
+        assert_eq!(again.objects.read(&key).unwrap(), yard.objects.read(&key).unwrap(), "{key}");
+    }
+}
+
+#[test]
 fn every_trait_has_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let source = "-f lavfi -i testsrc2=s=96x64:r=20:d=2";
