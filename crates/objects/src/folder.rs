@@ -1,9 +1,9 @@
 //! A folder of this machine as a place: objects are files that appear whole, durable, or not at all.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -57,19 +57,31 @@ impl Backend for Folder {
         if about.is_dir() {
             return Err(Error::not_found(format!("{key}: it is a folder")));
         }
-        Ok(object(key, &about))
+        Ok(describe(key, &about))
     }
 
     fn get(&self, key: &str, bytes_max: u64, unless: Option<&Tag>) -> Result<Option<(Object, Bytes)>> {
-        let object = self.head(key)?;
+        let path = self.path(key)?;
+        let failed = |source: std::io::Error| fault(&path, &source);
+        // One that is replaced meanwhile is read to its end as it was.
+        let file = File::open(&path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        if about.is_dir() {
+            return Err(Error::not_found(format!("{key}: it is a folder")));
+        }
+        let object = describe(key, &about);
         if unless.is_some_and(|known| *known == object.tag) {
             return Ok(None);
         }
         if object.bytes > bytes_max {
             return Err(cloud::too_large(key, object.bytes, bytes_max));
         }
-        let bytes = self.gather(&object, 0..object.bytes)?;
-        Ok(Some((object, bytes)))
+        let mut bytes = Vec::with_capacity(usize::try_from(object.bytes).unwrap_or_default());
+        (&file).take(object.bytes).read_to_end(&mut bytes).map_err(failed)?;
+        // A file that is written to in place is no object; it is found out before its bytes are believed.
+        let now = describe(key, &file.metadata().map_err(failed)?);
+        same(&object, &now).map_err(|error| error.context(key))?;
+        Ok(Some((object, bytes.into())))
     }
 
     fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)> {
@@ -123,7 +135,7 @@ impl Backend for Folder {
                 let Ok(about) = std::fs::metadata(entry.path()) else { continue };
                 if name.starts_with(PART) || !on_the_way {
                 } else if !about.is_dir() {
-                    page.objects.extend(key.starts_with(&ask.prefix).then(|| object(&key, &about)));
+                    page.objects.extend(key.starts_with(&ask.prefix).then(|| describe(&key, &about)));
                 } else if ask.folders && key.starts_with(&ask.prefix) {
                     page.folders.push(name);
                 } else {
@@ -173,8 +185,11 @@ impl Part {
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         std::fs::create_dir_all(&folder).map_err(|source| fault(&folder, &source))?;
-        let file =
-            tempfile::Builder::new().prefix(PART).tempfile_in(&folder).map_err(|source| fault(&folder, &source))?;
+        let file = tempfile::Builder::new()
+            .prefix(PART)
+            .permissions(std::fs::Permissions::from_mode(0o666))
+            .tempfile_in(&folder)
+            .map_err(|source| fault(&folder, &source))?;
         Ok(Self { path, folder, file: BufWriter::with_capacity(1 << 20, file) })
     }
 
@@ -194,7 +209,7 @@ impl Part {
                 });
             }
             When::Same(tag) => {
-                let is = std::fs::metadata(path).map(|about| object("", &about).tag);
+                let is = std::fs::metadata(path).map(|about| describe("", &about).tag);
                 if !is.is_ok_and(|is| is == *tag) {
                     let reason = "it is not what it was: it was replaced meanwhile";
                     return Err(Error::new(ErrorKind::FailedPrecondition, format!("{}: {reason}", path.display())));
@@ -218,11 +233,11 @@ impl Uploading for Part {
         let folder = File::open(&folder).map_err(failed)?;
         let file = Self::name(file, &path, &folder, when)?;
         folder.sync_all().map_err(failed)?;
-        Ok(object("", &file.metadata().map_err(failed)?).tag)
+        Ok(describe("", &file.metadata().map_err(failed)?).tag)
     }
 }
 
-fn object(key: &str, about: &std::fs::Metadata) -> Object {
+fn describe(key: &str, about: &std::fs::Metadata) -> Object {
     let etag = format!("\"{:x}-{:x}-{:x}.{:x}\"", about.ino(), about.len(), about.mtime(), about.mtime_nsec());
     Object {
         key: key.to_owned(),

@@ -159,3 +159,13 @@ fn an_upload_survives_what_passes_and_is_not_there_twice() {
         assert!(faults.fired().len() > before, "{rule}: nothing happened");
     }
 }
+
+/// Any other place: `PACKHORSE_TEST_PLACE=az://CONTAINER/PREFIX cargo test -p objects -- --ignored a_place_of_your_own`,
+/// with the variables that lead there.
+#[test]
+#[ignore = "give an empty place as PACKHORSE_TEST_PLACE"]
+fn a_place_of_your_own() {
+    let url = std::env::var("PACKHORSE_TEST_PLACE").expect("PACKHORSE_TEST_PLACE");
+    let network = Network::start(Limits::default(), Variables::of_process()).unwrap();
+    conformance::all(&network.place(&url).unwrap());
+}

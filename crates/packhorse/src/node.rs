@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::onnx::Onnx;
 use engine::{Runtimes, onnx, tensorflow};
@@ -23,7 +24,11 @@ pub(crate) fn runtimes() -> Result<Arc<Runtimes>, Exit> {
 
 /// What talking to buckets takes; in the background, its threads step back for whoever computes.
 pub(crate) fn network(background: bool) -> Result<Arc<Network>, Exit> {
-    let limits = Limits { background, ..Limits::default() };
+    let mut limits = Limits { background, ..Limits::default() };
+    if background {
+        // Requests wait, and what could not be had is tried again when somebody asks for it.
+        limits.retry = Duration::from_secs(10);
+    }
     Network::start(limits, Variables::of_process()).map_err(|error| Exit::configuration(&error))
 }
 

@@ -7,12 +7,15 @@
 mod harness;
 
 mod bad_input;
+mod buckets;
 mod demo;
 mod draining;
 mod forms;
 mod full_disk;
 mod interrupted;
 mod packs;
+#[path = "../../objects/tests/servers/mod.rs"]
+mod servers;
 mod serving;
 mod upkeep;
 mod usage;

@@ -7,7 +7,7 @@ use crate::harness::{Place, assert_says, eventually};
 
 /// The bundled question answerer with other numbers in its last matrix, [512, 128], which is that part of the file: a
 /// fine-tune that froze the rest.
-fn fine_tune(place: &Place, name: &str, seed: u8) {
+pub(crate) fn fine_tune(place: &Place, name: &str, seed: u8) {
     const MATRIX: std::ops::Range<usize> = 16_479_263..16_741_407;
     let mut bytes = std::fs::read(place.path("assets/bert_tiny_qa.onnx")).unwrap();
     // Runs of equal bytes make small finite numbers.

@@ -1,4 +1,4 @@
-//! Lanes and the loader: the threads that carry out what the scheduler decides.
+//! Lanes, the poller and the packer: threads that carry out what is decided elsewhere.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,7 +28,8 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
 }
 
 /// Runs `batch` on `lane`, which is the caller's own or lent to it, and answers it.
-pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, Batch { jobs, program }: Batch) {
+pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, batch: Batch) {
+    let Batch { jobs, program, files: _files } = batch;
     let started = Instant::now();
     let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
     let (due, overdue): (Vec<_>, Vec<_>) =
@@ -147,26 +148,6 @@ impl CpuClock {
 
 fn queued(job: &Job, started: Instant) -> Duration {
     started.saturating_duration_since(job.submitted)
-}
-
-/// The life of the loader: it builds programs that somebody waits for, and yields the cores to whoever computes.
-pub(crate) fn load(scheduler: &Scheduler) {
-    step_back();
-    while let Some(model) = scheduler.next_load() {
-        let started = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| scheduler.residency().load(&model)))
-            .unwrap_or_else(|_| Err(Error::internal("the runtime panicked while it loaded the program")));
-        let manifest = model.manifest();
-        match &outcome {
-            Ok(_) => {
-                let ms = started.elapsed().as_millis();
-                tracing::info!(model = %manifest.name, version = manifest.version, ms, "program ready");
-            }
-            Err(error) => tracing::warn!(model = %manifest.name, version = manifest.version, %error, "not loaded"),
-        }
-        scheduler.metrics().loaded(outcome.is_ok(), started.elapsed());
-        scheduler.loaded(&model, outcome);
-    }
 }
 
 /// The life of the poller: it looks for versions that came or went, and makes the new ones warm.

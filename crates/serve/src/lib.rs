@@ -40,7 +40,7 @@ mod scheduler;
 pub use scheduler::{Reply, Scheduler};
 
 mod metrics;
-pub use metrics::{MemorySource, Metrics, ModelCounts, ModelSource, ProgramMemory};
+pub use metrics::{CacheSource, MemorySource, Metrics, ModelCounts, ModelSource, ProgramMemory};
 
 mod tfs;
 

@@ -1,6 +1,8 @@
 //! What the server counts, in Prometheus' text form. Bounded: no label has a value that a client can choose, and of the
 //! models only the busiest have series of their own.
 
+mod cache;
+pub use cache::CacheSource;
 mod memory;
 pub use memory::{MemorySource, ProgramMemory};
 mod models;
@@ -21,6 +23,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Timing;
+use cache::Cache;
 use memory::Memory;
 use models::Models;
 
@@ -45,6 +48,7 @@ pub struct Metrics {
     evictions: Family<Gone, Counter>,
     models: Arc<Models>,
     memory: Arc<Memory>,
+    cache: Arc<Cache>,
 }
 
 /// What was taken out of memory.
@@ -157,6 +161,7 @@ impl Default for Metrics {
             evictions: Family::default(),
             models: Arc::default(),
             memory: Arc::default(),
+            cache: Arc::default(),
         };
         for what in [Evicted::Weights, Evicted::Program] {
             drop(metrics.evictions.get_or_create(&what.into()));
@@ -196,6 +201,7 @@ impl Metrics {
         own.register("evictions", "What went because memory was short", self.evictions.clone());
         own.register_collector(Box::new(Arc::clone(&self.models)));
         own.register_collector(Box::new(Arc::clone(&self.memory)));
+        own.register_collector(Box::new(Arc::clone(&self.cache)));
         self
     }
 
@@ -207,6 +213,11 @@ impl Metrics {
     /// Lets each scrape ask `source` what is in memory. The first source stays.
     pub fn watch_memory(&self, source: Arc<dyn MemorySource>) {
         self.memory.watch(source);
+    }
+
+    /// Lets each scrape ask `source` of the node's cache. The first source stays.
+    pub fn watch_cache(&self, source: Arc<dyn CacheSource>) {
+        self.cache.watch(source);
     }
 
     /// The text that a scrape gets.

@@ -11,11 +11,11 @@ use store::{LatencyClass, Manifest, Serving};
 
 use crate::costs::Costs;
 use crate::hold::Arrivals;
-use crate::residency::{Program, Ready, Slot, Traffic};
+use crate::residency::{AtHand, Files, Program, Ready, Slot, Traffic};
 use crate::stats::{Recorder, Statistics};
 
 /// After a failure to make a model ready it is tried again, but not sooner than this.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// One version of one model, as it is served.
 pub struct Model {
@@ -25,6 +25,8 @@ pub struct Model {
     signature: Signature,
     /// What its repository says about it.
     settings: Arc<Settings>,
+    /// Where what it is made of is.
+    files: Files,
     /// Where its program is, when it is in memory; shared with all models of that program.
     slot: Arc<Slot>,
     /// Its weights, when they are bound: put there by whichever lane comes first, and taken away when something else needs
@@ -51,6 +53,7 @@ impl Model {
             manifest: Arc::new(manifest),
             signature,
             settings,
+            files: Files::default(),
             slot: Arc::default(),
             ready: ArcSwapOption::empty(),
             failure: Mutex::default(),
@@ -135,6 +138,25 @@ impl Model {
         Self { slot, ..self }
     }
 
+    /// The same model, whose files are at `files`.
+    pub(crate) fn with_files(self, files: Files) -> Self {
+        Self { files, ..self }
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// What its requests run on, when nothing has to be fetched or built for that.
+    pub(crate) fn runnable(&self) -> Option<(Arc<Program>, AtHand)> {
+        let program = self.program()?;
+        match self.files.held() {
+            Some(files) => Some((program, files)),
+            // All of it is in the program.
+            None => self.is_whole().then(|| (program, AtHand::default())),
+        }
+    }
+
     pub(crate) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
@@ -206,9 +228,9 @@ impl Model {
         }
     }
 
-    /// Whether its weights could not be bound when that was tried last.
+    /// Whether its files could not be fetched or its weights not be bound when that was tried last.
     pub(crate) fn failed(&self) -> bool {
         // While somebody binds them they have not failed.
-        self.failure.try_lock().is_ok_and(|failure| failure.is_some())
+        self.files.failed() || self.failure.try_lock().is_ok_and(|failure| failure.is_some())
     }
 }

@@ -1,6 +1,8 @@
 //! Who waits for what: the scheduler's decisions as a plain value. It starts no thread, takes no lock and asks no clock;
 //! [`Scheduler`](crate::Scheduler) keeps it under a lock and carries out what it says.
 
+mod fetches;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use crate::model::Model;
 use crate::residency::Program;
 use crate::waiting::{Batch, Queue, State};
 use crate::wake::Lanes;
+use fetches::Fetches;
 
 /// A queue's three bounds, which never travel apart: how many wait, for how long, and what is said when that is over.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +93,8 @@ pub(crate) struct Queues {
     swept: Vec<(Job, Error)>,
     /// Models whose program somebody waits for, in order.
     loads: VecDeque<u64>,
+    /// Models whose files somebody waits for.
+    fetches: Fetches,
     /// Batches on a lane right now.
     running: usize,
     lanes: usize,
@@ -110,6 +115,7 @@ impl Queues {
             unannounced: false,
             swept: Vec::new(),
             loads: VecDeque::new(),
+            fetches: Fetches::default(),
             running: 0,
             lanes,
             sleepers: Lanes::new(lanes),
@@ -231,7 +237,8 @@ impl Queues {
                 self.take_part(key);
                 return Next::Wait;
             };
-            let (jobs, program) = (queue.take(now, idle, most), queue.program.clone());
+            let jobs = queue.take(now, idle, most);
+            let (program, files) = (queue.program.clone(), queue.files.clone());
             if !queue.is_empty() {
                 self.take_part(key);
             }
@@ -241,7 +248,7 @@ impl Queues {
                 continue;
             };
             self.running += 1;
-            return Next::Do(Batch { jobs, program });
+            return Next::Do(Batch { jobs, program, files });
         }
         self.unannounced = false;
         self.holds.first().map_or(Next::Wait, |&(until, _)| Next::WaitUntil(until))
@@ -309,6 +316,9 @@ impl Queues {
     pub(crate) fn loaded(&mut self, key: u64, program: Option<Arc<Program>>) -> Loaded {
         let Some(queue) = self.queues.get_mut(&key) else { return Loaded::default() };
         (queue.state, queue.program) = (State::Ready, program);
+        if let Some(files) = queue.model.files().held() {
+            queue.files = files;
+        }
         let asked = queue.oldest();
         let refused = if queue.program.is_some() { Vec::new() } else { queue.drain() };
         if !queue.is_empty() {

@@ -3,7 +3,8 @@
 //! A *cold* model is a manifest. It is made *ready* by mapping its segments and pointing at its weights, which a lane
 //! does itself in well under a millisecond; what takes long, a session per program and lane, is built once per
 //! program by the loader, a thread of its own. A repository that is no store of packs has files to be packed first: that
-//! is done once a file, on threads of a low priority, and its models are served one by one as they are packed.
+//! is done once a file, on threads of a low priority, and its models are served one by one as they are packed. What a
+//! model of a store elsewhere is made of is fetched first, on threads of its own ([`files`]).
 //!
 //! Everything that is kept in memory counts against one [`Budget`]. When that is short, what is worth least goes:
 //! [`value`] decides, [`room`] finds out and acts, the [`keeper`] sees to it that room is made before it is needed.
@@ -18,6 +19,8 @@ mod popularity;
 pub(crate) use popularity::Traffic;
 mod value;
 
+mod files;
+pub(crate) use files::{AtHand, Files};
 mod program;
 pub(crate) use program::{Program, Slot};
 mod ready;

@@ -1,5 +1,7 @@
 //! The scheduler: a queue per model, fair sharing of the lanes, refusals with a name. It decides; lanes run.
 
+mod loads;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,10 +15,12 @@ use crate::changes::Changes;
 use crate::infer::{inputs_in_order, output_indices};
 use crate::job::Job;
 use crate::model::Model;
-use crate::queue::{Loaded, Next, Queues, Wake};
-use crate::residency::{Program, Residency};
+use crate::queue::{Next, Queues, Wake};
+use crate::residency::Residency;
 use crate::waiting::Batch;
-use crate::{InferRequest, InferResponse, MemorySource, Metrics, ModelSource, QueueLimits, guest, lane, residency};
+use crate::{
+    CacheSource, InferRequest, InferResponse, MemorySource, Metrics, ModelSource, QueueLimits, guest, lane, residency,
+};
 
 /// Where an answer goes.
 pub trait Reply: Send {
@@ -64,6 +68,8 @@ pub struct Scheduler {
     work: Vec<Condvar>,
     /// The loader may find work, or should leave.
     load: Condvar,
+    /// A fetcher may find work, or should leave.
+    fetch: Condvar,
     /// Something finished; the drain looks whether that was the last.
     idle: Condvar,
     /// The end has come; whoever only sleeps leaves.
@@ -75,7 +81,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts a lane on each of `cores`, the loader, the keeper of the memory, and the thread that changes the repository.
+    /// Starts a lane on each of `cores`, the loader, the fetchers, the keeper of the memory, and the thread that changes the repository.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
@@ -88,6 +94,7 @@ impl Scheduler {
         residency.count_in(&metrics);
         metrics.watch_models(Arc::clone(&residency) as Arc<dyn ModelSource>);
         metrics.watch_memory(Arc::clone(&residency) as Arc<dyn MemorySource>);
+        metrics.watch_cache(Arc::clone(&residency) as Arc<dyn CacheSource>);
         metrics.lanes.set(i64::try_from(cores.len()).unwrap_or(i64::MAX));
         let (changes, waiting) = Changes::new();
         let scheduler = Arc::new(Self {
@@ -99,6 +106,7 @@ impl Scheduler {
             queues: Mutex::new(Queues::new(limits, cores.len())),
             work: cores.iter().map(|_| Condvar::new()).collect(),
             load: Condvar::new(),
+            fetch: Condvar::new(),
             idle: Condvar::new(),
             stopped: Condvar::new(),
             changes,
@@ -109,8 +117,7 @@ impl Scheduler {
             let scheduler = Arc::clone(&scheduler);
             threads.push(lane::spawn(&format!("lane-{index}"), move || lane::run(&scheduler, index, core))?);
         }
-        let loader = Arc::clone(&scheduler);
-        threads.push(lane::spawn("loader", move || lane::load(&loader))?);
+        threads.extend(loads::start(&scheduler)?);
         let keeper = Arc::clone(&scheduler);
         threads.push(lane::spawn("keeper", move || residency::keep(&keeper))?);
         let changer = Arc::clone(&scheduler);
@@ -271,6 +278,8 @@ impl Scheduler {
         drop(queues);
         self.wake(0..self.lanes);
         self.load.notify_all();
+        self.fetch.notify_all();
+        self.residency.stop_fetching();
         self.stopped.notify_all();
         self.residency.wake_keeper();
         self.changes.stop();
@@ -349,41 +358,6 @@ impl Scheduler {
         drop(queues);
         if tell {
             self.idle.notify_all();
-        }
-    }
-
-    /// The next model whose program somebody waits for; waits for one. `None` when the loader should leave.
-    pub(crate) fn next_load(&self) -> Option<Arc<Model>> {
-        let mut queues = self.lock();
-        loop {
-            match queues.next_load() {
-                Next::Do(model) => return Some(model),
-                Next::Leave => return None,
-                Next::Wait | Next::WaitUntil(_) => {
-                    queues = self.load.wait(queues).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
-    }
-
-    /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
-    pub(crate) fn loaded(&self, model: &Model, outcome: Result<Arc<Program>>) {
-        let Loaded { refused, asked } = {
-            let mut queues = self.lock();
-            queues.sleepers.all_woken(Instant::now());
-            queues.loaded(model.id(), outcome.as_ref().ok().map(Arc::clone))
-        };
-        if let Some(asked) = asked {
-            self.metrics.cold_started(asked.elapsed());
-        }
-        self.wake(0..self.lanes);
-        self.idle.notify_all();
-        if let Err(error) = outcome {
-            for job in refused {
-                self.metrics.queued.dec();
-                self.metrics.refused(error.kind);
-                job.into_reply().send(Err(error.clone()));
-            }
         }
     }
 

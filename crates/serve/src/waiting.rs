@@ -9,7 +9,7 @@ use engine::{Error, ErrorKind};
 use crate::costs::Curve;
 use crate::job::Job;
 use crate::model::Model;
-use crate::residency::Program;
+use crate::residency::{AtHand, Program};
 use crate::{QueueLimits, batch, hold};
 
 /// Requests looked at when a queue is swept, for each one that is refused.
@@ -34,6 +34,8 @@ pub(crate) enum State {
 pub(crate) struct Batch {
     pub(crate) jobs: Vec<Job>,
     pub(crate) program: Arc<Program>,
+    /// What they run on stays in its place until they are done.
+    pub(crate) files: AtHand,
 }
 
 impl std::ops::Deref for Batch {
@@ -49,6 +51,8 @@ pub(crate) struct Queue {
     pub(crate) model: Arc<Model>,
     /// What they run on; held from the moment at which it is there, so that it stays for them.
     pub(crate) program: Option<Arc<Program>>,
+    /// The model's files, from the moment at which they are there.
+    pub(crate) files: AtHand,
     pub(crate) state: State,
     /// By rank and then by age.
     jobs: BTreeMap<(u32, u64), Job>,
@@ -60,8 +64,9 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(model: Arc<Model>) -> Self {
-        let program = model.program();
-        Self { model, program, state: State::Ready, jobs: BTreeMap::new(), items: 0, refused: 0 }
+        let (program, files) = model.runnable().unzip();
+        let files = files.unwrap_or_default();
+        Self { model, program, files, state: State::Ready, jobs: BTreeMap::new(), items: 0, refused: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -117,6 +122,11 @@ impl Queue {
             return Vec::new();
         }
         self.refused = 0;
+        self.overdue(limits, now)
+    }
+
+    /// Takes out what should not run any more at `now`, with the reason.
+    pub(crate) fn overdue(&mut self, limits: &QueueLimits, now: Instant) -> Vec<(Job, Error)> {
         let overdue = self.jobs.extract_if(.., |_, job| job.overdue(limits, now).is_some());
         let swept: Vec<(Job, Error)> =
             overdue.filter_map(|(_, job)| job.overdue(limits, now).map(|why| (job, why))).collect();

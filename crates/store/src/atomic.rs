@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use engine::{Error, ErrorKind, Result};
@@ -78,7 +79,9 @@ fn part(
     folder: &Path,
     fill: &impl Fn(&mut BufWriter<&File>) -> std::io::Result<()>,
 ) -> std::io::Result<tempfile::NamedTempFile> {
-    let part = tempfile::Builder::new().prefix(PART).tempfile_in(folder)?;
+    // Others than who packs may serve: who may read it is for the umask to say.
+    let anybody = std::fs::Permissions::from_mode(0o666);
+    let part = tempfile::Builder::new().prefix(PART).permissions(anybody).tempfile_in(folder)?;
     // A file system without locks has gc's grace period alone.
     let _ = rustix::fs::flock(part.as_file(), rustix::fs::FlockOperation::NonBlockingLockExclusive);
     let mut writer = BufWriter::with_capacity(1 << 20, part.as_file());
@@ -118,6 +121,10 @@ mod tests {
         assert_eq!(create(folder.path(), "a", |file| file.write_all(b"one")).unwrap(), Written::New);
         assert_eq!(create(folder.path(), "a", |file| file.write_all(b"two")).unwrap(), Written::Existed);
         assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"one");
+        File::create(folder.path().join("plain")).unwrap();
+        let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("a"), mode("plain"), "the umask says who may read it");
+        std::fs::remove_file(folder.path().join("plain")).unwrap();
         replace(folder.path(), "a", |file| file.write_all(b"three")).unwrap();
         assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"three");
         replace(folder.path(), "a", |_| Err(full())).unwrap_err();

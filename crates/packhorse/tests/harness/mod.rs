@@ -2,6 +2,7 @@
 
 pub(crate) mod http;
 mod running;
+pub(crate) mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

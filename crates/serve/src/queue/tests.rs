@@ -8,7 +8,7 @@ use store::{Manifest, Serving};
 use super::*;
 use crate::InferResponse;
 use crate::bodies::Held;
-use crate::residency::Program;
+use crate::residency::{AtHand, Program};
 use crate::scheduler::Reply;
 
 struct Nobody;
@@ -94,6 +94,34 @@ fn a_failed_load_gives_every_waiting_job_back_and_the_next_request_tries_again()
     assert_eq!(queues.loaded(1, None).refused.len(), 2);
     assert!(queues.is_idle());
     assert_eq!(queues.push(job(&cold)).unwrap(), Wake::Loader);
+}
+
+#[test]
+fn a_model_is_fetched_once_and_nobody_waits_longer_for_it_than_he_may() {
+    let limits = QueueLimits { time_limit: Duration::from_secs(30), ..limits(8) };
+    let (mut queues, far) = (Queues::new(limits, 1), model(1));
+    let now = Instant::now();
+    queues.push(job(&far)).unwrap();
+    assert!(matches!(queues.next_load(), Next::Do(_)));
+    assert!(queues.fetch(Arc::clone(&far)) && !queues.fetch(Arc::clone(&far)), "wanted twice");
+    assert!(matches!(queues.next_fetch(), Next::Do(model) if model.id() == 1));
+    assert!(matches!((queues.next_fetch(), queues.next_load()), (Next::Wait, Next::Wait)));
+    assert!(queues.tired(now).is_empty());
+    let tired = queues.tired(now + Duration::from_secs(31));
+    assert_eq!(tired.into_iter().map(|(_, why)| why.kind).collect::<Vec<_>>(), [ErrorKind::DeadlineExceeded]);
+    assert!(queues.is_idle(), "a drain waits for a download that nobody wants");
+    // Who comes while it is fetched waits for the same.
+    queues.push(job(&far)).unwrap();
+    assert!(matches!(queues.next_load(), Next::Do(_)));
+    assert!(!queues.fetch(Arc::clone(&far)));
+    queues.fetched(1, Some(AtHand::default()));
+    assert!(!queues.is_fetching() && matches!(queues.next_load(), Next::Do(_)));
+    assert!(queues.loaded(1, program()).refused.is_empty());
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)));
+    // One that cannot be had leaves nothing to wait for.
+    assert!(queues.fetch(model(2)));
+    queues.fetched(2, None);
+    assert!(!queues.is_fetching() && matches!(queues.next_load(), Next::Wait));
 }
 
 #[test]

@@ -213,7 +213,10 @@ impl Residency {
             let entry = match known {
                 Some(known) if !worth_another_try(known, found) => known.clone(),
                 _ => {
-                    let state = self.warm(self.packed(name, version, found, &listed.settings));
+                    let state = self.packed(name, version, found, &listed.settings);
+                    // What nobody asked for of late is fetched when somebody does.
+                    let idle = self.fetches() && !state.is_pinned() && !old.served().any(|(_, old)| old.is_bound());
+                    let state = if idle { state } else { self.warm(state) };
                     changed += usize::from(known.is_none() || matches!(state, State::Served(_)));
                     Entry { stamp: found.stamp.clone(), state }
                 }
@@ -264,7 +267,8 @@ impl Residency {
             settings.apply(&mut manifest)?;
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
             let slot = self.slot(&manifest);
-            let model = Model::unloaded(id, manifest, self.overridden(name, settings))?.in_slot(slot);
+            let model =
+                Model::unloaded(id, manifest, self.overridden(name, settings))?.in_slot(slot).with_files(self.files());
             self.fits_alone(model.manifest(), 0, model.pinned())?;
             self.pins.fetch_or(model.pinned(), Ordering::Relaxed);
             Ok(model)
@@ -292,7 +296,7 @@ impl Residency {
             self.count(|metrics| metrics.model_loaded(false));
             return state;
         };
-        let warmed = self.load(model).and_then(|_| self.ready(model));
+        let warmed = self.prepare(model);
         self.count(|metrics| metrics.model_loaded(warmed.is_ok()));
         match warmed {
             Ok(_) => state,

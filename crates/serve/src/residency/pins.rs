@@ -27,7 +27,7 @@ impl Residency {
         for model in &pinned {
             let manifest = model.manifest();
             let (name, version) = (&manifest.name, manifest.version);
-            let made = self.load(model).and_then(|_| self.ready(model));
+            let made = self.prepare(model);
             made.map_err(|error| match error.kind {
                 // Whatever could go has gone, so the rest is pinned as well.
                 ErrorKind::Exhausted => self.pins_too_much(&catalog, &pinned, least_private_bytes(manifest)),

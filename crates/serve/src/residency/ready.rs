@@ -7,12 +7,15 @@ use engine::{ErrorKind, Result, Weights};
 
 use super::Residency;
 use super::budget::{Charge, MemoryKind};
+use super::files::AtHand;
 use crate::model::Model;
 
 /// A model's weights, bound to the runtime. Whoever holds them can run on them, and they count until nobody does.
 pub(crate) struct Ready {
     weights: Arc<dyn Weights>,
     charge: Charge,
+    /// What is mapped stays in the cache that it was mapped from.
+    _files: AtHand,
 }
 
 impl Ready {
@@ -55,6 +58,8 @@ impl Residency {
         if self.budget.mapping(weights.mapped_bytes()) {
             self.bell.ring();
         }
-        Ok(Ready { weights, charge })
+        // A model without weights holds no file; those of one that is kept whole are its program.
+        let files = if manifest.weights.is_empty() { None } else { model.files().held() };
+        Ok(Ready { weights, charge, _files: files.unwrap_or_default() })
     }
 }

@@ -1,9 +1,11 @@
 //! What is in memory, for people and metrics.
 
+use store::remote::CacheCounts;
+
 use super::Residency;
 use super::budget::MemoryFigures;
 use super::room::{mapped_bytes, models};
-use crate::metrics::{MemorySource, ProgramMemory};
+use crate::metrics::{CacheSource, MemorySource, ProgramMemory};
 use crate::model::Model;
 
 impl Residency {
@@ -19,6 +21,12 @@ impl Residency {
             return 0;
         }
         model.program().map_or(0, |program| program.bytes())
+    }
+}
+
+impl CacheSource for Residency {
+    fn counts(&self) -> Option<CacheCounts> {
+        self.repository.remote().map(store::Remote::counts)
     }
 }
 

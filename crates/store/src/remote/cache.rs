@@ -189,7 +189,30 @@ impl Cache {
     }
 }
 
-impl Room for Cache {
+/// A cache, for whoever can have models let go of their files in it.
+pub(super) struct Shared<'a> {
+    pub(super) cache: &'a Cache,
+    /// Has models go that hold so many bytes of files, if there are any; whether some went.
+    pub(super) let_go: &'a (dyn Fn(u64) -> bool + Sync),
+}
+
+impl Room for Shared<'_> {
+    fn admit(&self, bytes: u64, reserve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        loop {
+            match self.cache.admit(bytes, reserve) {
+                Err(error) if error.kind == ErrorKind::Exhausted && (self.let_go)(bytes) => {}
+                admitted => return admitted,
+            }
+        }
+    }
+
+    fn fetched(&self, bytes: u64, time: Duration) {
+        self.cache.fetched(bytes, time);
+    }
+}
+
+impl Cache {
+    /// Has room for `bytes` more, which `reserve` takes from the disk.
     fn admit(&self, bytes: u64, reserve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let fits = {
             let seen = self.seen();

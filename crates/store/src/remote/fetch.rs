@@ -239,7 +239,7 @@ fn unknown(object: Object) -> Known {
 }
 
 /// Whether the file at `path` is there as far as `need` says.
-fn is_there(path: &Path, need: &Need) -> bool {
+pub(super) fn is_there(path: &Path, need: &Need) -> bool {
     match need {
         _ if path.exists() => true,
         Need::Whole => false,
@@ -269,7 +269,7 @@ pub(crate) fn view(maps: &Maps, path: &Path, ranges: &[Range<u64>]) -> Result<By
 }
 
 /// Marks the file at `path`, or its part, as used just now.
-fn touch(path: &Path) {
+pub(super) fn touch(path: &Path) {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: now, last_modification: now };

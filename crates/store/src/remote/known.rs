@@ -68,6 +68,11 @@ impl Known {
         self.entries.is_empty()
     }
 
+    /// Whether there is any version of the model called `name`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.range((name.to_owned(), 0)..).next().is_some_and(|((first, _), _)| first == name)
+    }
+
     pub(super) fn entries(&self) -> &Entries {
         &self.entries
     }

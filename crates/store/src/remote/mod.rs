@@ -29,6 +29,7 @@ pub use upkeep::{Removed, collect, remove, verify};
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,8 @@ use crate::manifest::{Manifest, SegmentRef};
 use crate::repository::{Listed, Listing, Source, Version, VersionPolicy};
 use crate::table::WeightRef;
 use crate::{Store, name};
-use cache::Cache;
+use cache::{Cache, Shared};
+use catalog::{Entry, Which};
 use fetch::{Fetch, Need};
 use item::Item;
 use known::Known;
@@ -68,19 +70,14 @@ struct Inner {
     cache: Cache,
     /// Which models there are; held while that is looked at again.
     known: Mutex<Known>,
+    /// Whether the models were looked at, as well as that went, and nobody has had the list yet.
+    fresh: AtomicBool,
     part_of_bytes_min: u64,
 }
 
 /// The files that a model is made ready from; they stay in the cache as long as this does.
 pub struct Fetched {
-    _pinned: Option<Pinned>,
-}
-
-impl Fetched {
-    /// For a model whose files are at hand and stay there.
-    pub fn nothing() -> Self {
-        Self { _pinned: None }
-    }
+    _pinned: Pinned,
 }
 
 impl Remote {
@@ -105,8 +102,8 @@ impl Remote {
             }
             Err(error) => return Err(error),
         }
-        let (network, known) = (Arc::clone(network), Mutex::new(known));
-        Ok(Self(Arc::new(Inner { network, place, cache, known, part_of_bytes_min: PART_OF_BYTES_MIN })))
+        let (network, known, fresh) = (Arc::clone(network), Mutex::new(known), AtomicBool::new(true));
+        Ok(Self(Arc::new(Inner { network, place, cache, known, fresh, part_of_bytes_min: PART_OF_BYTES_MIN })))
     }
 
     /// Where it is.
@@ -119,31 +116,32 @@ impl Remote {
         self.0.cache.store()
     }
 
-    /// Looks again which models there are.
+    /// Which models there are; looks again unless that was done just now, when it was opened.
     ///
     /// # Errors
     /// As the place's.
     pub(crate) fn list(&self) -> Result<Listing> {
         let mut known = self.known();
-        known.refresh(&self.0.place)?;
-        let mut listing = Listing::new();
-        for ((name, version), entry) in known.entries() {
-            // A manifest that is replaced is another model, though it may answer the same.
-            let found = Version { source: Source::Pack, stamp: entry.etag.clone().unwrap_or_default() };
-            let listed: &mut Listed = listing.entry(name.clone()).or_default();
-            listed.policy = VersionPolicy::All;
-            listed.versions.insert(*version, found);
+        if !self.0.fresh.swap(false, Ordering::Relaxed) {
+            known.refresh(&self.0.place)?;
         }
-        Ok(listing)
+        Ok(listing(known.entries()))
     }
 
-    /// The model called `name`, as it is now.
+    /// The model called `name`, as it is now, or as it was known to be when the store cannot be reached.
     ///
     /// # Errors
     /// As the place's, and [`InvalidInput`](ErrorKind::InvalidInput) for a name that is none.
     pub(crate) fn model(&self, name: &str) -> Result<Option<Listed>> {
         name::check(name)?;
-        Ok(self.list()?.remove(name))
+        let mut known = self.known();
+        match known.refresh(&self.0.place) {
+            Err(error) if passes(&error) && known.has(name) => {
+                tracing::warn!(model = %name, %error, "the store cannot be reached; what was known of it has to do");
+            }
+            refreshed => refreshed?,
+        }
+        Ok(listing(known.entries().range((name.to_owned(), 0)..=(name.to_owned(), u64::MAX))).remove(name))
     }
 
     /// The manifest of `version` of `name`, as it was when the models were last looked at.
@@ -155,13 +153,14 @@ impl Remote {
     }
 
     /// Has the files of `manifest`'s first form in the cache. Takes as long as the network does; one that is there costs
-    /// microseconds.
+    /// microseconds. When what models hold leaves no room, `let_go` is asked to have some go that hold so many bytes, and says
+    /// whether any did.
     ///
     /// # Errors
     /// As the place's; [`Corrupt`](ErrorKind::Corrupt) for a file that is not what its name says,
     /// [`Exhausted`](ErrorKind::Exhausted) when neither the budget nor the disk has room for it.
-    pub fn fetch(&self, manifest: &Manifest) -> Result<Fetched> {
-        self.fetch_form(manifest).map_err(|error| {
+    pub fn fetch(&self, manifest: &Manifest, let_go: &(dyn Fn(u64) -> bool + Sync)) -> Result<Fetched> {
+        self.fetch_form(manifest, let_go).map_err(|error| {
             // A request for a model whose files have gone is no request for something else.
             let kind = if error.kind == ErrorKind::NotFound { ErrorKind::Unavailable } else { error.kind };
             let (name, version) = (&manifest.name, manifest.version);
@@ -169,31 +168,46 @@ impl Remote {
         })
     }
 
-    fn fetch_form(&self, manifest: &Manifest) -> Result<Fetched> {
+    /// The files of `manifest`'s first form, when all of them are in the cache; nobody is asked for them.
+    ///
+    /// # Errors
+    /// As the file system's, and [`Corrupt`](ErrorKind::Corrupt) for a manifest that names no files.
+    pub fn at_hand(&self, manifest: &Manifest) -> Result<Option<Fetched>> {
+        let Parts { others, segments } = parts(manifest)?;
+        let all: Vec<Item> = others.iter().chain(&segments).cloned().collect();
+        let pinned = self.0.cache.hold(&all);
+        let is_there = |item: &Item, need: &Need| fetch::is_there(&self.0.cache.root().join(&item.key), need);
+        if !others.iter().all(|item| is_there(item, &Need::Whole)) {
+            return Ok(None);
+        }
+        for (at, (item, segment)) in segments.iter().zip(&manifest.weights.segments).enumerate() {
+            if !is_there(item, &self.need(manifest, at, segment)?) {
+                return Ok(None);
+            }
+        }
+        for item in &all {
+            fetch::touch(&self.0.cache.root().join(&item.key));
+            self.0.cache.count(&Ok(0));
+        }
+        Ok(Some(Fetched { _pinned: pinned }))
+    }
+
+    fn fetch_form(&self, manifest: &Manifest, let_go: &(dyn Fn(u64) -> bool + Sync)) -> Result<Fetched> {
+        let Parts { others, segments } = parts(manifest)?;
         let weights = &manifest.weights;
-        if weights.segments.iter().any(|segment| segment.external.is_some()) {
-            return Err(Error::unsupported("its weights lie in a file of the machine that packed it; push it again"));
-        }
-        let segments = weights.segments.iter().map(|segment| Item::segment(&segment.hash, segment.bytes));
-        let segments = segments.collect::<Result<Vec<_>>>()?;
-        let table = Item::table(weights)?;
-        let mut others = vec![Item::program(&manifest.program)?];
-        for hash in manifest.files.values() {
-            others.push(Item::file(hash)?);
-        }
-        others.extend(table);
         // Held before they are looked for, so that what is there stays there.
         let all: Vec<Item> = others.iter().chain(&segments).cloned().collect();
         let pinned = self.0.cache.hold(&all);
-        bucket::each(&others, others.len(), |item| self.bring(item, &Need::Whole))?;
+        let room = Shared { cache: &self.0.cache, let_go };
+        bucket::each(&others, others.len(), |item| self.bring(item, &Need::Whole, &room))?;
         let needs: Vec<(Item, Need)> = segments
             .into_iter()
             .zip(&weights.segments)
             .enumerate()
             .map(|(at, (item, segment))| Ok((item, self.need(manifest, at, segment)?)))
             .collect::<Result<_>>()?;
-        bucket::each(&needs, needs.len(), |(item, need)| self.bring(item, need))?;
-        Ok(Fetched { _pinned: Some(pinned) })
+        bucket::each(&needs, needs.len(), |(item, need)| self.bring(item, need, &room))?;
+        Ok(Fetched { _pinned: pinned })
     }
 
     /// What the model of `manifest` needs of its segment number `at`.
@@ -206,11 +220,11 @@ impl Remote {
         mine.map(WeightRef::range).collect::<Result<_>>().map(Need::Some)
     }
 
-    fn bring(&self, item: &Item, need: &Need) -> Result<()> {
+    fn bring(&self, item: &Item, need: &Need, room: &Shared<'_>) -> Result<()> {
         let Inner { place, cache, .. } = &*self.0;
         fetch::make_folder(cache.root(), &item.key)?;
         let deadline = Instant::now() + WAIT_MAX;
-        let fetch = Fetch { place, root: cache.root(), room: cache, parallel: PARALLEL, deadline };
+        let fetch = Fetch { place, root: cache.root(), room, parallel: PARALLEL, deadline };
         let outcome = fetch.bring(item, need);
         cache.count(&outcome);
         outcome.map(drop)
@@ -237,6 +251,41 @@ impl std::fmt::Debug for Remote {
     }
 }
 
+/// What the first form of a manifest is made of.
+struct Parts {
+    /// Its program, what comes with it, and its table.
+    others: Vec<Item>,
+    /// As the manifest has them.
+    segments: Vec<Item>,
+}
+
+fn parts(manifest: &Manifest) -> Result<Parts> {
+    let weights = &manifest.weights;
+    if weights.segments.iter().any(|segment| segment.external.is_some()) {
+        return Err(Error::unsupported("its weights lie in a file of the machine that packed it; push it again"));
+    }
+    let segments = weights.segments.iter().map(|segment| Item::segment(&segment.hash, segment.bytes));
+    let segments = segments.collect::<Result<Vec<_>>>()?;
+    let mut others = vec![Item::program(&manifest.program)?];
+    for hash in manifest.files.values() {
+        others.push(Item::file(hash)?);
+    }
+    others.extend(Item::table(weights)?);
+    Ok(Parts { others, segments })
+}
+
+fn listing<'a>(entries: impl IntoIterator<Item = (&'a Which, &'a Entry)>) -> Listing {
+    let mut listing = Listing::new();
+    for ((name, version), entry) in entries {
+        // A manifest that is replaced is another model, though it may answer the same.
+        let found = Version { source: Source::Pack, stamp: entry.etag.clone().unwrap_or_default() };
+        let listed: &mut Listed = listing.entry(name.clone()).or_default();
+        listed.policy = VersionPolicy::All;
+        listed.versions.insert(*version, found);
+    }
+    listing
+}
+
 /// Whether another try may go better.
 fn passes(error: &Error) -> bool {
     matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Exhausted | ErrorKind::DeadlineExceeded)
@@ -246,11 +295,11 @@ fn passes(error: &Error) -> bool {
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound), naming what is not there.
-fn asked<T>(there: BTreeMap<catalog::Which, T>, names: &[String]) -> Result<BTreeMap<catalog::Which, T>> {
+fn asked<T>(there: BTreeMap<Which, T>, names: &[String]) -> Result<BTreeMap<Which, T>> {
     if names.is_empty() {
         return Ok(there);
     }
-    let matches = |asked: &str, (name, version): &catalog::Which| {
+    let matches = |asked: &str, (name, version): &Which| {
         asked == name || asked.rsplit_once('/').is_some_and(|(of, number)| of == name && number == version.to_string())
     };
     if let Some(missing) = names.iter().find(|asked| !there.keys().any(|which| matches(asked, which))) {

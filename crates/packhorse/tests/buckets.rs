@@ -1,0 +1,287 @@
+//! Stores in buckets of real S3 servers: what is pushed is served from a node's cache, through everything that networks, disks
+//! and strangers do.
+
+use std::path::Path;
+use std::process::Command;
+
+use objects::{Limits, Network, Variables, When};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::http::{Answer, get, post};
+use crate::harness::wire::Wire;
+use crate::harness::{Place, Ran, Running, assert_says, eventually};
+use crate::servers::{KEY, SECRET, Server, weed};
+use crate::upkeep::fine_tune;
+
+/// Two questions' token ids.
+const QUESTION: &str = r#"{"inputs":[
+    {"name":"input_ids","datatype":"INT64","shape":[1,6],"data":[101,1731,1242,1132,102,7]},
+    {"name":"attention_mask","datatype":"INT64","shape":[1,6],"data":[1,1,1,1,1,1]},
+    {"name":"token_type_ids","datatype":"INT64","shape":[1,6],"data":[0,0,0,0,1,1]}]}"#;
+
+/// `command`, sent to `s3` for its buckets.
+fn with_s3(mut command: Command, s3: String) -> Command {
+    command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
+    command.env("AWS_ENDPOINT_URL_S3", s3);
+    command
+}
+
+fn run(place: &Place, s3: String, line: &str) -> Ran {
+    Running::start(&mut with_s3(place.packhorse(line), s3)).end()
+}
+
+#[track_caller]
+fn ok(place: &Place, s3: String, line: &str) -> Value {
+    let ran = run(place, s3, line);
+    assert_eq!(ran.code, Some(0), "packhorse {line}: {}", ran.err);
+    ran.lines().pop().unwrap_or_default()
+}
+
+/// The bucket itself, by the way that no test is about.
+fn bucket(s3: &Server, url: &str) -> objects::Place {
+    let endpoint = s3.url();
+    let variables = Variables::from([
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL_S3", &endpoint),
+    ]);
+    Network::start(Limits::default(), variables).unwrap().place(url).unwrap()
+}
+
+/// A server on free ports.
+struct Serving {
+    running: Running,
+    http: String,
+    admin: String,
+}
+
+impl Serving {
+    fn start(mut command: Command) -> Self {
+        let free = "127.0.0.1:0";
+        command.args(["--http", free, "--grpc", free, "--admin", free, "--lame-duck-s", "0"]);
+        let mut running = Running::start(&mut command);
+        let bound = running.first_line();
+        let [http, admin] = ["http", "admin"].map(|name| bound[name].as_str().unwrap().to_owned());
+        Self { running, http, admin }
+    }
+
+    /// Of the store at `url`, with its cache in the folder `cache` of `place`.
+    fn from(place: &Place, s3: String, url: &str, options: &str) -> Self {
+        Self::start(with_s3(place.packhorse(&format!("serve --store {url} --cache cache {options}")), s3))
+    }
+
+    fn ask(&self, model: &str) -> Answer {
+        post(&self.http, &format!("/v2/models/{model}/infer"), "", QUESTION.as_bytes()).answer()
+    }
+
+    #[track_caller]
+    fn answer(&self, model: &str) -> Value {
+        let answer = self.ask(model);
+        assert_eq!(answer.status, 200, "{model}: {}", answer.body);
+        answer.json()["outputs"].clone()
+    }
+
+    /// The sum of the series of this name, with this in their labels.
+    fn metric(&self, name: &str, label: &str) -> u64 {
+        let text = get(&self.admin, "/metrics").body;
+        let of = |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
+        let values: Vec<u64> = text
+            .lines()
+            .filter(of)
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+            .collect();
+        assert!(!values.is_empty(), "no {name} in {text}");
+        values.iter().sum()
+    }
+
+    #[track_caller]
+    fn stop(self) {
+        self.running.signal(Signal::TERM);
+        let ran = self.running.end();
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+    }
+}
+
+/// A store of two fine-tunes of one trunk and an unrelated network, and what the first two answer.
+fn packed(place: &Place) -> [Value; 2] {
+    fine_tune(place, "one.onnx", 1);
+    fine_tune(place, "two.onnx", 2);
+    place.ok("pack one.onnx two.onnx --store store");
+    let serving = Serving::start(place.packhorse("serve --store store"));
+    let answers = ["one", "two"].map(|name| serving.answer(name));
+    assert_ne!(answers[0], answers[1]);
+    serving.stop();
+    answers
+}
+
+fn bytes_of(place: &Place, folder: &str) -> u64 {
+    let size = |file: &String| std::fs::metadata(place.path(folder).join(file)).map_or(0, |about| about.len());
+    place.files(folder).iter().map(size).sum()
+}
+
+#[test]
+fn a_store_in_a_bucket_answers_as_the_folder_it_came_from() {
+    const URL: &str = "s3://fleet/one";
+    let (place, s3) = (Place::new(), Server::weed());
+    let want = packed(&place);
+    let pushed = ok(&place, s3.url(), "push store s3://fleet/one");
+    assert_eq!((&pushed["models"], &pushed["same"]), (&2.into(), &0.into()), "{pushed}");
+    let again = ok(&place, s3.url(), "push store s3://fleet/one");
+    assert_eq!((&again["models"], &again["same"], &again["bytes"]), (&0.into(), &2.into(), &0.into()), "{again}");
+
+    let serving = Serving::from(&place, s3.url(), URL, "");
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let (serving, want) = (&serving, &want);
+            scope.spawn(move || assert_eq!(serving.answer(["one", "two"][number % 2]), want[number % 2]));
+        }
+    });
+    // One download did for all who asked: a program, a trunk, and two heads and tables.
+    assert_eq!(serving.metric("packhorse_cache_files_total", "miss"), pushed["files"].as_u64().unwrap());
+    let fetched = serving.metric("packhorse_cache_fetched_bytes_total", "");
+    assert!(fetched <= pushed["bytes"].as_u64().unwrap(), "{fetched} of {pushed}");
+    assert_eq!(serving.metric("packhorse_cache_evictions_total", ""), 0);
+    serving.stop();
+
+    // What came is there after a restart, with the store or without it.
+    let serving = Serving::from(&place, s3.url(), URL, "");
+    assert_eq!(serving.answer("two"), want[1]);
+    assert_eq!(serving.metric("packhorse_cache_files_total", "miss"), 0);
+    serving.stop();
+    let pulled = ok(&place, s3.url(), "pull s3://fleet/one copy one");
+    assert_eq!(pulled["models"], 1);
+    place.ok("verify --store copy");
+    let mut s3 = s3;
+    s3.stop();
+    let serving = Serving::from(&place, s3.url(), URL, "");
+    assert_eq!(["one", "two"].map(|name| serving.answer(name)), want);
+    serving.stop();
+    let ran = run(&place, s3.url(), "models --store s3://fleet/one");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_says(ran.complaint(), &[URL]);
+}
+
+#[test]
+fn a_cache_smaller_than_what_is_asked_for_goes_on() {
+    const URL: &str = "s3://fleet/small";
+    const CACHE_BYTES: u64 = 25_000_000;
+    let (place, s3) = (Place::new(), weed());
+    // Each of them takes most of the cache.
+    place.ok("pack assets/bert_tiny_qa.onnx --store store --name one");
+    place.ok("pack assets/person_ssdlite_odapi.onnx --store store --name other");
+    ok(&place, s3.url(), "push store s3://fleet/small");
+    let serving = Serving::from(&place, s3.url(), URL, &format!("--cache-bytes-max {CACHE_BYTES}"));
+    let want = serving.answer("one");
+    for _ in 0..3 {
+        // A picture of one black pixel is no request for this model: that is said by the model, which therefore is there.
+        let body = br#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[0]}]}"#;
+        let other = post(&serving.http, "/v2/models/other/infer", "", body).answer();
+        assert_eq!(other.status, 400, "{}", other.body);
+        assert_eq!(serving.answer("one"), want);
+        let bytes = serving.metric("packhorse_cache_bytes", "");
+        assert!(bytes <= CACHE_BYTES, "{bytes}");
+    }
+    assert!(serving.metric("packhorse_cache_evictions_total", "") >= 4);
+    serving.stop();
+    assert!(bytes_of(&place, "cache") < CACHE_BYTES + 1_000_000);
+}
+
+#[test]
+fn what_is_damaged_or_gone_is_refused_with_the_reason_and_the_rest_is_served() {
+    const URL: &str = "s3://fleet/damaged";
+    let (place, s3) = (Place::new(), weed());
+    let want = packed(&place);
+    ok(&place, s3.url(), "push store s3://fleet/damaged");
+    let bucket = bucket(s3, URL);
+    let heads = |name: &str| -> Vec<String> {
+        let text = bucket.get(&format!("models/{name}/1.json"), 1 << 20).unwrap().1;
+        let manifest: Value = serde_json::from_slice(&text).unwrap();
+        let segments = manifest["weights"]["segments"].as_array().unwrap().iter();
+        segments.map(|segment| format!("segments/{}.seg", segment["hash"].as_str().unwrap())).collect()
+    };
+    // The segment that is the second's alone.
+    let own = heads("two").into_iter().find(|segment| !heads("one").contains(segment)).unwrap();
+    let (object, bytes) = bucket.get(&own, 64 << 20).unwrap();
+    let mut damaged = bytes.to_vec();
+    damaged[5] ^= 1;
+    bucket.put(&own, damaged.into(), &When::Same(object.tag)).unwrap();
+
+    let serving = Serving::from(&place, s3.url(), URL, "");
+    assert_eq!(serving.answer("one"), want[0]);
+    let refused = serving.ask("two");
+    assert_eq!(refused.status, 500, "{}", refused.body);
+    assert_says(refused.json()["error"].as_str().unwrap(), &["'two' version 1", &own, "hash", "push"]);
+    assert!(!Path::new(&place.path("cache")).join(&own).exists());
+    assert_eq!(serving.metric("packhorse_cache_files_total", "corrupt"), 1);
+    let ran = run(&place, s3.url(), "verify --store s3://fleet/damaged");
+    assert_eq!((ran.code, ran.lines().len()), (Some(1), 1), "{}", ran.err);
+    assert_says(&ran.err, &["two version 1", &own, "--again"]);
+
+    ok(&place, s3.url(), "push store s3://fleet/damaged two --again");
+    eventually("the model that was mended", || (serving.ask("two").status == 200).then_some(()));
+    assert_eq!(["one", "two"].map(|name| serving.answer(name)), want);
+    serving.stop();
+}
+
+#[test]
+fn a_store_that_vanishes_while_it_is_read_harms_nobody_else() {
+    const URL: &str = "s3://fleet/vanishing";
+    let (place, s3) = (Place::new(), weed());
+    let want = packed(&place);
+    ok(&place, s3.url(), "push store s3://fleet/vanishing");
+    let wire = Wire::to(s3.address);
+    let serving = Serving::from(&place, format!("http://{}", wire.address), URL, "--queue-time-limit-s 3");
+    assert_eq!(serving.answer("one"), want[0]);
+    // What is asked for now does not come: its requests wait no longer than they may, and others do not wait for it.
+    wire.hold();
+    let waiting = post(&serving.http, "/v2/models/two/infer", "", QUESTION.as_bytes());
+    assert_eq!(serving.answer("one"), want[0]);
+    let refused = waiting.answer();
+    assert_eq!(refused.status, 504, "{}", refused.body);
+    assert_eq!(serving.answer("one"), want[0]);
+    wire.cut();
+    let refused = eventually("a refusal that says why", || {
+        let answer = serving.ask("two");
+        (answer.status == 503).then_some(answer)
+    });
+    assert_says(refused.json()["error"].as_str().unwrap(), &["'two' version 1 cannot be fetched", URL]);
+    assert_eq!(serving.answer("one"), want[0]);
+    assert_eq!(get(&serving.http, "/v2/health/ready").status, 200);
+    serving.stop();
+}
+
+#[test]
+fn a_push_and_a_pull_that_were_killed_go_on() {
+    const URL: &str = "s3://fleet/resumed";
+    let (place, s3) = (Place::new(), weed());
+    let want = packed(&place);
+    // Its bucket is there.
+    bucket(s3, URL).put("other", "".into(), &When::Always).unwrap();
+    for (round, line) in ["push store s3://fleet/resumed", "pull s3://fleet/resumed copy"].into_iter().enumerate() {
+        let start = || Running::start(&mut with_s3(place.packhorse(line), s3.url()));
+        let bucket = bucket(s3, URL);
+        let running = start();
+        eventually("something that was written", || {
+            let there = match round {
+                0 => bucket.list("segments/").any(|page| !page.unwrap().objects.is_empty()),
+                _ => place.files("copy").iter().any(|file| file.starts_with("segments/")),
+            };
+            there.then_some(())
+        });
+        running.signal(Signal::KILL);
+        running.end();
+        let ran = start().end();
+        assert_eq!(ran.code, Some(0), "{line}: {}", ran.err);
+        let line = ran.lines().pop().unwrap();
+        assert_eq!(line["models"].as_u64().unwrap() + line["same"].as_u64().unwrap(), 2, "{line}");
+    }
+    let ran = run(&place, s3.url(), "verify --store s3://fleet/resumed");
+    assert_eq!((ran.code, &*ran.out), (Some(0), ""), "{}", ran.err);
+    place.ok("verify --store copy");
+    let serving = Serving::start(place.packhorse("serve --store copy"));
+    assert_eq!(["one", "two"].map(|name| serving.answer(name)), want);
+    serving.stop();
+    assert!(!place.files("copy").iter().any(|file| file.contains(".part-")), "{:?}", place.files("copy"));
+}

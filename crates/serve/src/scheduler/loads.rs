@@ -1,0 +1,155 @@
+//! The loader and the fetchers: threads of a low priority that have ready what requests wait for. Files that are on this
+//! node are looked up by the loader; those that are not are a fetcher's, so that no model waits for another's download.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use engine::{Error, Result};
+
+use super::Scheduler;
+use crate::lane;
+use crate::model::Model;
+use crate::queue::{Loaded, Next};
+use crate::residency::Program;
+
+/// Models whose files are fetched at once; each of them reads several ranges.
+const FETCHERS: usize = 8;
+/// How often it is looked whether those who wait for files have waited too long.
+const TIRED_AFTER: Duration = Duration::from_millis(100);
+
+/// Starts the loader, and fetchers where there is something to fetch.
+///
+/// # Errors
+/// [`Internal`](engine::ErrorKind::Internal) when the system gives no more threads.
+pub(super) fn start(scheduler: &Arc<Scheduler>) -> Result<Vec<JoinHandle<()>>> {
+    let loader = Arc::clone(scheduler);
+    let mut threads = vec![lane::spawn("loader", move || load(&loader))?];
+    let fetchers = if scheduler.residency.fetches() { FETCHERS } else { 0 };
+    for number in 0..fetchers {
+        let fetcher = Arc::clone(scheduler);
+        threads.push(lane::spawn(&format!("fetcher-{number}"), move || fetch(&fetcher))?);
+    }
+    Ok(threads)
+}
+
+/// The life of the loader: it builds programs that somebody waits for, and yields the cores to whoever computes.
+fn load(scheduler: &Scheduler) {
+    lane::step_back();
+    while let Some(model) = scheduler.next_load() {
+        // Held until the queue has them.
+        let Some(_files) = scheduler.residency.at_hand(&model) else {
+            if scheduler.lock().fetch(Arc::clone(&model)) {
+                scheduler.fetch.notify_one();
+            }
+            continue;
+        };
+        let started = Instant::now();
+        let cold = model.program().is_none();
+        let outcome = catch_unwind(AssertUnwindSafe(|| scheduler.residency.load(&model)))
+            .unwrap_or_else(|_| Err(Error::internal("the runtime panicked while it loaded the program")));
+        let manifest = model.manifest();
+        match &outcome {
+            Ok(_) if cold => {
+                let ms = started.elapsed().as_millis();
+                tracing::info!(model = %manifest.name, version = manifest.version, ms, "program ready");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(model = %manifest.name, version = manifest.version, %error, "not loaded"),
+        }
+        if cold {
+            scheduler.metrics().loaded(outcome.is_ok(), started.elapsed());
+        }
+        scheduler.loaded(&model, outcome);
+    }
+}
+
+/// The life of a fetcher: it has the files there that somebody waits for.
+fn fetch(scheduler: &Scheduler) {
+    lane::step_back();
+    while let Some(model) = scheduler.next_fetch() {
+        let started = Instant::now();
+        let fetched = catch_unwind(AssertUnwindSafe(|| scheduler.residency.fetch(&model)))
+            .unwrap_or_else(|_| Err(Error::internal("fetching the model panicked")));
+        let (name, version) = (&model.manifest().name, model.manifest().version);
+        match fetched {
+            Ok(files) => {
+                let ms = started.elapsed().as_millis();
+                tracing::info!(model = %name, version, ms, "fetched");
+                scheduler.lock().fetched(model.id(), Some(files));
+                scheduler.load.notify_one();
+            }
+            Err(error) => {
+                tracing::warn!(model = %name, version, %error, "not fetched");
+                scheduler.lock().fetched(model.id(), None);
+                scheduler.loaded(&model, Err(error));
+            }
+        }
+    }
+}
+
+impl Scheduler {
+    /// The next model whose program somebody waits for; waits for one. `None` when the loader should leave.
+    fn next_load(&self) -> Option<Arc<Model>> {
+        let mut queues = self.lock();
+        loop {
+            match queues.next_load() {
+                Next::Do(model) => return Some(model),
+                Next::Leave => return None,
+                Next::Wait | Next::WaitUntil(_) if queues.is_fetching() => {
+                    let waited = self.load.wait_timeout(queues, TIRED_AFTER);
+                    queues = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    let (now, tired) = (Instant::now(), queues.tired(Instant::now()));
+                    drop(queues);
+                    if !tired.is_empty() {
+                        self.idle.notify_all();
+                    }
+                    for (job, why) in tired {
+                        self.metrics.queued.dec();
+                        self.refuse(job, why, now);
+                    }
+                    queues = self.lock();
+                }
+                Next::Wait | Next::WaitUntil(_) => {
+                    queues = self.load.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// The next model whose files somebody waits for; waits for one. `None` when the fetcher should leave.
+    fn next_fetch(&self) -> Option<Arc<Model>> {
+        let mut queues = self.lock();
+        loop {
+            match queues.next_fetch() {
+                Next::Do(model) => return Some(model),
+                Next::Leave => return None,
+                Next::Wait | Next::WaitUntil(_) => {
+                    queues = self.fetch.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
+    fn loaded(&self, model: &Model, outcome: Result<Arc<Program>>) {
+        let Loaded { refused, asked } = {
+            let mut queues = self.lock();
+            queues.sleepers.all_woken(Instant::now());
+            queues.loaded(model.id(), outcome.as_ref().ok().map(Arc::clone))
+        };
+        if let Some(asked) = asked {
+            self.metrics.cold_started(asked.elapsed());
+        }
+        self.wake(0..self.lanes);
+        self.idle.notify_all();
+        if let Err(error) = outcome {
+            for job in refused {
+                self.metrics.queued.dec();
+                self.metrics.refused(error.kind);
+                job.into_reply().send(Err(error.clone()));
+            }
+        }
+    }
+}
