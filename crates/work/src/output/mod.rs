@@ -214,6 +214,7 @@ fn check_finite(seen: &Seen<'_>) -> Result<()> {
 }
 
 /// Writing to memory fails only where memory does.
+#[expect(clippy::needless_pass_by_value, reason = "it comes by value from `map_err`")]
 fn unwritable(error: std::io::Error) -> Error {
     Error::internal(format!("a result cannot be written to memory: {error}"))
 }

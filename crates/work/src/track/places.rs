@@ -302,8 +302,8 @@ mod tests {
         // the short one; at last over that.
         let way =
             [(0.2, 0.8, 0), (0.45, 0.8, 0), (0.5, 0.8, 0), (0.6, 0.8, 1), (0.3, 0.3, 1), (0.2, 0.3, 0), (0.45, 0.3, 1)];
-        for (index, (x, y, want)) in way.into_iter().enumerate() {
-            let crossings = places.step(index as i64, &mut [standing(1, [x, y])]);
+        for (pts_us, (x, y, want)) in (0..).zip(way) {
+            let crossings = places.step(pts_us, &mut [standing(1, [x, y])]);
             assert_eq!(crossings.len(), want, "{x} {y}");
         }
         let counts: Vec<_> = places.over_lines().map(|(name, counts)| (name, counts[&0])).collect();
@@ -319,11 +319,11 @@ mod tests {
             let lines = [Line { name: "across".to_owned(), from: [from, 0.0], to: [to, 1.0] }];
             let mut places = Places::new(&[], &lines, (1000, 1000));
             let mut sides = Vec::new();
-            for (index, &(x, y)) in way.iter().enumerate() {
+            for (pts_us, &(x, y)) in (0..).zip(&way) {
                 let mut one = standing(1, [x, y]);
                 one.box_px = one.box_px.map(|side| side * 10.0);
                 let at = places.stands(one.box_px);
-                let crossed = places.step(index as i64, &mut [one]);
+                let crossed = places.step(pts_us, &mut [one]);
                 let side = side([point(lines[0].from), point(lines[0].to)], at);
                 let before: f64 = sides.iter().copied().rev().find(|&side| side != 0.0).unwrap_or(0.0);
                 sides.push(side);

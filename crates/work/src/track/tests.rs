@@ -13,11 +13,11 @@ fn numbers(scores: &[Option<f32>]) -> Vec<Option<u64>> {
     let mut tracker = Tracker::new(0.4);
     // So that nothing is in the first frame, where one look is enough.
     tracker.step(0, &[]);
-    let step = |(index, score): (usize, &Option<f32>)| {
-        let found: Vec<_> = score.iter().map(|&score| seen(0, score, 100.0 + 2.0 * index as f32, 100.0)).collect();
-        tracker.step(40_000 * (index as i64 + 1), &found).first().copied().flatten()
+    let step = |(index, score): (i16, &Option<f32>)| {
+        let found: Vec<_> = score.iter().map(|&score| seen(0, score, 100.0 + 2.0 * f32::from(index), 100.0)).collect();
+        tracker.step(40_000 * (i64::from(index) + 1), &found).first().copied().flatten()
     };
-    scores.iter().enumerate().map(step).collect()
+    (0..).zip(scores).map(step).collect()
 }
 
 #[test]
