@@ -15,8 +15,9 @@ STEP = @scripts/step.sh
 PACKHORSE = target/release/packhorse
 PYTHON = .cache/venv-clients/bin/python
 MODELS = .cache/bench
+PACKED = $(MODELS)/packing
 
-.PHONY: help setup demo test bench bench-models lint build test-rust test-python
+.PHONY: help setup demo test bench bench-packing bench-models lint build test-rust test-python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -34,6 +35,10 @@ test: ## every check that a change must pass
 bench: build bench-models ## measure against the floor of this machine
 	$(STEP) 'bench' $(PACKHORSE) bench
 	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MODELS)/mlp.onnx
+
+bench-packing: build bench-models ## thousands of models on this machine, beside plain sessions and FastAPI
+	@scripts/setup.sh packing
+	$(STEP) 'bench: packing' .cache/venv-packing/bin/python scripts/bench_packing.py $(PACKHORSE) $(PACKED)
 
 bench-models: ## the models that 'make bench' measures with, made once
 	@scripts/setup.sh test

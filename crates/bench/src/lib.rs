@@ -7,13 +7,13 @@ mod floor;
 pub use floor::{decode_fps, runtime_fps};
 
 mod load;
-pub use load::{Api, Connection, Load, Pace, Question, input, load};
+pub use load::{Api, Connection, Deck, Load, Pace, Question, input, load, load_deck};
 
 mod process;
 pub use process::{Memory, cpu_of, memory_of, private_bytes};
 
 mod ready;
-pub use ready::{Readiness, readiness};
+pub use ready::{AllReady, Readiness, all_ready, readiness};
 
 mod table;
 pub use table::{median, table};

@@ -5,12 +5,14 @@
 //! generator itself took is part of the result.
 
 mod arrivals;
+mod deck;
 mod grpc;
 mod http;
 mod question;
 mod tally;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result, cpu};
@@ -21,6 +23,7 @@ use self::grpc::GrpcCaller;
 use self::http::HttpCaller;
 use self::tally::{Answer, Tally};
 
+pub use self::deck::Deck;
 pub use self::http::Connection;
 pub use self::question::{Api, Question, input};
 pub use self::tally::Load;
@@ -52,6 +55,24 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// [`Unavailable`](engine::ErrorKind::Unavailable) when the server cannot be reached at all; what goes wrong later is
 /// counted.
 pub fn load(server: SocketAddr, question: &Question, pace: Pace, time: Duration) -> Result<Load> {
+    run(server, question, None, (pace, time))
+}
+
+/// As [`load`], each request drawn from `deck`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_deck(server: SocketAddr, deck: Deck, pace: Pace, time: Duration) -> Result<Load> {
+    let first = Question::Http(deck.draw(&mut 0));
+    run(server, &first, Some(Rc::new(deck)), (pace, time))
+}
+
+fn run(
+    server: SocketAddr,
+    question: &Question,
+    deck: Option<Rc<Deck>>,
+    (pace, time): (Pace, Duration),
+) -> Result<Load> {
     let connections = match pace {
         Pace::Closed { callers } => callers,
         Pace::Open { connections, .. } => connections,
@@ -65,17 +86,18 @@ pub fn load(server: SocketAddr, question: &Question, pace: Pace, time: Duration)
         Pace::Closed { .. } => None,
         Pace::Open { per_second, .. } => Some(Arrivals::start(started, per_second, time)?),
     };
-    let arrivals = std::rc::Rc::new(arrivals);
+    let arrivals = Rc::new(arrivals);
     let tallies = runtime.block_on(LocalSet::new().run_until(async {
         let mut tasks = JoinSet::new();
-        for caller in callers {
-            tasks.spawn_local(ask_until(caller, std::rc::Rc::clone(&arrivals), until));
+        for (number, caller) in callers.into_iter().enumerate() {
+            let hand = Hand { deck: deck.clone(), state: number as u64 };
+            tasks.spawn_local(ask_until((caller, hand), Rc::clone(&arrivals), until));
         }
         tasks.join_all().await
     }));
     let wall = started.elapsed();
     let generator_cpu = cpu::thread_cpu().saturating_sub(cpu_before);
-    let paced_cpu = std::rc::Rc::into_inner(arrivals).flatten().map_or(Ok(Duration::ZERO), Arrivals::stop)?;
+    let paced_cpu = Rc::into_inner(arrivals).flatten().map_or(Ok(Duration::ZERO), Arrivals::stop)?;
     let mut all = Tally::new()?;
     for tally in tallies {
         all.add(&tally?)?;
@@ -129,10 +151,30 @@ impl Caller {
     }
 }
 
+/// What a caller takes its requests from, where they are not all the same.
+struct Hand {
+    deck: Option<Rc<Deck>>,
+    /// Of its own, so that callers do not ask the same things in step.
+    state: u64,
+}
+
+impl Hand {
+    fn deal(&mut self, caller: &mut Caller) {
+        if let (Some(deck), Caller::Http(caller)) = (&self.deck, caller) {
+            caller.will_send(deck.draw(&mut self.state));
+        }
+    }
+}
+
 /// The life of a caller: with `arrivals`, one request for each that it gets; without, one after the other.
-async fn ask_until(mut caller: Caller, arrivals: std::rc::Rc<Option<Arrivals>>, until: Instant) -> Result<Tally> {
+async fn ask_until(
+    (mut caller, mut hand): (Caller, Hand),
+    arrivals: Rc<Option<Arrivals>>,
+    until: Instant,
+) -> Result<Tally> {
     let mut tally = Tally::new()?;
     loop {
+        hand.deal(&mut caller);
         let due = match arrivals.as_ref() {
             None => Instant::now(),
             Some(arrivals) => match arrivals.next().await {

@@ -1,5 +1,6 @@
 //! How long it takes to make a packed model ready, and what it costs, beside a plain session of the same file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -70,4 +71,70 @@ pub fn readiness(store: &Store, onnx: &Onnx, manifest: &Manifest, file: &Path, t
         plain,
         plain_bytes,
     })
+}
+
+/// What making all models of a store ready takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct AllReady {
+    /// The newest versions of all models.
+    pub models: usize,
+    /// Reading every manifest.
+    pub list_ms: f64,
+    /// Mapping the segments and pointing at the weights of one, the sessions of programs being there: the median.
+    pub ready_ms_p50: f64,
+    /// The 99th of a hundred.
+    pub ready_ms_p99: f64,
+    /// All of them, one after the other.
+    pub all_ms: f64,
+    /// Private memory that all of them keep, without the sessions, in bytes.
+    pub private_bytes: u64,
+    /// Private memory of the whole process at the end, in bytes.
+    pub process_bytes: u64,
+}
+
+/// Makes every model of `store` ready, in the order of their names, holding all of them.
+///
+/// Call it in a process that has done nothing else, as [`readiness`].
+///
+/// # Errors
+/// The store's or the runtime's own.
+pub fn all_ready(store: &Store, onnx: &Onnx) -> Result<AllReady> {
+    let started = Instant::now();
+    let listed = store.list()?;
+    let list = started.elapsed();
+    let mut newest = BTreeMap::new();
+    for listed in listed {
+        newest.insert(listed.name, listed.manifest?.on(&engine::cpu::target())?);
+    }
+    let mut sessions = BTreeMap::new();
+    for manifest in newest.values().filter(|manifest| manifest.program.kind == ProgramKind::Lifted) {
+        if !sessions.contains_key(&manifest.program.hash) {
+            let program = store.program(&manifest.program)?;
+            let session = onnx.session(&program, manifest.weights.len(), Load::AsIs)?;
+            sessions.insert(manifest.program.hash.clone(), session);
+        }
+    }
+    let before = private_bytes();
+    let (mut held, mut took) = (Vec::with_capacity(newest.len()), Vec::with_capacity(newest.len()));
+    for manifest in newest.values() {
+        let started = Instant::now();
+        held.push(onnx.bind(store.weights(manifest)?)?);
+        took.push(started.elapsed());
+    }
+    let process_bytes = private_bytes();
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let all_ms = took.iter().copied().map(ms).sum();
+    took.sort_unstable();
+    let quantile = |percent: usize| took.get(took.len() * percent / 100).copied().map_or(0.0, ms);
+    let figures = AllReady {
+        models: newest.len(),
+        list_ms: ms(list),
+        ready_ms_p50: quantile(50),
+        ready_ms_p99: quantile(99),
+        all_ms,
+        private_bytes: process_bytes.saturating_sub(before),
+        process_bytes,
+    };
+    drop((held, sessions));
+    Ok(figures)
 }

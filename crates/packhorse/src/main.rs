@@ -50,6 +50,8 @@ enum Command {
     Demo(commands::demo::Args),
     /// Measure this machine: packed and served against the bare runtime
     Bench(commands::bench::Args),
+    /// Put load on a server, of many models if asked, and tell what became of the requests
+    Load(commands::load::Args),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Work(args) => commands::work::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Load(args) => commands::load::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

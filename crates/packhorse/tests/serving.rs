@@ -165,3 +165,42 @@ fn bad_requests_are_refused_by_name() {
     assert_eq!(server.infer(1).join().unwrap().status, 200);
     server.stop();
 }
+
+#[test]
+fn load_is_put_on_the_models_that_are_named() {
+    let place = Place::with_store();
+    for name in ["often", "seldom"] {
+        place.ok(&format!("pack assets/bert_tiny_qa.onnx --store store --name {name}"));
+    }
+    let input = |name| format!(r#"{{"name":"{name}","datatype":"INT64","shape":[1,2],"data":[7,8]}}"#);
+    let inputs = ["input_ids", "attention_mask", "token_type_ids"].map(input).join(",");
+    std::fs::write(place.path("body"), format!(r#"{{"inputs":[{inputs}]}}"#)).unwrap();
+    std::fs::write(place.path("names"), "often\nseldom\n").unwrap();
+    std::fs::write(place.path("wrong"), "often\nnone\n").unwrap();
+    std::fs::write(place.path("empty"), "\n").unwrap();
+    let server = Server::start(&place, "");
+    let load = |rest: &str| format!("load {} --body body {rest}", server.http);
+
+    let asked = place.ok(&load("--models names --each")).lines()[0].clone();
+    assert_eq!((&asked["answered"], asked["took_ms"].as_array().unwrap().len()), (&2.into(), 2), "{asked}");
+    let loaded = place.ok(&load("--models names --zipf 9 --callers 2 --seconds 0.5")).lines()[0].clone();
+    assert!(loaded["answered"].as_u64().unwrap() > 0 && loaded["refused"] == 0, "{loaded}");
+    assert!(loaded["failed"].as_object().unwrap().is_empty(), "{loaded}");
+    let answered = |model| {
+        let statistics = get(&server.http, &format!("/v2/models/{model}/stats")).json();
+        statistics["model_stats"][0]["inference_stats"]["success"]["count"].as_u64().unwrap()
+    };
+    assert!(answered("often") > answered("seldom"), "one is asked 512 times as often");
+
+    let failed = place.ok(&load("--models wrong --seconds 0.5")).lines()[0].clone();
+    assert!(failed["failed"]["HTTP 404"].as_u64().unwrap() > 0, "{failed}");
+    let ran = place.run(&load("--models wrong --each"));
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_says(ran.complaint(), &["none", "404"]);
+    for (rest, says) in [("--models empty", "no name"), ("--models names --seconds=-1", "--seconds")] {
+        let ran = place.run(&load(rest));
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
+        assert_says(ran.complaint(), &[says]);
+    }
+    server.stop();
+}

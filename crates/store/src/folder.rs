@@ -16,6 +16,7 @@ use crate::maps::Maps;
 use crate::name;
 use crate::remote;
 use crate::segment;
+use crate::side_by_side::side_by_side;
 use crate::table::{self, WeightRef};
 
 /// A store of packs. Cheap to clone.
@@ -120,30 +121,18 @@ impl Store {
     /// # Errors
     /// When a folder cannot be read. A manifest that cannot be is among what is listed.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        const THREADS_MAX: usize = 8;
-        let names = self.names()?;
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX);
-        let part = names.len().div_ceil(threads).max(1);
-        let parts: Vec<Result<Vec<Listed>>> = std::thread::scope(|scope| {
-            let running: Vec<_> = names.chunks(part).map(|names| scope.spawn(|| self.list_each(names))).collect();
-            let gone = || Error::internal("the store's listing panicked");
-            running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(gone()))).collect()
-        });
-        Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let listed = side_by_side(&self.names()?, |name| self.list_one(name));
+        Ok(listed.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    fn list_each(&self, names: &[String]) -> Result<Vec<Listed>> {
-        let mut listed = Vec::with_capacity(names.len());
-        for name in names {
-            for version in self.versions(name)? {
-                let manifest = self.manifest(name, version);
-                // What was removed since the folder was read is not there.
-                if !matches!(&manifest, Err(error) if error.kind == ErrorKind::NotFound) {
-                    listed.push(Listed { name: name.clone(), version, manifest });
-                }
-            }
-        }
-        Ok(listed)
+    fn list_one(&self, name: &str) -> Result<Vec<Listed>> {
+        let listed = self.versions(name)?.into_iter().map(|version| {
+            let manifest = self.manifest(name, version);
+            Listed { name: name.to_owned(), version, manifest }
+        });
+        // What was removed since the folder was read is not there.
+        let gone = |listed: &Listed| matches!(&listed.manifest, Err(error) if error.kind == ErrorKind::NotFound);
+        Ok(listed.filter(|listed| !gone(listed)).collect())
     }
 
     /// The manifest of `version` of `model`.

@@ -15,6 +15,7 @@ mod index;
 mod lock;
 mod maps;
 mod segment;
+mod side_by_side;
 mod table;
 
 mod hf;
@@ -25,6 +26,7 @@ mod place;
 pub mod saved_model;
 pub mod specimen;
 pub mod upkeep;
+pub mod variant;
 
 mod precision;
 mod serving;

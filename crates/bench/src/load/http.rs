@@ -37,6 +37,11 @@ impl HttpCaller {
         Ok(Self { server, request, stream: Some(stream), buffer: Vec::new() })
     }
 
+    /// Sends `request` from now on.
+    pub(super) fn will_send(&mut self, request: Bytes) {
+        self.request = request;
+    }
+
     pub(super) async fn ask(&mut self) -> Answer {
         match self.exchange().await {
             Ok(Head { status: 200, .. }) => Answer::Answered,
@@ -92,7 +97,7 @@ impl Connection {
     /// any answer but 200.
     pub fn ask(&mut self, request: Bytes) -> Result<()> {
         let line = String::from_utf8_lossy(request.split(|&byte| byte == b'\r').next().unwrap_or(&[])).into_owned();
-        self.caller.request = request;
+        self.caller.will_send(request);
         let failed = |what: &dyn std::fmt::Display| Error::unavailable(format!("{line}: {what}"));
         match self.runtime.block_on(self.caller.exchange()) {
             Ok(Head { status: 200, .. }) => Ok(()),

@@ -5,6 +5,7 @@ mod cycles;
 mod overload;
 mod server;
 mod serving;
+mod variants;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -54,6 +55,12 @@ pub(crate) struct Args {
     /// Measure only how FILE, packed in STORE as NAME, is made ready; how this command calls itself
     #[arg(long, hide = true, num_args = 3, value_names = ["FILE", "STORE", "NAME"])]
     ready_alone: Option<Vec<String>>,
+    /// Measure only how all models of STORE are made ready, and print it as JSON
+    #[arg(long, hide = true, value_name = "STORE")]
+    ready_all: Option<String>,
+    /// Pack fine-tunes of the model BASE of STORE, one for each head in FILE; how 'make bench-packing' makes thousands
+    #[arg(long, hide = true, num_args = 3, value_names = ["STORE", "BASE", "FILE"])]
+    variants: Option<Vec<String>>,
 }
 
 /// What is measured, in this order.
@@ -86,6 +93,13 @@ struct Bench {
 pub(crate) fn run(args: &Args) -> Outcome {
     if let Some([file, store, name]) = args.ready_alone.as_deref() {
         return ready_alone(Path::new(file), store, name);
+    }
+    if let Some(store) = &args.ready_all {
+        let store = Store::open(store).map_err(|error| Exit::configuration(&error))?;
+        return print_json(&bench::all_ready(&store, node::runtimes()?.onnx())?);
+    }
+    if let Some([store, base, heads]) = args.variants.as_deref() {
+        return variants::run(store, base, Path::new(heads));
     }
     let scratch = tempfile::tempdir().map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
     let bench = Bench {

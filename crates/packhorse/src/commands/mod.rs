@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod compact;
 pub(crate) mod demo;
 pub(crate) mod gc;
+pub(crate) mod load;
 pub(crate) mod look;
 pub(crate) mod models;
 pub(crate) mod pack;

@@ -102,13 +102,15 @@ fn here(args: &Args) -> Result<Found, Exit> {
     let place = node::Place::of(&args.store, args.pack_cache.as_deref());
     let repository = place.open(None)?;
     let mut found = Found::default();
-    for (name, listed) in repository.list()? {
+    let listing = repository.list()?;
+    let mut manifests = repository.all_at_hand(&listing);
+    for (name, listed) in listing {
         if let Some(refusal) = &listed.refusal {
             found.broken.push(format!("model '{name}': {refusal}"));
             continue;
         }
         for version in listed.wanted() {
-            match repository.at_hand(&name, version, &listed.versions[&version]) {
+            match manifests.remove(&(name.clone(), version)).flatten() {
                 Some(Ok(mut manifest)) => match listed.settings.apply(&mut manifest) {
                     Ok(()) => found.add(manifest),
                     Err(error) => found.broken.push(format!("model '{name}' version {version}: {error}")),

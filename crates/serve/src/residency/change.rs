@@ -40,14 +40,19 @@ impl Residency {
     pub(super) fn first_look(&self) -> Result<()> {
         let mut catalog = Catalog::new();
         let mut waiting = self.waiting();
-        for (name, listed) in self.repository.list()? {
+        let listing = self.repository.list()?;
+        let mut manifests = match self.control {
+            Control::Explicit => BTreeMap::new(),
+            Control::None | Control::Poll => self.repository.all_at_hand(&listing),
+        };
+        for (name, listed) in listing {
             let mut known = known(&listed);
             log_refusal(&name, &known, None);
             for version in listed.wanted().into_iter().filter(|_| listed.refusal.is_none()) {
                 let found = &listed.versions[&version];
                 let state = match self.control {
                     Control::Explicit => State::Unserved(unloaded(&name)),
-                    Control::None | Control::Poll => match self.repository.at_hand(&name, version, found) {
+                    Control::None | Control::Poll => match manifests.remove(&(name.clone(), version)).flatten() {
                         Some(manifest) => self.state(&name, version, manifest, &listed.settings),
                         None => {
                             let (name, found) = (name.clone(), found.clone());

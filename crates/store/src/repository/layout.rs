@@ -8,6 +8,7 @@ use engine::{Error, Result};
 use super::listing::{Item, Listed, Listing, Source, Version, VersionPolicy, items};
 use super::{config, onnx_folder, tfs, triton};
 use crate::folder::local;
+use crate::side_by_side::side_by_side;
 use crate::{Remote, Store, saved_model};
 
 /// A kind of repository, and its place.
@@ -83,7 +84,9 @@ impl Layout {
     pub(super) fn list(&self) -> Result<Listing> {
         match self {
             Self::Packs(store) => {
-                store.names()?.into_iter().map(|name| Ok((name.clone(), packs(store, &name)?))).collect()
+                let names = store.names()?;
+                let listed = side_by_side(&names, |name| packs(store, name));
+                names.into_iter().zip(listed).map(|(name, listed)| Ok((name, listed?))).collect()
             }
             Self::Remote(remote) => remote.list(),
             Self::Triton(root) => triton::list(root),

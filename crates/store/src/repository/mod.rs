@@ -19,10 +19,12 @@ pub use layout::Layout;
 pub use listing::{Listed, Listing, Source, Version, VersionPolicy};
 pub use settings::{Declared, Settings};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::{Error, Result, Runtimes};
 
+use crate::side_by_side::side_by_side;
 use crate::{Manifest, Remote, Store};
 use cache::Key;
 
@@ -104,6 +106,18 @@ impl Repository {
                 self.cache.as_ref()?.find(&key).map(Ok)
             }
         }
+    }
+
+    /// As [`at_hand`](Self::at_hand), of every version in `listing` that is wanted, by name and version; read by several threads.
+    pub fn all_at_hand(&self, listing: &Listing) -> BTreeMap<(String, u64), Option<Result<Manifest>>> {
+        let models = listing.iter().filter(|(_, listed)| listed.refusal.is_none());
+        let wanted: Vec<_> =
+            models.flat_map(|(name, listed)| listed.wanted().into_iter().map(move |version| (name, version))).collect();
+        let manifests = side_by_side(&wanted, |&(name, version)| {
+            let found = &listing.get(name)?.versions.get(&version)?;
+            self.at_hand(name, version, found)
+        });
+        wanted.into_iter().map(|(name, version)| (name.clone(), version)).zip(manifests).collect()
     }
 
     /// The manifest of `version` of `name`; packs the file when it was not packed yet, which takes as long as it takes.

@@ -1,0 +1,302 @@
+"""Thousands of models on this machine, beside what a user has without this.
+
+Usage: bench_packing.py PACKHORSE FOLDER [--only PART]... [--keep] [--gb GB]
+
+Parts: base (3,000 heads on one trunk of BERT-base's shape), tiny (as many different bert-tiny as GB of disk hold, at most
+3,000), digits (10,000 perceptrons), peers (plain sessions, and FastAPI). The stores are made in FOLDER from seeds, and go
+at the end unless they are to be kept. Prints tables in Markdown.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import numpy
+
+from packing import measure, models
+from packing.measure import Load, Server, p
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY, BASE = ROOT / "assets/bert_tiny_qa.onnx", ROOT / ".cache/bench/bert_base_qa.onnx"
+DIGITS = ROOT / ".cache/digits/digits.csv.gz"
+MODELS, PERCEPTRONS, ROUNDS = 3000, 10000, 3
+TURN_S = "5"
+TINY_BYTES = 16.9e6
+# How far an answer may be off the bare runtime's: the order of sums differs between kernels.
+TOLERANCE = 1e-4
+# What plain sessions may take before they are counted.
+PLAIN_BYTES = {"bert-tiny": 2 << 30, "BERT-base": 6 << 30}
+FASTAPI_MODELS = 40
+
+
+def table(header, rows):
+    """Markdown."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    print("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines), end="\n\n", flush=True)
+
+
+def say(text):
+    """For people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bench:
+    """What every part stands on."""
+
+    def __init__(self, arguments, scratch):
+        self.packhorse, self.folder, self.scratch = arguments.packhorse, arguments.folder, scratch
+        self.tiny_count = min(MODELS, int(arguments.gb * 1e9 / TINY_BYTES))
+
+    def made(self, name, make):
+        """The store called `name` and what `make` found of its models, made unless it is there."""
+        store, found = self.folder / name, self.folder / f"{name}.json"
+        if not found.exists():
+            say(f"making the models: {name}")
+            shutil.rmtree(store, ignore_errors=True)
+            shutil.rmtree(self.folder / "making", ignore_errors=True)
+            begun = time.monotonic()
+            answers = make(store, self.folder / "making")
+            answers = {model: numpy.asarray(answer).tolist() for model, answer in answers.items()}
+            found.write_text(json.dumps({"took_s": time.monotonic() - begun, "answers": answers}))
+        return store, json.loads(found.read_text())
+
+    def ready_all(self, store):
+        """`bench --ready-all`, in a process of its own."""
+        command = [self.packhorse, "bench", "--ready-all", store]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def check(server, answers, vocabulary):
+    """Every one of these models answers its own values. Gives the largest difference, and the smallest between two models."""
+    known = {model: numpy.array(answer, numpy.float32) for model, answer in answers.items()}
+    worst, body = 0.0, measure.body_of(models.question(vocabulary))
+    for model, wanted in known.items():
+        got = measure.ask(server.address, model, body).ravel()
+        off = float(numpy.abs(got - wanted).max())
+        assert off <= TOLERANCE, f"{model} answers something else: {off}"
+        worst = max(worst, off)
+    apart = list({tuple(answer) for answer in known.values()})
+    apart = numpy.array(apart)
+    nearest = min(float(numpy.abs(apart[index + 1 :] - one).max(1).min()) for index, one in enumerate(apart[:-1]))
+    return worst, nearest
+
+
+def fleet(bench, title, made, vocabulary, tokens):
+    """All figures of one store of models of text, asked about so many tokens."""
+    store, found = made
+    names = sorted(model.name for model in (store / "models").iterdir() if model.name != "base-by-file")
+    load, rows = Load(bench.packhorse, bench.scratch, models.question(vocabulary, tokens)), []
+    say(f"{title}: making {len(names)} models ready")
+    measure.chill(store)
+    rate = measure.disk_bytes_per_s(store, 20)
+    measure.chill(store)
+    cold = bench.ready_all(store)
+    measure.warm(store)
+    ready = bench.ready_all(store)
+    rows += [
+        ["bytes on disk, GB", f"{measure.bytes_on_disk(store) / 1e9:.2f}"],
+        ["time to list, ms", f"{ready['list_ms']:.0f}"],
+        ["ready, page cache warm, ms: p50 / p99", f"{ready['ready_ms_p50']:.3f} / {ready['ready_ms_p99']:.3f}"],
+        ["ready, page cache cold, ms: p50 / p99", f"{cold['ready_ms_p50']:.3f} / {cold['ready_ms_p99']:.3f}"],
+        ["private KB a ready model", f"{ready['private_bytes'] / ready['models'] / 1e3:.1f}"],
+    ]
+    with Server(bench.packhorse, store) as server:
+        load.run(server.address, names[-1:], "--each")
+        say(f"{title}: first answers, then the same again")
+        before = measure.memory(server.id)[1]
+        first = load.each(server.address, names[:-1])
+        some = models.chosen(len(names) - 1)
+        again = load.each(server.address, [names[index] for index in some])
+        resident, private = measure.memory(server.id)
+        worst, nearest = check(server, found["answers"], vocabulary)
+        rows += [
+            ["server start, until it answers, s", f"{server.start_s:.2f}"],
+            ["server private MB, all cold / all ready", f"{before / 1e6:.0f} / {private / 1e6:.0f}"],
+            ["server resident MB, mapped weights too", f"{resident / 1e6:.0f}"],
+            ["first answer, weights in the page cache, ms: p50 / p99", f"{p(first, 50):.2f} / {p(first, 99):.2f}"],
+            [f"second answer of {len(some)} of them, ms: p50 / p99", f"{p(again, 50):.2f} / {p(again, 99):.2f}"],
+            ["first to second answer, median of those", f"{numpy.median(first[some] / again):.2f}"],
+            [f"answers of {len(found['answers'])} models, off the bare runtime at most", f"{worst:.1e}"],
+            ["the same, between two models at least", f"{nearest:.1e}"],
+        ]
+        rows += traffic(load, server, names)
+    measure.chill(store)
+    with Server(bench.packhorse, store) as server:
+        load.run(server.address, names[-1:], "--each")
+        some = [names[index] for index in models.chosen(len(names) - 1)]
+        first = load.each(server.address, some)
+        size = found_bytes(store, names[0] if title.startswith("bert-tiny") else names[1])
+        rows += [
+            ["first answer, weights on disk alone, ms: p50 / p99", f"{p(first, 50):.1f} / {p(first, 99):.1f}"],
+            ["the disk's time for as many bytes, ms", f"{size / rate * 1e3:.1f} ({rate / 1e6:.0f} MB/s)"],
+        ]
+    table([f"{len(names)} models, {title}; {tokens} tokens", ""], rows)
+
+
+def found_bytes(store, model):
+    """Bytes that only this model needs."""
+    manifest = json.loads((store / "models" / model / "1.json").read_text())
+    return manifest["weights"]["segments"][-1]["used_bytes"]
+
+
+def traffic(load, server, names):
+    """Throughput and latency, one model beside all of them, in turns."""
+    ways = {"one model alone": (names[:1], "0"), "all, Zipf(1.0)": (names, "1"), "all, uniform": (names, "0")}
+    most, late, cpu = ({way: [] for way in ways} for _ in range(3))
+    pace = None
+    for turn in range(ROUNDS):
+        say(f"traffic, round {turn + 1} of {ROUNDS}")
+        for way, (asked, zipf) in ways.items():
+            before = measure.cpu_s(server.id)
+            report = load.run(server.address, asked, "--zipf", zipf, "--callers", "8", "--seconds", TURN_S)
+            most[way].append(report["answered_per_second"])
+            cpu[way].append((measure.cpu_s(server.id) - before) / report["answered"] * 1e3)
+        pace = pace or most["one model alone"][0] / 2
+        for way, (asked, zipf) in ways.items():
+            flags = ["--per-second", f"{pace:.1f}", "--callers", "64", "--seconds", TURN_S]
+            late[way].append(load.run(server.address, asked, "--zipf", zipf, *flags))
+    rows = []
+    for way in ways:
+        times = " / ".join(f"{numpy.median([r[q] for r in late[way]]):.2f}" for q in ("p50_ms", "p90_ms", "p99_ms"))
+        ratio = numpy.median(numpy.array(most[way]) / numpy.array(most["one model alone"]))
+        most_text = f"{numpy.median(most[way]):.0f} ({ratio:.2f}), {numpy.median(cpu[way]):.2f}"
+        rows += [
+            [f"{way}: requests a second (of one alone), CPU ms each", most_text],
+            [f"{way}: ms at {pace:.0f} a second, p50 / p90 / p99", times],
+        ]
+    return rows
+
+
+def base(bench):
+    """Heads on one trunk."""
+    make = lambda store, scratch: models.make_base(bench.packhorse, BASE, store, scratch, MODELS)
+    fleet(bench, "BERT-base's shape, one trunk, own heads", bench.made("base", make), 28996, 8)
+
+
+def tiny(bench):
+    """Models that share nothing but their program."""
+    make = lambda store, scratch: models.make_tiny(bench.packhorse, TINY, store, scratch, bench.tiny_count)
+    fleet(bench, "bert-tiny, all weights their own", bench.made("tiny", make), 30522, models.TOKENS)
+
+
+def digits(bench):
+    """The accuracy of each through the server, and outside it."""
+    make = lambda store, scratch: models.make_digits(bench.packhorse, DIGITS, store, scratch, PERCEPTRONS)
+    store, found = bench.made("digits", make)
+    (unseen, wanted), ready = models.digits(DIGITS)[1], bench.ready_all(store)
+    different, body = 0, measure.body_of({"x": unseen})
+    with Server(bench.packhorse, store) as server:
+        before = measure.memory(server.id)[1]
+        for model, right in found["answers"].items():
+            answers = measure.ask(server.address, model, body)
+            different += int((answers.argmax(1) == wanted).sum()) != right
+        private = measure.memory(server.id)[1]
+        shares = numpy.array(list(found["answers"].values())) / len(wanted)
+        rows = [
+            ["bytes on disk, MB", f"{measure.bytes_on_disk(store) / 1e6:.0f}"],
+            ["time to list, ms", f"{ready['list_ms']:.0f}"],
+            ["server start, until it answers, s", f"{server.start_s:.2f}"],
+            ["ready, page cache warm, ms: p50 / p99", f"{ready['ready_ms_p50']:.3f} / {ready['ready_ms_p99']:.3f}"],
+            ["server private MB, all cold / all ready", f"{before / 1e6:.0f} / {private / 1e6:.0f}"],
+            ["accuracy of the models, from / to", f"{shares.min():.3f} / {shares.max():.3f}"],
+            ["models with another accuracy than outside", different],
+        ]
+    table([f"{len(found['answers'])} perceptrons that know digits", ""], rows)
+    assert not different, "answers are not the models' own"
+
+
+def peers(bench):
+    """What a user has without this, with the same questions: plain sessions, and FastAPI."""
+    load = Load(bench.packhorse, bench.scratch, models.question(30522))
+    python, script = sys.executable, ROOT / "scripts/packing/peers.py"
+    rows = []
+    for name, path in (("bert-tiny", TINY), ("BERT-base", BASE)):
+        say(f"plain sessions of {name}")
+        command = [python, script, "plain", path, str(PLAIN_BYTES[name])]
+        plain = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        told = f"plain sessions of {name} ({plain['sessions']} of them)"
+        rows.append([told, f"{plain['bytes_each'] / 1e6:.1f}", f"{(1 << 30) / plain['bytes_each']:.1f}", "", "", "", ""])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([python, script, "serve", str(port), *[TINY] * FASTAPI_MODELS])
+    store = bench.folder / "tiny"
+    try:
+        address = f"127.0.0.1:{port}"
+        while not answers(address):
+            time.sleep(0.2)
+        with Server(bench.packhorse, store) as server:
+            names = sorted(model.name for model in (store / "models").iterdir())
+            sides = {
+                "fastapi": (process.pid, address, list(map(str, range(FASTAPI_MODELS))), "/predictions/{model}"),
+                "packhorse": (server.id, server.address, names, None),
+            }
+            load.each(server.address, names)
+            figures = {side: [] for side in sides}
+            for turn in range(ROUNDS):
+                say(f"FastAPI and packhorse, round {turn + 1} of {ROUNDS}")
+                for side, (process_id, where, asked, path) in sides.items():
+                    before = measure.cpu_s(process_id)
+                    flags = ["--zipf", "1", "--callers", "8", "--seconds", TURN_S]
+                    report = load.run(where, asked, *flags, path=path)
+                    cpu = (measure.cpu_s(process_id) - before) / report["answered"] * 1e3
+                    figures[side].append((report["answered_per_second"], cpu, report["p50_ms"], report["p99_ms"]))
+            for side, (process_id, _, asked, _) in sides.items():
+                private = measure.memory(process_id)[1]
+                second, cpu, p50, p99 = numpy.median(numpy.array(figures[side]), 0)
+                told = {"fastapi": "FastAPI and onnxruntime, bert-tiny", "packhorse": "packhorse, bert-tiny"}[side]
+                rows.append([
+                    f"{told} ({len(asked)} models)", f"{private / len(asked) / 1e6:.2f}",
+                    f"{len(asked) / private * (1 << 30):.0f}", f"{second:.0f}", f"{cpu:.2f}", f"{p50:.2f}", f"{p99:.2f}",
+                ])
+    finally:
+        process.kill()
+        process.wait()
+    header = ["Zipf(1.0), 8 callers, 32 tokens", "private MB a model", "models a GiB", "requests a second",
+              "CPU ms each", "p50 ms", "p99 ms"]
+    table(header, rows)
+
+
+def answers(address):
+    """Whether something answers there, whatever it says."""
+    try:
+        urllib.request.urlopen(f"http://{address}/docs").close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+PARTS = {"base": base, "tiny": tiny, "digits": digits, "peers": peers}
+
+
+def main():
+    """The parts that were asked for, in order."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("packhorse")
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--only", action="append", choices=PARTS)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--gb", type=float, default=12)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(arguments, pathlib.Path(scratch))
+        for name, part in PARTS.items():
+            if not arguments.only or name in arguments.only:
+                part(bench)
+    if not arguments.keep:
+        shutil.rmtree(arguments.folder)
+
+
+if __name__ == "__main__":
+    main()
