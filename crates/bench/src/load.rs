@@ -64,13 +64,13 @@ pub fn load(server: SocketAddr, question: &Question, pace: Pace, time: Duration)
 /// As [`load`].
 pub fn load_deck(server: SocketAddr, deck: Deck, pace: Pace, time: Duration) -> Result<Load> {
     let first = Question::Http(deck.draw(&mut 0));
-    run(server, &first, Some(Rc::new(deck)), (pace, time))
+    run(server, &first, Some(&Rc::new(deck)), (pace, time))
 }
 
 fn run(
     server: SocketAddr,
     question: &Question,
-    deck: Option<Rc<Deck>>,
+    deck: Option<&Rc<Deck>>,
     (pace, time): (Pace, Duration),
 ) -> Result<Load> {
     let connections = match pace {
@@ -90,7 +90,7 @@ fn run(
     let tallies = runtime.block_on(LocalSet::new().run_until(async {
         let mut tasks = JoinSet::new();
         for (number, caller) in callers.into_iter().enumerate() {
-            let hand = Hand { deck: deck.clone(), state: number as u64 };
+            let hand = Hand { deck: deck.cloned(), state: number as u64 };
             tasks.spawn_local(ask_until((caller, hand), Rc::clone(&arrivals), until));
         }
         tasks.join_all().await
