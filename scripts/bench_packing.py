@@ -74,10 +74,10 @@ class Bench:
         return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def check(server, answers, vocabulary):
+def check(server, answers):
     """Every one of these models answers its own values. Gives the largest difference, and the smallest between two models."""
     known = {model: numpy.array(answer, numpy.float32) for model, answer in answers.items()}
-    worst, body = 0.0, measure.body_of(models.question(vocabulary))
+    worst, body = 0.0, measure.body_of(models.question())
     for model, wanted in known.items():
         got = measure.ask(server.address, model, body).ravel()
         off = float(numpy.abs(got - wanted).max())
@@ -89,11 +89,11 @@ def check(server, answers, vocabulary):
     return worst, nearest
 
 
-def fleet(bench, title, made, vocabulary, tokens):
+def fleet(bench, title, made, tokens):
     """All figures of one store of models of text, asked about so many tokens."""
     store, found = made
     names = sorted(model.name for model in (store / "models").iterdir() if model.name != "base-by-file")
-    load, rows = Load(bench.packhorse, bench.scratch, models.question(vocabulary, tokens)), []
+    load, rows = Load(bench.packhorse, bench.scratch, models.question(tokens)), []
     say(f"{title}: making {len(names)} models ready")
     measure.chill(store)
     rate = measure.disk_bytes_per_s(store, 20)
@@ -116,7 +116,7 @@ def fleet(bench, title, made, vocabulary, tokens):
         some = models.chosen(len(names) - 1)
         again = load.each(server.address, [names[index] for index in some])
         resident, private = measure.memory(server.id)
-        worst, nearest = check(server, found["answers"], vocabulary)
+        worst, nearest = check(server, found["answers"])
         rows += [
             ["server start, until it answers, s", f"{server.start_s:.2f}"],
             ["server private MB, all cold / all ready", f"{before / 1e6:.0f} / {private / 1e6:.0f}"],
@@ -178,13 +178,13 @@ def traffic(load, server, names):
 def base(bench):
     """Heads on one trunk."""
     make = lambda store, scratch: models.make_base(bench.packhorse, BASE, store, scratch, MODELS)
-    fleet(bench, "BERT-base's shape, one trunk, own heads", bench.made("base", make), 28996, 8)
+    fleet(bench, "BERT-base's shape, one trunk, own heads", bench.made("base", make), 8)
 
 
 def tiny(bench):
     """Models that share nothing but their program."""
     make = lambda store, scratch: models.make_tiny(bench.packhorse, TINY, store, scratch, bench.tiny_count)
-    fleet(bench, "bert-tiny, all weights their own", bench.made("tiny", make), 30522, models.TOKENS)
+    fleet(bench, "bert-tiny, all weights their own", bench.made("tiny", make), models.TOKENS)
 
 
 def digits(bench):
@@ -215,7 +215,7 @@ def digits(bench):
 
 def peers(bench):
     """What a user has without this, with the same questions: plain sessions, and FastAPI."""
-    load = Load(bench.packhorse, bench.scratch, models.question(30522))
+    load = Load(bench.packhorse, bench.scratch, models.question())
     python, script = sys.executable, ROOT / "scripts/packing/peers.py"
     rows = []
     for name, path in (("bert-tiny", TINY), ("BERT-base", BASE)):

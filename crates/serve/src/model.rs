@@ -1,5 +1,6 @@
 //! One version of one model, as it is served.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub struct Model {
     ready: ArcSwapOption<Ready>,
     /// Why they could not be bound, and when that was. Locked while they are bound.
     failure: Mutex<Option<(Error, Instant)>>,
+    /// Whether somebody makes it ready while a request is still arriving, so that no second one is sent to do so.
+    expected: AtomicBool,
     /// Counted by the scheduler, weighed by residency.
     traffic: Traffic,
     /// Added to by lanes, read by APIs.
@@ -57,6 +60,7 @@ impl Model {
             slot: Arc::default(),
             ready: ArcSwapOption::empty(),
             failure: Mutex::default(),
+            expected: AtomicBool::new(false),
             traffic: Traffic::default(),
             statistics: Recorder::default(),
             costs: Costs::default(),
@@ -226,6 +230,16 @@ impl Model {
                 Err(error)
             }
         }
+    }
+
+    /// Whether nobody makes it ready ahead of a request yet; from now on the caller does, until
+    /// [`end_expecting`](Self::end_expecting).
+    pub(crate) fn begin_to_expect(&self) -> bool {
+        !self.expected.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn end_expecting(&self) {
+        self.expected.store(false, Ordering::Release);
     }
 
     /// Whether its files could not be fetched or its weights not be bound when that was tried last.

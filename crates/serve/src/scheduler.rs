@@ -152,7 +152,7 @@ impl Scheduler {
     }
 
     /// The models behind it.
-    pub fn residency(&self) -> &Residency {
+    pub fn residency(&self) -> &Arc<Residency> {
         &self.residency
     }
 

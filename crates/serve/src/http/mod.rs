@@ -278,6 +278,9 @@ where
     let (mut head, body) = request.into_parts();
     let (json_bytes, deadline) = (json_bytes(&head.headers)?, deadline::of_headers(&head.headers, now)?);
     let coding = compress::accepted(&head.headers);
+    if let Some(make_ready) = scheduler.residency().expected(&target.name, target.version) {
+        drop(tokio::task::spawn_blocking(make_ready));
+    }
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let json_length = json_bytes.unwrap_or(body.len());
     let origin = Origin { trace: head.extensions.remove(), held };

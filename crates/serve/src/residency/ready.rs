@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{ErrorKind, Result, Weights};
+use engine::map::{self, Advice};
+use engine::{ErrorKind, Result, Tensor, Weights};
 
 use super::Residency;
 use super::budget::{Charge, MemoryKind};
@@ -44,6 +45,24 @@ impl Residency {
         })
     }
 
+    /// What to do, on a thread that may wait for a disk, when a request for `version` of the model called `name` begins to
+    /// arrive: make it ready while the rest of the request is on its way. `None` when that is of no use, or done already.
+    pub(crate) fn expected(
+        self: &Arc<Self>,
+        name: &str,
+        version: Option<u64>,
+    ) -> Option<impl FnOnce() + Send + use<>> {
+        let model = self.model(name, version).ok().filter(|model| !model.is_bound() && model.begin_to_expect())?;
+        let residency = Arc::clone(self);
+        Some(move || {
+            // What has to be fetched first takes its own way; what is wrong is told to the request when a lane comes to it.
+            if let Some(_files) = residency.at_hand(&model) {
+                let _ = residency.ready(&model);
+            }
+            model.end_expecting();
+        })
+    }
+
     fn bind(&self, model: &Model) -> Result<Ready> {
         let (store, manifest) = (self.repository.store()?, model.manifest());
         let tensors = store.weights(manifest).or_else(|error| {
@@ -53,6 +72,7 @@ impl Residency {
             let moved = moved.filter(|moved| moved.source == manifest.source && moved.weights != manifest.weights);
             moved.map_or(Err(error), |moved| store.weights(&moved))
         })?;
+        bring_in(&tensors);
         let weights = self.engine.bind(tensors)?;
         let charge = self.admit(MemoryKind::Weights, weights.private_bytes(), model, Duration::ZERO)?;
         if self.budget.mapping(weights.mapped_bytes()) {
@@ -61,5 +81,25 @@ impl Residency {
         // A model without weights holds no file; those of one that is kept whole are its program.
         let files = if manifest.weights.is_empty() { None } else { model.files().held() };
         Ok(Ready { weights, charge, _files: files.unwrap_or_default() })
+    }
+}
+
+/// Has the kernel begin to read `weights`, all of them, unless they are in the page cache as far as a few looks tell: a
+/// disk reads them in one go in less time than page by page as a run comes to them.
+fn bring_in(weights: &[Tensor]) {
+    const LOOKS: usize = 32;
+    let is_here = |weight: &Tensor| {
+        let data = weight.data();
+        let middle = data.len() / 2;
+        let (here, all) = map::resident_pages(&data[middle..data.len().min(middle + 1)]);
+        here == all
+    };
+    // What a fine-tune has of its own mostly comes last.
+    let step = weights.len().div_ceil(LOOKS).max(1);
+    if !weights.iter().rev().step_by(step).all(is_here) {
+        for weight in weights {
+            // The kernel may do otherwise; then they come in as they are read.
+            map::advise(weight.data(), Advice::Soon);
+        }
     }
 }

@@ -280,3 +280,18 @@ fn ask(scheduler: &Scheduler, name: &str, number: u8) -> InferResponse {
         }
     }
 }
+
+#[test]
+fn a_model_is_made_ready_when_its_request_begins_to_arrive_and_only_once() {
+    let (_folder, store) = whole(1);
+    let residency = Arc::new(within(store, 2 * PROGRAM_BYTES, 1, &[]));
+    let expected = |name: &str| residency.expected(name, None);
+    assert!(expected("none").is_none(), "nobody has it");
+    let make_ready = expected("m0").expect("it is cold");
+    assert!(expected("m0").is_none(), "one is enough");
+    make_ready();
+    assert!(model(&residency, "m0").is_bound());
+    assert!(expected("m0").is_none(), "it is ready");
+    drop(model(&residency, "m0").take_ready());
+    assert!(expected("m0").is_some(), "it was taken away");
+}
