@@ -75,7 +75,8 @@ class Load:
         """Its report."""
         (self.folder / "names").write_text("\n".join(models) + "\n")
         body = ["--body", self.folder / ("predictions" if path else "v2")] + (["--path", path] if path else [])
-        command = [self.packhorse, "load", address, "--models", self.folder / "names", *body, *flags]
+        kind = ["--header", "Content-Type: application/json"]
+        command = [self.packhorse, "load", address, "--models", self.folder / "names", *body, *kind, *flags]
         report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         assert not report.get("failed") and not report.get("refused"), f"not all were answered: {report}"
         return report
