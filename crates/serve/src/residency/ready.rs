@@ -47,11 +47,7 @@ impl Residency {
 
     /// What to do, on a thread that may wait for a disk, when a request for `version` of the model called `name` begins to
     /// arrive: make it ready while the rest of the request is on its way. `None` when that is of no use, or done already.
-    pub(crate) fn expected(
-        self: &Arc<Self>,
-        name: &str,
-        version: Option<u64>,
-    ) -> Option<impl FnOnce() + Send + use<>> {
+    pub(crate) fn expected(self: &Arc<Self>, name: &str, version: Option<u64>) -> Option<impl FnOnce() + Send + use<>> {
         let model = self.model(name, version).ok().filter(|model| !model.is_bound() && model.begin_to_expect())?;
         let residency = Arc::clone(self);
         Some(move || {
