@@ -40,6 +40,8 @@ enum Command {
     Verify(commands::verify::Args),
     /// Gather scattered weights and leave dead ones behind
     Compact(commands::compact::Args),
+    /// Ask one model, here and now
+    Predict(commands::predict::Args),
     /// Serve the models of a store
     Serve(commands::serve::Args),
     /// Put videos into a queue
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Gc(args) => commands::gc::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Compact(args) => commands::compact::run(&args),
+        Command::Predict(args) => commands::predict::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Submit(args) => commands::submit::run(&args),
         Command::Work(args) => commands::work::run(&args),

@@ -7,9 +7,9 @@ use std::time::Duration;
 use engine::onnx::Onnx;
 use engine::{Runtimes, onnx, tensorflow};
 use objects::{Limits, Network, Variables};
-use serve::{Control, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
+use serve::{Control, LoadOptions, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
 use store::remote::{self, CacheBytes};
-use store::repository::{Layout, PackCache};
+use store::repository::{Layout, PackCache, VersionPolicy};
 use store::{Remote, Repository};
 
 use crate::exit::Exit;
@@ -133,6 +133,18 @@ pub(crate) fn start_with(
     control: Control,
 ) -> Result<Arc<Scheduler>, Exit> {
     on_lanes(limits, |lanes| Residency::open(repository, runtimes, lanes, control))
+}
+
+/// Starts a scheduler with a single lane for one model alone, of one version or the newest.
+pub(crate) fn start_for_one(place: Place<'_>, model: &str, version: Option<u64>) -> Result<Arc<Scheduler>, Exit> {
+    let runtimes = runtimes()?;
+    let repository = place.open(Some(Arc::clone(&runtimes)))?;
+    let residency = Arc::new(Residency::open(repository, runtimes, 1, Control::Explicit)?);
+    let policy = version.map(|version| VersionPolicy::Specific([version].into()));
+    let loaded = residency.load_named(model, &LoadOptions { policy, ..LoadOptions::default() });
+    loaded.map_err(|error| Exit::configuration(&error))?;
+    let cores = engine::cpu::lane_cores();
+    Ok(Scheduler::start(residency, &cores[..1], QueueLimits::default(), Arc::new(Metrics::default()))?)
 }
 
 fn on_lanes(

@@ -17,5 +17,6 @@ mod packs;
 #[path = "../../objects/tests/servers/mod.rs"]
 mod servers;
 mod serving;
+mod text;
 mod upkeep;
 mod usage;

@@ -8,7 +8,7 @@ use engine::{Error, ErrorKind, Tensor};
 use crate::QueueLimits;
 use crate::bodies::Held;
 use crate::model::Model;
-use crate::scheduler::Reply;
+use crate::reply::Reply;
 
 /// A request on its way to a lane, checked and in signature order.
 pub(crate) struct Job {

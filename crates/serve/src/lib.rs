@@ -35,12 +35,18 @@ mod waiting;
 mod wake;
 pub use queue::QueueLimits;
 mod changes;
+mod desk;
+pub use desk::{Answers, Ask};
 mod lane;
+mod reply;
+pub use reply::Reply;
 mod scheduler;
-pub use scheduler::{Reply, Scheduler};
+pub use scheduler::Scheduler;
 
 mod metrics;
 pub use metrics::{CacheSource, MemorySource, Metrics, ModelCounts, ModelSource, ProgramMemory};
+
+pub mod people;
 
 mod tfs;
 

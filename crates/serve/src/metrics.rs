@@ -42,6 +42,11 @@ pub struct Metrics {
     lane_busy_seconds: Family<Lane, Counter<f64, AtomicU64>>,
     program_loads: Family<Outcome, Counter>,
     program_load_seconds: Histogram,
+    /// Jobs that wait for a thread of the desk.
+    pub(crate) desk_waiting: Gauge,
+    desk_wait_seconds: Histogram,
+    prepare_seconds: Histogram,
+    finish_seconds: Histogram,
     model_loads: Family<Outcome, Counter>,
     model_unloads: Counter,
     cold_start_seconds: Histogram,
@@ -155,6 +160,10 @@ impl Default for Metrics {
             lane_busy_seconds: Family::default(),
             program_loads: Family::default(),
             program_load_seconds: seconds(),
+            desk_waiting: Gauge::default(),
+            desk_wait_seconds: seconds(),
+            prepare_seconds: seconds(),
+            finish_seconds: seconds(),
             model_loads: Family::default(),
             model_unloads: Counter::default(),
             cold_start_seconds: seconds(),
@@ -199,6 +208,12 @@ impl Metrics {
         let cold = self.cold_start_seconds.clone();
         own.register_with_unit("cold_start", "Wait of requests that found their model cold", Unit::Seconds, cold);
         own.register("evictions", "What went because memory was short", self.evictions.clone());
+        own.register("tasks_queued", "People's requests that wait for a thread of the desk", self.desk_waiting.clone());
+        let (wait, prepare, finish) =
+            (self.desk_wait_seconds.clone(), self.prepare_seconds.clone(), self.finish_seconds.clone());
+        own.register_with_unit("task_wait", "Wait of people's requests for a thread of the desk", Unit::Seconds, wait);
+        own.register_with_unit("task_prepare", "Time to make tensors of what people gave", Unit::Seconds, prepare);
+        own.register_with_unit("task_finish", "Time to make answers of outputs", Unit::Seconds, finish);
         own.register_collector(Box::new(Arc::clone(&self.models)));
         own.register_collector(Box::new(Arc::clone(&self.memory)));
         own.register_collector(Box::new(Arc::clone(&self.cache)));
@@ -257,6 +272,21 @@ impl Metrics {
     pub(crate) fn loaded(&self, succeeded: bool, cost: Duration) {
         self.program_loads.get_or_create(&Outcome::of(succeeded)).inc();
         self.program_load_seconds.observe(cost.as_secs_f64());
+    }
+
+    /// Something waited `wait` for a thread of the desk.
+    pub(crate) fn desk_waited(&self, wait: Duration) {
+        self.desk_wait_seconds.observe(wait.as_secs_f64());
+    }
+
+    /// What people gave was made into tensors in `cost`.
+    pub(crate) fn desk_prepared(&self, cost: Duration) {
+        self.prepare_seconds.observe(cost.as_secs_f64());
+    }
+
+    /// Outputs were made into answers in `cost`.
+    pub(crate) fn desk_finished(&self, cost: Duration) {
+        self.finish_seconds.observe(cost.as_secs_f64());
     }
 
     /// A version of a model was asked for by name, or found new in the store, and serves now or does not.

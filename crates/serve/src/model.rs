@@ -1,11 +1,12 @@
 //! One version of one model, as it is served.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use engine::{Error, ErrorKind, Result, Signature};
+use pipeline::Pipeline;
 use store::manifest::ProgramKind;
 use store::repository::{Declared, Settings};
 use store::{LatencyClass, Manifest, Serving};
@@ -39,6 +40,8 @@ pub struct Model {
     expected: AtomicBool,
     /// Counted by the scheduler, weighed by residency.
     traffic: Traffic,
+    /// The two ends of its task, made by whoever asks first; every thread of the desk reads them.
+    pipeline: OnceLock<Result<Arc<dyn Pipeline>>>,
     /// Added to by lanes, read by APIs.
     statistics: Recorder,
     /// What lanes have learnt of its runs; read by the scheduler.
@@ -62,6 +65,7 @@ impl Model {
             failure: Mutex::default(),
             expected: AtomicBool::new(false),
             traffic: Traffic::default(),
+            pipeline: OnceLock::new(),
             statistics: Recorder::default(),
             costs: Costs::default(),
             arrivals: Arrivals::default(),
@@ -240,6 +244,11 @@ impl Model {
 
     pub(crate) fn end_expecting(&self) {
         self.expected.store(false, Ordering::Release);
+    }
+
+    /// The two ends of its task, made by `open` at the first call.
+    pub(crate) fn pipeline_or(&self, open: impl FnOnce() -> Result<Arc<dyn Pipeline>>) -> Result<Arc<dyn Pipeline>> {
+        self.pipeline.get_or_init(open).clone()
     }
 
     /// Whether its files could not be fetched or its weights not be bound when that was tried last.

@@ -3,7 +3,6 @@
 mod loads;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,48 +11,17 @@ use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use crate::changes::Changes;
+use crate::desk::Desk;
 use crate::infer::{inputs_in_order, output_indices};
 use crate::job::Job;
 use crate::model::Model;
 use crate::queue::{Next, Queues, Wake};
+use crate::reply::Reply;
 use crate::residency::Residency;
 use crate::waiting::Batch;
 use crate::{
     CacheSource, InferRequest, InferResponse, MemorySource, Metrics, ModelSource, QueueLimits, guest, lane, residency,
 };
-
-/// Where an answer goes.
-pub trait Reply: Send {
-    /// Whether nobody waits for it any more.
-    fn gone(&self) -> bool;
-    /// Whether the CPU time of the run is wanted, which takes two calls into the kernel.
-    fn wants_cpu_time(&self) -> bool {
-        false
-    }
-    /// Gives the answer; called once.
-    fn send(self: Box<Self>, answer: Result<InferResponse>);
-}
-
-impl Reply for oneshot::Sender<Result<InferResponse>> {
-    fn gone(&self) -> bool {
-        self.is_closed()
-    }
-
-    fn send(self: Box<Self>, answer: Result<InferResponse>) {
-        // The receiver may have gone in the meantime; then the answer is nobody's.
-        let _ = (*self).send(answer);
-    }
-}
-
-impl Reply for SyncSender<Result<InferResponse>> {
-    fn gone(&self) -> bool {
-        false
-    }
-
-    fn send(self: Box<Self>, answer: Result<InferResponse>) {
-        let _ = SyncSender::send(&self, answer);
-    }
-}
 
 /// Queues, fairness and the lanes they feed. Shared by every API.
 pub struct Scheduler {
@@ -76,12 +44,15 @@ pub struct Scheduler {
     stopped: Condvar,
     /// Changes of the repository, which a thread of its own carries out.
     changes: Changes,
+    /// Where people's questions become tensors and outputs answers, on threads of its own.
+    desk: Arc<Desk>,
     /// Joined when the scheduler stops.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Scheduler {
-    /// Starts a lane on each of `cores`, the loader, the fetchers, the keeper of the memory, and the thread that changes the repository.
+    /// Starts a lane on each of `cores`, as many threads at the desk, the loader, the fetchers, the keeper of the memory, and
+    /// the thread that changes the repository.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
@@ -110,12 +81,17 @@ impl Scheduler {
             idle: Condvar::new(),
             stopped: Condvar::new(),
             changes,
+            desk: Arc::default(),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = Vec::new();
         for (index, &core) in cores.iter().enumerate() {
             let scheduler = Arc::clone(&scheduler);
             threads.push(lane::spawn(&format!("lane-{index}"), move || lane::run(&scheduler, index, core))?);
+        }
+        for index in 0..cores.len() {
+            let desk = Arc::clone(&scheduler.desk);
+            threads.push(lane::spawn(&format!("desk-{index}"), move || desk.run())?);
         }
         threads.extend(loads::start(&scheduler)?);
         let keeper = Arc::clone(&scheduler);
@@ -154,6 +130,21 @@ impl Scheduler {
     /// The models behind it.
     pub fn residency(&self) -> &Arc<Residency> {
         &self.residency
+    }
+
+    /// The same, for whoever outlives a call.
+    pub(crate) fn shared_residency(&self) -> &Arc<Residency> {
+        &self.residency
+    }
+
+    /// Where people's questions are answered.
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// The bounds of queues, where a model has none of its own.
+    pub(crate) fn limits(&self) -> &QueueLimits {
+        &self.limits
     }
 
     /// What it counts.
@@ -196,7 +187,8 @@ impl Scheduler {
         refused
     }
 
-    fn try_submit(&self, request: InferRequest, reply: Box<dyn Reply>) -> Result<()> {
+    /// As [`submit`](Self::submit), for whoever counts refusals itself.
+    pub(crate) fn try_submit(&self, request: InferRequest, reply: Box<dyn Reply>) -> Result<()> {
         let model = self.residency.model(&request.model, request.version)?;
         let inputs = inputs_in_order(model.signature(), request.inputs)?;
         let outputs = output_indices(model.signature(), &request.outputs)?;
@@ -283,6 +275,7 @@ impl Scheduler {
         self.stopped.notify_all();
         self.residency.wake_keeper();
         self.changes.stop();
+        self.desk.stop();
         for job in left {
             self.metrics.queued.dec();
             job.into_reply().send(Err(Error::unavailable("the server stopped before this request's turn")));

@@ -14,8 +14,8 @@ use crate::bodies::Held;
 use crate::job::Job;
 use crate::model::Model;
 use crate::queue::{Next, Queues, Wake};
+use crate::reply::Reply;
 use crate::residency::Program;
-use crate::scheduler::Reply;
 use crate::{InferResponse, QueueLimits};
 
 struct Client;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use engine::{DataType, ErrorKind, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde_json::json;
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, pack};
-use store::task::{Problem, Task};
+use store::task::Task;
 
 use crate::{onnx, place, request, run, workspace};
 
@@ -69,7 +70,7 @@ fn every_family_and_head_answers_as_its_reference() {
             continue;
         }
         let manifest = check(&folder, &folder);
-        let labels = matches!(manifest.task, Some(Task::TextClassification { .. } | Task::TokenClassification));
+        let labels = matches!(manifest.task, Some(Task::TextClassification(_) | Task::TokenClassification(_)));
         assert_eq!(
             manifest.labels.values().map(String::as_str).collect::<Vec<_>>(),
             if labels { vec!["low", "middle", "high"] } else { vec![] },
@@ -82,19 +83,44 @@ fn every_family_and_head_answers_as_its_reference() {
 
 #[test]
 fn the_configuration_says_the_task() {
+    let text = |types: bool, tokens_max, pad| {
+        json!({"ids": "input_ids", "mask": "attention_mask", "tokens_max": tokens_max, "pad": pad})
+            .as_object()
+            .cloned()
+            .map(|mut text| {
+                text.extend(types.then(|| ("types".to_owned(), json!("token_type_ids"))));
+                text
+            })
+            .unwrap()
+    };
     for (name, want) in [
-        ("bert-qa", Some(Task::QuestionAnswering)),
-        ("bert-sequence", Some(Task::TextClassification { problem: Problem::SingleLabel })),
-        ("xlm-roberta-sequence", Some(Task::TextClassification { problem: Problem::MultiLabel })),
-        ("mpnet-token", Some(Task::TokenClassification)),
-        ("electra-mlm", Some(Task::FillMask)),
-        ("bert-model-sentence-mean", Some(Task::SentenceEmbedding)),
-        ("bert-model", None),
-        ("electra-discriminator", None),
+        (
+            "bert-qa",
+            json!({"task": "question-answering", "text": text(true, 40, 0), "start": "start_logits", "end": "end_logits"}),
+        ),
+        (
+            "bert-sequence",
+            json!({"task": "text-classification", "text": text(true, 40, 0), "scores": "logits", "problem": "single-label"}),
+        ),
+        (
+            "xlm-roberta-sequence",
+            json!({"task": "text-classification", "text": text(false, 38, 1), "scores": "logits", "problem": "multi-label"}),
+        ),
+        ("mpnet-token", json!({"task": "token-classification", "text": text(false, 158, 1), "scores": "logits"})),
+        (
+            "electra-mlm",
+            json!({"task": "fill-mask", "text": text(true, 40, 0), "scores": "logits", "mask_token": "[MASK]"}),
+        ),
+        (
+            "bert-model-sentence-mean",
+            json!({"task": "sentence-embedding", "text": text(true, 40, 0), "vectors": "sentence_embedding"}),
+        ),
+        ("bert-model", json!(null)),
+        ("electra-discriminator", json!(null)),
     ] {
         let place = place();
         let packed = pack(&place.store, &onnx(), &request(fixture(name), name)).unwrap();
-        assert_eq!(packed.manifest.task, want, "{name}");
+        assert_eq!(serde_json::to_value(&packed.manifest.task).unwrap(), want, "{name}");
         assert_eq!(place.store.manifest(name, 1).unwrap(), packed.manifest, "{name}");
     }
 }

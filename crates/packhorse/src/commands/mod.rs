@@ -8,6 +8,7 @@ pub(crate) mod load;
 pub(crate) mod look;
 pub(crate) mod models;
 pub(crate) mod pack;
+pub(crate) mod predict;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod remove;

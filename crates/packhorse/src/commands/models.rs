@@ -242,13 +242,7 @@ fn task(task: Option<&Task>) -> String {
     let name = match task {
         None => "-",
         Some(Task::ObjectDetection(detection)) => return format!("object-detection ({})", detection.head.name()),
-        Some(Task::ImageClassification(_)) => "image-classification",
-        Some(Task::ImageEmbedding(_)) => "image-embedding",
-        Some(Task::QuestionAnswering) => "question-answering",
-        Some(Task::TextClassification { .. }) => "text-classification",
-        Some(Task::TokenClassification) => "token-classification",
-        Some(Task::FillMask) => "fill-mask",
-        Some(Task::SentenceEmbedding) => "sentence-embedding",
+        Some(task) => task.name(),
     };
     name.to_owned()
 }

@@ -6,6 +6,7 @@ pub use decode::{Bounds, decode};
 mod gif;
 mod jpeg;
 mod png;
+pub use png::to_png;
 mod webp;
 
 mod orient;

@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
-use engine::Result;
-use png::{ColorType, Decoder, Limits, Transformations};
+use engine::{Error, Result};
+use png::{BitDepth, ColorType, Decoder, Encoder, EncodingError, Limits, Transformations};
 
 use super::Picture;
 use super::decode::{Admit, Decoded, Promise, broken, zeroed};
@@ -36,4 +36,20 @@ pub(super) fn decode(file: &[u8], admit: Admit<'_>) -> Result<Decoded> {
     }
     let exif = reader.info().exif_metadata.as_deref().map(<[u8]>::to_vec);
     Ok(Decoded { picture: Picture { width, height, pixels }, exif })
+}
+
+/// `picture` as a PNG file.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it has not the pixels that its size says.
+pub fn to_png(picture: &Picture) -> Result<Vec<u8>> {
+    let failed = |error: EncodingError| Error::invalid(format!("a picture cannot be written: {error}"));
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, picture.width, picture.height);
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(&picture.pixels).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(file)
 }

@@ -25,6 +25,7 @@ use super::status::status;
 use super::stream::{self, Answers, Manner};
 use super::{Answer, GrpcLimits, convert, deadline, extensions, logging, origin};
 use crate::aside::aside;
+use crate::people;
 use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
 use crate::{Management, Origin, Residency, Scheduler, trace};
 
@@ -72,7 +73,7 @@ impl Inference {
             Ok((model, request, reply))
         });
         let (model, request, reply) = decoded.inspect_err(|error| self.scheduler.metrics().refused(error.kind))?;
-        let response = self.scheduler.infer(request).await?;
+        let response = people::infer(&self.scheduler, &model, request).await?;
         let answer = give(response, &reply.wishes, &model, self.memory())?;
         convert::encode(reply, answer)
     }

@@ -8,6 +8,7 @@ mod document;
 mod elements;
 mod error;
 mod incoming;
+mod multipart;
 mod request;
 mod response;
 mod router;
@@ -29,6 +30,7 @@ use tracing::Instrument as _;
 
 use crate::aside::aside;
 use crate::listen::{self, ListenLimits, Speaks};
+use crate::people;
 use crate::trace::{self, TraceContext};
 use crate::triton::{SharedMemory, extensions, give};
 use crate::{Bodies, Connections, Management, Model, Origin, Scheduler, deadline};
@@ -306,7 +308,7 @@ where
         trace::tell_request_id(id);
     }
     request.deadline = deadline::earlier(deadline, request.deadline);
-    let answer = give(scheduler.infer(request).await?, &reply.wishes, &model, limits.shared_memory.as_deref())?;
+    let answer = give(people::infer(scheduler, &model, request).await?, &reply.wishes, &model, limits.shared_memory.as_deref())?;
     let encoded = aside(response::json_bytes_estimate(&reply, &answer), move || response::encode(&reply, &answer));
     Ok(compress::deflate(encoded.await??, coding).await)
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::InferResponse;
 use crate::bodies::Held;
 use crate::residency::{AtHand, Program};
-use crate::scheduler::Reply;
+use crate::reply::Reply;
 
 struct Nobody;
 

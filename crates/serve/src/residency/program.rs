@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use engine::{Error, Load, Result, Session};
+use pipeline::{Pipeline, Tokenizers};
 use store::Manifest;
 use store::manifest::ProgramKind;
 
@@ -91,6 +92,11 @@ impl Residency {
         let slot = Arc::new(Slot { hash: hash.clone(), ..Slot::default() });
         slots.insert(hash.clone(), Arc::downgrade(&slot));
         slot
+    }
+
+    /// The two ends of the task of `model`, made at the first call; its tokenizer is one of `tokenizers`.
+    pub(crate) fn pipeline(&self, model: &Model, tokenizers: &Tokenizers) -> Result<Arc<dyn Pipeline>> {
+        model.pipeline_or(|| pipeline::open(self.repository.store()?, model.manifest(), tokenizers))
     }
 
     /// Every program that some model has.

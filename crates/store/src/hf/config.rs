@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::json::{self, Object};
 use super::sentence::{self, Sentence};
-use crate::task::{Problem, Task};
+use crate::task::Problem;
 
 /// More layers than any published encoder has; a configuration that says more builds no graph.
 const LAYERS_MAX: usize = 1024;
@@ -36,13 +36,13 @@ pub(super) struct Config {
     pub(super) token_types: usize,
     pub(super) norm_epsilon: f32,
     pub(super) activation: Activation,
-    /// The padding's token id, from which RoBERTa and MPNet count positions.
+    /// The padding's token id, which rows are filled up with, and from which RoBERTa and MPNet count positions.
     pub(super) pad: i64,
     /// Outputs of a classification head.
     pub(super) classes: usize,
     /// Class id to name, for a head that classifies.
     pub(super) labels: BTreeMap<u32, String>,
-    problem: Problem,
+    pub(super) problem: Problem,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,14 @@ impl Family {
         }
     }
 
+    /// The padding's token id when the configuration does not say.
+    fn pad(self) -> i64 {
+        match self {
+            Self::Bert | Self::DistilBert | Self::Electra => 0,
+            Self::Roberta | Self::Mpnet => 1,
+        }
+    }
+
     /// Whether clients say which of two texts a token belongs to.
     pub(super) fn takes_token_types(self) -> bool {
         matches!(self, Self::Bert | Self::Electra)
@@ -135,7 +143,7 @@ impl Config {
             norm_epsilon: if distil { 1e-12 } else { object.number_or("layer_norm_eps", 1e-12)? as f32 },
             activation: activation(object.text(named("hidden_act", "activation"))?)?,
             // The reference's MPNet does not ask its configuration.
-            pad: if family == Family::Mpnet { 1 } else { object.index_or("pad_token_id", 1)? },
+            pad: if family == Family::Mpnet { 1 } else { object.index_or("pad_token_id", family.pad())? },
             classes,
             labels,
             problem: problem(&object, classes)?,
@@ -171,18 +179,6 @@ impl Config {
             return Err(Error::unsupported("'relative_attention_num_buckets' is other than 32"));
         }
         Ok(())
-    }
-
-    /// What the tensors mean to a person; `None` for plain vectors.
-    pub(super) fn task(&self) -> Option<Task> {
-        match self.head {
-            Head::Base | Head::Discriminator => None,
-            Head::QuestionAnswering => Some(Task::QuestionAnswering),
-            Head::SequenceClassification => Some(Task::TextClassification { problem: self.problem }),
-            Head::TokenClassification => Some(Task::TokenClassification),
-            Head::MaskedLm => Some(Task::FillMask),
-            Head::Sentence(_) => Some(Task::SentenceEmbedding),
-        }
     }
 }
 
@@ -292,8 +288,8 @@ fn problem(object: &Object<'_>, classes: usize) -> Result<Problem> {
         Some("single_label_classification") => Ok(Problem::SingleLabel),
         Some("multi_label_classification") => Ok(Problem::MultiLabel),
         Some(other) => Err(Error::unsupported(format!("'problem_type' is '{other}', which is not known"))),
-        // The reference's own rule.
-        None if classes == 1 => Ok(Problem::Regression),
+        // The rule of the reference's pipeline: a single score is that of a class that applies or not.
+        None if classes == 1 => Ok(Problem::MultiLabel),
         None => Ok(Problem::SingleLabel),
     }
 }

@@ -12,6 +12,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::graph::{Wanted, signed};
 use super::program::Program;
+use super::text::{self, SPECIAL_TOKENS};
 use crate::accuracy::Accuracy;
 use crate::manifest::{PORTABLE, ProgramKind, Source};
 use crate::onnx::compile::Parts;
@@ -30,8 +31,8 @@ pub(crate) const FORMAT: &str = "hugging-face";
 
 /// What tokenisation needs and nothing else reads; kept in the store by content, since thousands of fine-tunes share it.
 const KEPT_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"];
-/// What decides the graph, besides the weights.
-const CONFIGURATIONS: [&str; 3] = ["config.json", "modules.json", "1_Pooling/config.json"];
+/// What decides the graph and what it is for, besides the weights.
+const CONFIGURATIONS: [&str; 4] = ["config.json", "modules.json", "1_Pooling/config.json", SPECIAL_TOKENS];
 
 /// A folder on its way into the store.
 pub(crate) struct Folder {
@@ -125,7 +126,7 @@ pub(crate) fn import(engine: &Onnx, folder: &Path, asked: Option<&Asked<'_>>) ->
     };
     let notes = if asked.is_some() { Vec::new() } else { notes };
     let imported = Imported { notes, ..imported };
-    Ok(Folder { imported, task: config.task(), labels: config.labels, files })
+    Ok(Folder { imported, task: text::task(folder, &config)?, labels: config.labels, files })
 }
 
 /// The program with its weights, once it has run with them.

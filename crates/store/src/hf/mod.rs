@@ -3,7 +3,7 @@
 //!
 //! `config` says what the model is, `sentence` what a sentence-transformers folder puts behind it; `program` turns both
 //! into a graph (`encoder` and `head` hold the mathematics, `graph` the format) and a list of the tensors it wants;
-//! `checkpoint` finds these; `import` joins the two.
+//! `checkpoint` finds these; `import` joins the two. `text` says what the tensors mean to people.
 
 mod checkpoint;
 mod config;
@@ -14,6 +14,7 @@ mod import;
 mod json;
 mod program;
 mod sentence;
+mod text;
 
 #[cfg(test)]
 mod tests;

@@ -23,8 +23,9 @@ use serde_json::json;
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::aside::aside;
+use crate::people::{self, Told};
 use crate::tfs::{Terms, alias, classify, regress, tensors};
-use crate::{InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
+use crate::{Ask, InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
 
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
@@ -48,7 +49,10 @@ pub(crate) async fn try_answer(
     let response = match asked {
         Path::Root => body::json(StatusCode::OK, &json!({ "Status": "Healthy" })),
         Path::Metrics => body::response(StatusCode::OK, crate::admin::METRICS_TYPE, scheduler.metrics().text()),
-        Path::Predictions(model) => packing::answer(scheduler, &model),
+        Path::Predictions(model) => match deadline::of_headers(&head.headers, now) {
+            Ok(deadline) => packing::answer(scheduler, &model, head, body, Terms { deadline, origin }).await,
+            Err(error) => Refusal::from(error).into_response(),
+        },
         Path::Models => told::models(scheduler),
         Path::Malformed(why) => Refusal::from(Error::not_found(why)).into_response(),
         Path::Model(target, call) => {
@@ -97,6 +101,7 @@ async fn answer(
             let name = &target.name;
             return Err(Error::unsupported(format!("model '{name}' has no explainer; :predict is served")));
         }
+        Call::Predict if people::holds_picture(&model, &body) => pictures(scheduler, &model, &body, terms).await,
         Call::Predict => {
             let (asked, depth) = (Arc::clone(&model), limits.json_depth);
             let decode = move || {
@@ -119,6 +124,24 @@ async fn answer(
         }
     };
     Ok(body::response(StatusCode::OK, "application/json", encoded?))
+}
+
+/// What `model` makes of the pictures in `body`, as people are told.
+async fn pictures(scheduler: &Scheduler, model: &Model, body: &[u8], terms: Terms) -> Result<Vec<u8>> {
+    let asked = counted(scheduler, predict::pictures(body))?;
+    let manifest = model.manifest();
+    let ask = Ask {
+        model: manifest.name.clone(),
+        version: Some(manifest.version),
+        inputs: asked.inputs,
+        options: asked.options,
+        priority: 0,
+        deadline: terms.deadline,
+        origin: terms.origin,
+    };
+    let answers = scheduler.answer(ask).await?.answers;
+    let told: Vec<Told<'_>> = answers.iter().map(Told).collect();
+    serde_json::to_vec(&json!({ asked.key: told })).map_err(|error| Error::internal(error.to_string()))
 }
 
 /// How many examples `body` has, and what the model makes of them.

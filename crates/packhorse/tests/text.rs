@@ -1,0 +1,86 @@
+//! Text in, answers out: from the terminal and from the server, the same.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::harness::{Place, assert_says, http};
+
+/// The real sentence-embedding model that the set-up fetches, as `minilm`.
+fn place() -> Place {
+    let place = Place::new();
+    let folder = std::path::absolute(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/all-minilm-l6-v2")).unwrap();
+    assert!(folder.join("tokenizer.json").is_file(), "'scripts/setup.sh test' fetches the model");
+    std::os::unix::fs::symlink(folder, place.path("all-minilm-l6-v2")).unwrap();
+    place.ok("pack all-minilm-l6-v2 --store store --name minilm");
+    place.ok("pack assets/bert_tiny_qa.onnx --store store --name tensors");
+    place
+}
+
+#[test]
+fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
+    let place = place();
+    let typed = place.ok("predict minilm --store store --text Hello --json").lines();
+    let vector = typed[0].as_array().unwrap();
+    assert_eq!(vector.len(), 384);
+    let mut command = place.packhorse("predict minilm --store store --text -");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"Hello").unwrap();
+    let piped = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(piped.split_whitespace().count(), 384);
+
+    let mut server = place.start("serve --store store --http 127.0.0.1:0 --grpc 127.0.0.1:0 --admin 127.0.0.1:0");
+    let addresses = server.first_line();
+    let address = addresses["http"].as_str().unwrap();
+    for (path, body) in [
+        ("/predictions/minilm", r#"{"text": "Hello"}"#),
+        ("/predictions/minilm", r#"{"inputs": "Hello", "parameters": {"truncate": false}}"#),
+        ("/predictions/minilm", r#""Hello""#),
+    ] {
+        let answer = http::post(address, path, "content-type: application/json\r\n", body.as_bytes()).answer();
+        assert_eq!((answer.status, &answer.json()["detail"]), (200, &typed[0]), "{body}: {}", answer.body);
+    }
+    let plain = http::post(address, "/predictions/minilm", "content-type: text/plain\r\n", b"Hello").answer();
+    assert_eq!(plain.json()["detail"], typed[0]);
+    assert_eq!(http::get(address, "/predictions/minilm?seq_0=Hello").json()["detail"], typed[0]);
+    let several =
+        http::post(address, "/predictions/minilm", "", br#"{"inputs": ["Hello", {"text": "Hello"}]}"#).answer();
+    assert_eq!(several.json()["detail"], serde_json::json!([typed[0], typed[0]]));
+
+    let long = format!(r#"{{"text": "{}"}}"#, "a ".repeat(6 << 20));
+    for (path, body, status, says) in [
+        ("/predictions/minilm", "{}", 400, "'text' (and 'text_pair') is missing"),
+        ("/predictions/minilm", r#"{"text": ""}"#, 400, "the text is empty"),
+        ("/predictions/minilm", r#"{"text": "Hello", "top_k": 3}"#, 400, "no option 'top_k'"),
+        ("/predictions/minilm", r#"{"inputs": ["Hello", 3]}"#, 400, "input 1: an input is a number"),
+        ("/predictions/minilm", "{", 400, "the body is no JSON"),
+        ("/predictions/minilm", &long, 400, "bytes"),
+        ("/predictions/tensors", r#"{"text": "Hello"}"#, 400, "declares no task"),
+        ("/predictions/nobody", r#"{"text": "Hello"}"#, 404, "nobody"),
+    ] {
+        let answer = http::post(address, path, "", body.as_bytes()).answer();
+        assert_eq!(answer.status, status, "{}", answer.body);
+        assert_says(answer.json()["detail"].as_str().unwrap(), &[says]);
+    }
+    let invalid = http::post(address, "/predictions/minilm", "", b"\"\xff\"").answer();
+    assert_eq!(invalid.status, 400);
+    server.signal(Signal::INT);
+    assert_eq!(server.end().code, Some(0));
+}
+
+#[test]
+fn what_cannot_be_asked_is_told() {
+    let place = place();
+    for (line, code, says) in [
+        ("predict minilm --store store", 2, "give --text"),
+        ("predict nobody --store store --text a", 2, "nobody"),
+        ("predict tensors --store store --text a", 1, "declares no task"),
+        ("predict minilm --store store --text a --text-pair b", 1, "takes one text"),
+        ("predict minilm --store store --text a --option dimensions=3", 1, "'dimensions'"),
+        ("predict minilm --store store --text a --version 9", 2, "none of the versions"),
+    ] {
+        let ran = place.run(line);
+        assert_eq!((ran.code, &*ran.out), (Some(code), ""), "{line}: {}", ran.err);
+        assert_says(ran.complaint(), &[says]);
+    }
+}

@@ -1,0 +1,132 @@
+//! Sentence embedding: a text in, one vector out.
+
+use std::sync::Arc;
+
+use engine::{Error, Result, Tensor};
+use store::Manifest;
+use store::task::{self, Pooling};
+
+use super::outputs::{only_row, values};
+use super::rows::Rows;
+use super::{check, wrong_input};
+use crate::tokens::Tokenizer;
+use crate::{Answer, Input, Options, Pipeline, Prepared};
+
+const TASK: &str = "sentence-embedding";
+
+/// The two ends of sentence embedding.
+pub(crate) struct Embedding {
+    rows: Rows,
+    task: task::Embedding,
+}
+
+impl Embedding {
+    pub(crate) fn new(manifest: &Manifest, task: &task::Embedding, tokenizer: Arc<Tokenizer>) -> Result<Self> {
+        Ok(Self { rows: Rows::new(manifest, &task.text, tokenizer)?, task: task.clone() })
+    }
+
+    /// The vector in `outputs`, of `tokens` tokens, cut to `dimensions`.
+    fn vector(&self, outputs: &[Tensor], tokens: usize, dimensions: Option<usize>) -> Result<Vec<f32>> {
+        let name = &self.task.vectors;
+        let mut vector = match self.task.pooling {
+            None => values(&outputs[0], name, 1)?.values.into_owned(),
+            Some(pooling) => {
+                let each = values(&outputs[0], name, 2)?;
+                pooled(&each.values, each.shape[1], tokens, pooling)
+            }
+        };
+        if let Some(dimensions) = dimensions.filter(|&dimensions| dimensions < vector.len()) {
+            vector.truncate(dimensions);
+        } else if !self.task.normalise {
+            return Ok(vector);
+        }
+        normalise(&mut vector);
+        Ok(vector)
+    }
+
+    fn row(&self, input: &Input, cut: bool) -> Result<(Vec<Tensor>, usize)> {
+        match input {
+            Input::Text(text) => {
+                let row = check(text, "text").and_then(|()| self.rows.one(text, None, cut))?;
+                Ok((self.rows.of(&row)?, row.len()))
+            }
+            Input::Tokens(ids) => {
+                let (given, most) = (ids.len(), self.rows.tokens_max);
+                if ids.is_empty() || given > most {
+                    return Err(Error::invalid(format!("{given} tokens are not between 1 and {most}")));
+                }
+                Ok((self.rows.tensors(ids, &vec![0; given])?, given))
+            }
+            Input::Pair(..) | Input::Picture(_) => Err(wrong_input(TASK, "one text", input)),
+        }
+    }
+}
+
+/// One vector of `tokens` vectors of `width`, which stand first in `each`.
+fn pooled(each: &[f32], width: usize, tokens: usize, pooling: Pooling) -> Vec<f32> {
+    let mut rows = each.chunks_exact(width.max(1)).take(tokens);
+    let first = rows.next().map(<[f32]>::to_vec).unwrap_or_default();
+    match pooling {
+        Pooling::First => first,
+        Pooling::Max => rows.fold(first, |mut most, row| {
+            most.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(*value));
+            most
+        }),
+        Pooling::Mean => {
+            let mut sum = rows.fold(first, |mut sum, row| {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                sum
+            });
+            sum.iter_mut().for_each(|value| *value /= tokens as f32);
+            sum
+        }
+    }
+}
+
+/// Scales `vector` to length one; one of zeros stays.
+fn normalise(vector: &mut [f32]) {
+    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+    vector.iter_mut().for_each(|value| *value /= length);
+}
+
+impl Pipeline for Embedding {
+    fn prepare(self: Arc<Self>, input: Input, options: &Options) -> Result<Prepared> {
+        let options = options.reader();
+        let dimensions = options.whole("dimensions", 1..=usize::MAX)?;
+        // As in the reference, the end of a long text does not count unless somebody minds.
+        let cut = options.flag("truncate")?.unwrap_or(true);
+        options.finish(TASK)?;
+        if dimensions.is_some() && !self.task.shortens {
+            return Err(Error::invalid(
+                "the model was not packed as one whose vectors can be shortened; leave 'dimensions' out",
+            ));
+        }
+        let (row, tokens) = self.row(&input, cut)?;
+        Ok(Prepared {
+            rows: vec![row],
+            outputs: vec![self.task.vectors.clone()],
+            tokens,
+            finish: Box::new(move |rows| Ok(Answer::Vector(self.vector(&only_row(rows)?, tokens, dimensions)?))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_of_tokens_become_one() {
+        let each = [1.0, -2.0, 3.0, 4.0, 100.0, 100.0];
+        for (pooling, want) in [(Pooling::First, [1.0, -2.0]), (Pooling::Mean, [2.0, 1.0]), (Pooling::Max, [3.0, 4.0])]
+        {
+            assert_eq!(pooled(&each, 2, 2, pooling), want, "{pooling:?}");
+        }
+        let mut vector = [3.0, 4.0];
+        normalise(&mut vector);
+        assert_eq!(vector, [0.6, 0.8]);
+        let mut zeros = [0.0, 0.0];
+        normalise(&mut zeros);
+        assert_eq!(zeros, [0.0, 0.0]);
+    }
+}

@@ -1,0 +1,103 @@
+//! Texts to token ids and back to the text: one [`Tokenizer`] a vocabulary, whoever shares it.
+
+mod adjust;
+mod shelf;
+
+use std::ops::Range;
+
+use engine::{Error, Result};
+use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper};
+
+use adjust::Adjustments;
+pub use shelf::Tokenizers;
+
+/// A tokenizer as `tokenizer.json` describes it. It never cuts and never fills up: both are decided row by row.
+pub(crate) struct Tokenizer {
+    /// Without the last step, which marks beginning and end; that comes after a text was cut.
+    inner: tokenizers::Tokenizer,
+    marks: Option<PostProcessorWrapper>,
+}
+
+impl Tokenizer {
+    /// The tokenizer in `json`, as `adjustments` change it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it is none that can be read.
+    fn new(json: &[u8], adjustments: &Adjustments) -> Result<Self> {
+        let refused = |why: &dyn std::fmt::Display| Error::invalid(format!("tokenizer.json cannot be read: {why}"));
+        let adjusted = adjustments.apply(json).map_err(|error| refused(&error))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(adjusted).map_err(|error| refused(&error))?;
+        let marks = inner.get_post_processor().cloned();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+        Ok(Self { inner, marks })
+    }
+
+    /// The tokens of `text` alone; offsets count its code points.
+    pub(crate) fn encode(&self, text: &str) -> Result<Encoding> {
+        let encoded = self.inner.encode_char_offsets(text, false);
+        encoded.map_err(|error| Error::invalid(format!("the text cannot be made into tokens: {error}")))
+    }
+
+    /// How many tokens mark beginning and end of one text, or of a pair.
+    pub(crate) fn marks(&self, pair: bool) -> usize {
+        self.marks.as_ref().map_or(0, |marks| marks.added_tokens(pair))
+    }
+
+    /// `first`, or a pair, as a row: with beginning and end marked.
+    pub(crate) fn row(&self, first: Encoding, second: Option<Encoding>) -> Result<Encoding> {
+        let marked = match &self.marks {
+            Some(marks) => marks.process(first, second, true),
+            None => self.inner.post_process(first, second, true),
+        };
+        marked.map_err(|error| Error::internal(format!("the row's beginning and end cannot be marked: {error}")))
+    }
+}
+
+/// The tokens of `encoding` in `range`, which must lie within.
+pub(crate) fn part(encoding: &Encoding, range: Range<usize>) -> Encoding {
+    Encoding::new(
+        encoding.get_ids()[range.clone()].to_vec(),
+        encoding.get_type_ids()[range.clone()].to_vec(),
+        encoding.get_tokens()[range.clone()].to_vec(),
+        encoding.get_word_ids()[range.clone()].to_vec(),
+        encoding.get_offsets()[range.clone()].to_vec(),
+        encoding.get_special_tokens_mask()[range.clone()].to_vec(),
+        encoding.get_attention_mask()[range].to_vec(),
+        Vec::new(),
+        Default::default(),
+    )
+}
+
+/// Windows of at most `size` tokens over `tokens`, each of which begins `size - overlap` after the one before; the last
+/// ends with the text. There is at least one.
+pub(crate) fn windows(tokens: usize, size: usize, overlap: usize) -> Vec<Range<usize>> {
+    let step = size.saturating_sub(overlap).max(1);
+    let mut windows = Vec::new();
+    for start in (0..tokens.max(1)).step_by(step) {
+        let end = (start + size).min(tokens);
+        windows.push(start..end);
+        if end == tokens {
+            break;
+        }
+    }
+    windows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::windows;
+
+    #[test]
+    fn windows_overlap_and_end_with_the_text() {
+        for (tokens, size, overlap, want) in [
+            (0, 4, 1, vec![0..0]),
+            (3, 4, 1, vec![0..3]),
+            (4, 4, 1, vec![0..4]),
+            (5, 4, 1, vec![0..4, 3..5]),
+            (10, 4, 2, vec![0..4, 2..6, 4..8, 6..10]),
+            (7, 3, 0, vec![0..3, 3..6, 6..7]),
+        ] {
+            assert_eq!(windows(tokens, size, overlap), want, "{tokens} tokens by {size} with {overlap}");
+        }
+    }
+}
