@@ -111,7 +111,7 @@ mod tests {
             (
                 r#"{"do_lower_case": false, "strip_accents": null, "name_or_path": "x"}"#,
                 "normalizer",
-                bert.clone(),
+                bert,
                 json!({"type": "BertNormalizer", "lowercase": false, "strip_accents": null, "handle_chinese_chars": true}),
             ),
             (r#"{"do_lower_case": false}"#, "normalizer", json!({"type": "NFC"}), json!({"type": "NFC"})),
