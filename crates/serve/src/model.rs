@@ -41,7 +41,7 @@ pub struct Model {
     /// Counted by the scheduler, weighed by residency.
     traffic: Traffic,
     /// The two ends of its task, made by whoever asks first; every thread of the desk reads them.
-    pipeline: OnceLock<Result<Arc<dyn Pipeline>>>,
+    pipeline: OnceLock<Arc<dyn Pipeline>>,
     /// Added to by lanes, read by APIs.
     statistics: Recorder,
     /// What lanes have learnt of its runs; read by the scheduler.
@@ -246,9 +246,13 @@ impl Model {
         self.expected.store(false, Ordering::Release);
     }
 
-    /// The two ends of its task, made by `open` at the first call.
+    /// The two ends of its task, made by `open` unless they are there; two may make them at once, and one of them is kept.
     pub(crate) fn pipeline_or(&self, open: impl FnOnce() -> Result<Arc<dyn Pipeline>>) -> Result<Arc<dyn Pipeline>> {
-        self.pipeline.get_or_init(open).clone()
+        if let Some(pipeline) = self.pipeline.get() {
+            return Ok(Arc::clone(pipeline));
+        }
+        let opened = open()?;
+        Ok(Arc::clone(self.pipeline.get_or_init(|| opened)))
     }
 
     /// Whether its files could not be fetched or its weights not be bound when that was tried last.

@@ -368,7 +368,10 @@ fn folders_that_cannot_be_packed_are_refused_with_the_way_out() {
             "{name}: {error:?}"
         );
     }
-    let asked = Request { task: Some(Task::FillMask), ..request(fixture("bert-qa"), "m") };
+    let text = json!({"ids": "input_ids", "tokens_max": 40, "pad": 0});
+    let task = json!({"task": "fill-mask", "text": text, "scores": "logits", "mask_token": "[MASK]"});
+    let task = Some(serde_json::from_value(task).unwrap());
+    let asked = Request { task, ..request(fixture("bert-qa"), "m") };
     assert_eq!(pack(&place.store, &onnx, &asked).unwrap_err().kind, ErrorKind::InvalidInput);
     assert!(place.store.names().unwrap().is_empty());
 }

@@ -96,7 +96,11 @@ impl Residency {
 
     /// The two ends of the task of `model`, made at the first call; its tokenizer is one of `tokenizers`.
     pub(crate) fn pipeline(&self, model: &Model, tokenizers: &Tokenizers) -> Result<Arc<dyn Pipeline>> {
-        model.pipeline_or(|| pipeline::open(self.repository.store()?, model.manifest(), tokenizers))
+        model.pipeline_or(|| {
+            // Of a model that is kept elsewhere, its tokenizer is too.
+            let _files = self.fetch(model)?;
+            pipeline::open(self.repository.store()?, model.manifest(), tokenizers)
+        })
     }
 
     /// Every program that some model has.
