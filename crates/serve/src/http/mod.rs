@@ -308,7 +308,8 @@ where
         trace::tell_request_id(id);
     }
     request.deadline = deadline::earlier(deadline, request.deadline);
-    let answer = give(people::infer(scheduler, &model, request).await?, &reply.wishes, &model, limits.shared_memory.as_deref())?;
+    let answer =
+        give(people::infer(scheduler, &model, request).await?, &reply.wishes, &model, limits.shared_memory.as_deref())?;
     let encoded = aside(response::json_bytes_estimate(&reply, &answer), move || response::encode(&reply, &answer));
     Ok(compress::deflate(encoded.await??, coding).await)
 }

@@ -8,8 +8,8 @@ use store::{Manifest, Serving};
 use super::*;
 use crate::InferResponse;
 use crate::bodies::Held;
-use crate::residency::{AtHand, Program};
 use crate::reply::Reply;
+use crate::residency::{AtHand, Program};
 
 struct Nobody;
 
