@@ -40,6 +40,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::memory::{self, Usage};
@@ -89,18 +90,20 @@ pub struct Residency {
     metrics: OnceLock<Arc<Metrics>>,
 }
 
-/// How memory is measured.
+/// How memory and time are measured.
 #[derive(Clone, Copy)]
 struct Scales {
     /// What the process takes.
     usage: fn() -> Usage,
     /// What of the heap is in use, in bytes.
     heap_bytes: fn() -> u64,
+    /// How long ago something was.
+    since: fn(Instant) -> Duration,
 }
 
 impl Default for Scales {
     fn default() -> Self {
-        Self { usage: memory::usage, heap_bytes: memory::heap_bytes }
+        Self { usage: memory::usage, heap_bytes: memory::heap_bytes, since: |then| then.elapsed() }
     }
 }
 

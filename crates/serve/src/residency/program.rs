@@ -162,7 +162,7 @@ impl Residency {
             }
         };
         charge.set(bytes);
-        Ok(Program { sessions, charge: Some(charge), took: started.elapsed() })
+        Ok(Program { sessions, charge: Some(charge), took: (self.scales.since)(started) })
     }
 
     /// What `build` builds, and by how much the heap grew meanwhile, in bytes.

@@ -16,9 +16,10 @@ use crate::{InferRequest, InferResponse, Origin, QueueLimits, Scheduler};
 /// The bytes of a program here, and so what its session is charged with.
 const PROGRAM_BYTES: usize = 1000;
 
-/// Scales on which nothing weighs anything: charges are what is known beforehand.
+/// Scales on which nothing weighs anything: charges are what is known beforehand. And whatever is built takes as long, or what
+/// goes would depend on how busy the machine is.
 fn weightless() -> Scales {
-    Scales { usage: Usage::default, heap_bytes: || 0 }
+    Scales { usage: Usage::default, heap_bytes: || 0, since: |_| Duration::from_millis(10) }
 }
 
 /// A store of models that are kept whole, each with a program of its own of [`PROGRAM_BYTES`] and named `m0`, `m1`, ...
