@@ -48,6 +48,8 @@ enum Command {
     Submit(commands::submit::Args),
     /// Take videos from a queue and detect objects on every frame
     Work(commands::work::Args),
+    /// Look at a video and a model before relying on them: every check, one frame, and what it would take
+    Doctor(commands::doctor::Args),
     /// Show the whole thing on the bundled street clip
     Demo(commands::demo::Args),
     /// Measure this machine: packed and served against the bare runtime
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Submit(args) => commands::submit::run(&args),
         Command::Work(args) => commands::work::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Load(args) => commands::load::run(&args),

@@ -44,16 +44,53 @@ impl AddAssign for Spent {
 /// What `cost.json` says: figures of this run on this machine, which the results do not depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Frames looked at per second of wall time, of those that this attempt looked at itself.
+    /// Frames of the video per second of wall time, of those that this attempt went through itself.
     pub fps: f64,
     /// From the probe to the durable results, of the attempt that finished.
     pub wall_s: f64,
     /// Frames that were taken over from earlier attempts.
     pub frames_resumed: u64,
-    /// CPU-seconds per frame.
+    /// Frames that were looked at, of all attempts.
+    pub frames_looked: u64,
+    /// What this video's speed hung on.
+    pub bottleneck: Bottleneck,
+    /// CPU-seconds per frame of the video.
     pub cpu_s_per_frame: CpuSplit,
     /// All attempts together, as far as they left word.
     pub spent: Spent,
+}
+
+/// What a video's speed hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bottleneck {
+    /// Readers waited for pixels: more cores, or fewer frames to decode, make it faster.
+    Decoder,
+    /// Readers waited for room in front of the model: a faster model, more cores, or fewer frames to look at do.
+    Model,
+    /// They waited for one as much as for the other, or for neither.
+    Both,
+}
+
+impl Bottleneck {
+    /// That of readers who waited so long for their decoders, and so long for the model.
+    pub fn of(wait_decoder_s: f64, wait_model_s: f64) -> Self {
+        let share = wait_model_s / (wait_decoder_s + wait_model_s);
+        match share {
+            0.6.. => Self::Model,
+            ..0.2 => Self::Decoder,
+            _ => Self::Both,
+        }
+    }
+
+    /// As people say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decoder => "decoder",
+            Self::Model => "model",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// CPU-seconds per frame, by phase.
@@ -72,8 +109,9 @@ pub struct CpuSplit {
 }
 
 impl Cost {
-    /// What `spent` comes to for `frames` frames, of which `frames_resumed` were there before.
-    pub fn new(spent: Spent, frames: u64, frames_resumed: u64, wall: Duration) -> Self {
+    /// What `spent` comes to for so many frames of the video and so many that were looked at. Of the former,
+    /// `frames_resumed` were there before.
+    pub fn new(spent: Spent, (frames, frames_looked): (u64, u64), frames_resumed: u64, wall: Duration) -> Self {
         let per_frame = |seconds: f64| seconds / frames.max(1) as f64;
         let cpu_s_per_frame = CpuSplit {
             decode: per_frame(spent.decode_s),
@@ -84,7 +122,8 @@ impl Cost {
         };
         let wall_s = wall.as_secs_f64();
         let fps = frames.saturating_sub(frames_resumed) as f64 / wall_s.max(1e-9);
-        Self { fps, wall_s, frames_resumed, cpu_s_per_frame, spent }
+        let bottleneck = Bottleneck::of(spent.wait_decoder_s, spent.wait_model_s);
+        Self { fps, wall_s, frames_resumed, frames_looked, bottleneck, cpu_s_per_frame, spent }
     }
 
     /// The cost in `bytes`.
@@ -104,5 +143,24 @@ impl Cost {
             .map_err(|error| Error::internal(format!("a cost cannot be written as JSON: {error}")))?;
         bytes.push(b'\n');
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_the_bottleneck() {
+        for (decoder, model, want) in [
+            (1.0, 0.0, Bottleneck::Decoder),
+            (0.0, 1.0, Bottleneck::Model),
+            (1.0, 1.0, Bottleneck::Both),
+            (0.9, 0.1, Bottleneck::Decoder),
+            (0.4, 0.6, Bottleneck::Model),
+            (0.0, 0.0, Bottleneck::Both),
+        ] {
+            assert_eq!(Bottleneck::of(decoder, model), want, "{decoder} {model}");
+        }
     }
 }

@@ -83,7 +83,6 @@ pub(crate) fn declared(probe: &Probe, outline: &Outline) -> Option<(u64, f64)> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
 
     use engine::ErrorKind;
 
@@ -96,7 +95,7 @@ mod tests {
             let (frames, errors, last_s) = decoded;
             let task = Task { damage_tolerance: tolerance, ..Task::new(Path::new("/v/a.avi"), "m").unwrap() };
             let first_damage = (errors > 0).then(|| "bad slice".to_owned());
-            let decode = DecodeReport { frames, damage_count: errors, first_damage, cpu: Duration::ZERO };
+            let decode = DecodeReport { frames, damage_count: errors, first_damage, ..DecodeReport::default() };
             let span_s = (frames > 0).then_some((0.0, last_s));
             match (judge(&task, &decode, span_s, declared.map(|frames| (frames, 10.0))), want) {
                 (Ok(damage), Ok(missing)) => assert_eq!((damage.errors, damage.frames_missing), (errors, missing)),

@@ -16,6 +16,9 @@ pub use object::{FolderStore, ObjectStore};
 pub mod source;
 pub use source::Source;
 
+pub mod sampling;
+pub use sampling::Sampling;
+
 pub mod media;
 
 pub mod inference;
@@ -42,6 +45,8 @@ mod judge;
 pub mod quality;
 
 pub mod track;
+
+pub mod examine;
 
 pub mod policy;
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::output::files::Written;
 use crate::output::{Sighting, label};
 use crate::quality::Note;
+use crate::sampling::Sampling;
 use crate::source::InputIdentity;
 use crate::track::{LineCount, ZoneCount};
 
@@ -103,8 +104,12 @@ pub struct Summary {
     pub model: ModelIdentity,
     /// Detections below this score were not reported, unless they are of an object that was followed.
     pub threshold: f32,
-    /// Frames decoded, worked and written.
+    /// Which frames were looked at.
+    pub sampling: Sampling,
+    /// Frames of the video.
     pub frames: u64,
+    /// Those of them that were looked at.
+    pub frames_looked: u64,
     /// Frames with at least one detection.
     pub frames_with_detections: u64,
     /// Detections of all classes.

@@ -8,6 +8,7 @@ use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::output::Form;
+use crate::sampling::Sampling;
 use crate::track::{self, Line, Zone};
 
 /// The body format this build writes, and the only one it reads.
@@ -37,6 +38,9 @@ pub struct Task {
     /// Decoding errors per frame that are put up with; 0 (none) to 1.
     #[serde(default)]
     pub damage_tolerance: f64,
+    /// Which frames are looked at.
+    #[serde(default, skip_serializing_if = "is_all")]
+    pub sampling: Sampling,
     /// Whether objects are followed from frame to frame; they are for lines, too.
     #[serde(default, skip_serializing_if = "is_false")]
     pub track: bool,
@@ -54,6 +58,10 @@ pub struct Task {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+fn is_all(sampling: &Sampling) -> bool {
+    *sampling == Sampling::All
 }
 
 fn threshold_default() -> f32 {
@@ -86,6 +94,7 @@ impl Task {
             model: model.to_owned(),
             threshold: THRESHOLD_DEFAULT,
             damage_tolerance: 0.0,
+            sampling: Sampling::All,
             track: false,
             zones: Vec::new(),
             lines: Vec::new(),

@@ -189,7 +189,9 @@ impl Worker {
         let same = |summary: &Summary| {
             let of_task = (&summary.task, &summary.input.path, &summary.model.name, summary.threshold);
             let has = |form: &Form| summary.outputs.iter().any(|written| written.file == form.file());
-            of_task == (&task.id, &task.input, &task.model, task.threshold) && task.outputs.iter().all(has)
+            of_task == (&task.id, &task.input, &task.model, task.threshold)
+                && summary.sampling == task.sampling
+                && task.outputs.iter().all(has)
         };
         match Summary::from_json(&bytes) {
             Ok(summary) if same(&summary) => Ok(Some(summary)),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use work::track::{Line, Zone};
-use work::{Form, Task};
+use work::{Form, Sampling, Task};
 
 use crate::exit::Exit;
 
@@ -16,6 +16,9 @@ pub(crate) struct Look {
     /// Per cent of the frames that may be damaged; more fails the task
     #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
     tolerate_damage: f64,
+    /// Which frames are looked at: all, every:N, fps:N or key-frames
+    #[arg(long, default_value = "all", value_name = "FRAMES")]
+    sample: Sampling,
     /// Follow objects from frame to frame, and number them
     #[arg(long)]
     track: bool,
@@ -44,6 +47,7 @@ impl Look {
         let task = Task {
             threshold: self.threshold,
             damage_tolerance: self.tolerate_damage / 100.0,
+            sampling: self.sample,
             track: self.track,
             zones,
             lines,

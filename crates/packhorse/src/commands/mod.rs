@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod compact;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod load;
 pub(crate) mod look;

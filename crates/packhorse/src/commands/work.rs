@@ -187,7 +187,10 @@ impl Observer for Progress {
     }
 
     fn finished(&self, task: &Task, summary: &Summary, cost: Option<&Cost>) {
-        let speed = cost.map_or_else(|| "finished before".to_owned(), |cost| format!("{:.1} fps", cost.fps));
+        let speed = cost.map_or_else(
+            || "finished before".to_owned(),
+            |cost| format!("{:.1} fps, bottleneck: {}", cost.fps, cost.bottleneck.name()),
+        );
         let Summary { frames, detections, .. } = summary;
         self.end(task, format_args!("{}: {frames} frames, {detections} detections, {speed}", task.input));
     }

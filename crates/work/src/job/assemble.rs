@@ -1,7 +1,6 @@
 //! The parts put together: every frame in order, numbered, written, counted.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use engine::{Error, ErrorKind};
 
@@ -16,6 +15,7 @@ use crate::output::{About, Seen};
 use crate::policy::Failure;
 use crate::quality::{Decoded, report};
 use crate::result::{self, ModelIdentity, Summary, Tally, Video, by_name, parts_folder};
+use crate::sampling::Sampling;
 use crate::segment::{Part, PartName, Plan};
 
 /// What the parts came to.
@@ -44,7 +44,15 @@ pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
         decoded.add(index, pts_us, before);
         before = Some((index, pts_us));
     }
-    decoded.frames = walk.frames();
+    // What was not decoded is known from the container.
+    let key_frames = job.task.sampling == Sampling::KeyFrames;
+    let last_us = match key_frames {
+        true => setup.outline.span.and_then(|(_, last)| setup.probe.microseconds(last)),
+        false => walk.last_us,
+    };
+    decoded.frames = if key_frames { setup.outline.frames } else { walk.frames() };
+    decoded.span_us =
+        decoded.span_us.map(|(first_us, looked_us)| (first_us, last_us.unwrap_or(looked_us).max(looked_us)));
     let (spent, frames) = (walk.spent, decoded.frames);
     let found = Found { tally, decoded, errors: walk.errors, first_error: walk.first_error };
     let mut summary = sum_up(job, setup, ledger.plan(), found)?;
@@ -97,7 +105,7 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
     let Setup { source, probe, outline, manifest, .. } = setup;
     let frames = decoded.frames;
     let report_of_decoder =
-        DecodeReport { frames, damage_count: errors, first_damage: first_error, cpu: Duration::ZERO };
+        DecodeReport { frames, damage_count: errors, first_damage: first_error, ..DecodeReport::default() };
     let span_s = decoded.span_us.map(|(first_us, last_us)| (seconds(first_us), seconds(last_us)));
     let damage = judge(job.task, &report_of_decoder, span_s, declared(probe, outline)).map_err(Failure::Task)?;
     Ok(Summary {
@@ -110,7 +118,9 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
             program: manifest.program.hash.clone(),
         },
         threshold: job.task.threshold,
+        sampling: job.task.sampling,
         frames,
+        frames_looked: tally.frames,
         frames_with_detections: tally.frames_with_detections,
         detections: tally.detections,
         classes: tally.by_label(&manifest.labels),

@@ -43,6 +43,8 @@ pub(super) struct Collector<'a> {
     reader: Thread,
     segment: u32,
     first: u64,
+    /// Frames of the segment that were looked at or passed over.
+    passed: u64,
     part: Part,
     /// Detections in the part.
     found: usize,
@@ -53,7 +55,7 @@ pub(super) struct Collector<'a> {
 impl<'a> Collector<'a> {
     pub(super) fn new(running: &'a Running<'a>, access: Access, reader: Thread) -> Self {
         let (part, since) = (Part::default(), Instant::now());
-        Self { running, access, reader, segment: 0, first: 0, part, found: 0, since }
+        Self { running, access, reader, segment: 0, first: 0, passed: 0, part, found: 0, since }
     }
 
     /// Collects until the reader hangs up. What is in hand then becomes a part too: whoever takes the video up next goes
@@ -69,11 +71,14 @@ impl<'a> Collector<'a> {
 
     fn take(&mut self, step: Step<'a>) -> Result<(), Failure> {
         match step {
-            Step::Begin { segment, first } => (self.segment, self.first, self.since) = (segment, first, Instant::now()),
+            Step::Begin { segment, first } => {
+                (self.segment, self.first, self.passed, self.since) = (segment, first, first, Instant::now());
+            }
             Step::Head(hash) => self.part.head = Some(hash),
             Step::Spent(spent) => self.part.spent += spent,
             Step::Frame { offset, pts_us, pending, place } => self.look(offset, pts_us, pending, place)?,
             Step::End { frames, end } => {
+                self.pass(frames);
                 self.part.end = Some(end);
                 self.keep(frames.saturating_sub(self.first))?;
             }
@@ -93,10 +98,16 @@ impl<'a> Collector<'a> {
         self.part.looks.push(Look { offset, pts_us, found });
         self.part.spent.infer_s += answer.cpu.as_secs_f64();
         self.part.spent.post_s += thread_cpu().saturating_sub(mark).as_secs_f64();
-        self.running.looked();
+        self.pass(offset + 1);
         let due = self.since.elapsed() >= job.checkpoint.every;
         let large = self.found + self.part.looks.len() >= job.checkpoint.detections_max;
         if due || large { self.keep_looks() } else { Ok(()) }
+    }
+
+    /// Tells how far it is: `frames` of the segment are done with.
+    fn pass(&mut self, frames: u64) {
+        self.running.passed(frames.saturating_sub(self.passed));
+        self.passed = self.passed.max(frames);
     }
 
     /// Puts a part away that ends with the last frame that was looked at.

@@ -117,7 +117,7 @@ pub fn run(job: &Job<'_>) -> Result<Finished, Failure> {
         let running = Running::new(job, &setup, ledger);
         running.work()?;
         let Assembled { summary, spent, files } = assemble::assemble(&running)?;
-        let cost = Cost::new(spent, summary.frames, frames_resumed, begun.elapsed());
+        let cost = Cost::new(spent, (summary.frames, summary.frames_looked), frames_resumed, begun.elapsed());
         Ok(Finished { summary, cost, files })
     }));
     worked.unwrap_or_else(|panic| Err(Failure::Task(panicked(panic.as_ref()))))
@@ -231,8 +231,9 @@ impl<'a> Running<'a> {
         self.failed.load(Ordering::Relaxed) || (self.job.cancelled)()
     }
 
-    fn looked(&self) {
-        let frames = self.looked.fetch_add(1, Ordering::Relaxed) + 1;
+    /// That so many more frames were looked at or passed over.
+    fn passed(&self, frames: u64) {
+        let frames = self.looked.fetch_add(frames, Ordering::Relaxed) + frames;
         (self.job.progress)(frames, self.setup.probe.frames_declared);
     }
 

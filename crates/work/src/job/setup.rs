@@ -1,9 +1,10 @@
 //! Everything that is looked up before the first frame: the model, the video, where it is cut, and the name that all
 //! this has together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::Result;
+use engine::{Error, Result};
 use pipeline::{Detector, Placement, detect};
 use store::Manifest;
 
@@ -11,6 +12,7 @@ use super::Job;
 use crate::judge::{declared, judge};
 use crate::media::{self, DecodeReport, Probe};
 use crate::result::parts_folder;
+use crate::sampling::Sampling;
 use crate::segment::{Ledger, Outline, PartName, Plan};
 use crate::source::Source;
 
@@ -23,6 +25,8 @@ pub(super) struct Setup {
     pub(super) detector: Detector,
     /// Where the video as it is displayed lies in what the model sees.
     pub(super) placement: Placement,
+    /// The number of each key frame by its time, where only those are looked at.
+    pub(super) numbers: BTreeMap<i64, u64>,
     /// Of everything that the detections depend on: parts that carry it are this job's, whoever wrote them.
     pub(super) hash: String,
 }
@@ -41,9 +45,10 @@ impl Setup {
             judge(job.task, &stored, span_s, declared(&probe, &outline))?;
         }
         let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
+        let numbers = numbers(job, &probe, &outline)?;
         let plan = Plan::new(&probe, &outline, &job.lengths);
         let hash = hash(job, &source, &manifest, &plan);
-        Ok((Self { source, probe, outline, manifest, detector, placement, hash }, plan))
+        Ok((Self { source, probe, outline, manifest, detector, placement, numbers, hash }, plan))
     }
 
     /// What is there of the job already.
@@ -64,12 +69,27 @@ impl Setup {
     }
 }
 
+/// The number of each key frame by its time in microseconds, where the task looks at those alone.
+fn numbers(job: &Job<'_>, probe: &Probe, outline: &Outline) -> Result<BTreeMap<i64, u64>> {
+    if job.task.sampling != Sampling::KeyFrames {
+        return Ok(BTreeMap::new());
+    }
+    let of_key = |(ticks, number)| Some((probe.microseconds(ticks)?, number));
+    let numbers = outline.numbers().and_then(|numbers| numbers.map(of_key).collect());
+    numbers.ok_or_else(|| {
+        Error::invalid(format!(
+            "video '{}' does not say which frames its key frames are: submit it with --sample every:N or fps:N",
+            job.task.input
+        ))
+    })
+}
+
 /// A name for everything that decides on the detections. Whatever is missing here would let a part of other settings
 /// pass for one of these.
 fn hash(job: &Job<'_>, source: &Source, manifest: &Manifest, plan: &Plan) -> String {
     let task = job.task;
     let model = (&manifest.source.hash, &manifest.program.hash, &manifest.task);
-    let settings = (crate::segment::PART_FORMAT, job.decoder, task.threshold_of_use());
+    let settings = (crate::segment::PART_FORMAT, job.decoder, task.threshold_of_use(), task.sampling);
     let text = serde_json::json!([source.stamp(), model, settings, plan]).to_string();
     blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
 }

@@ -12,8 +12,9 @@ use super::collect::{Collector, Step};
 use super::{Running, panicked};
 use crate::cost::Spent;
 use crate::inference::Pending;
-use crate::media::{Between, Decode, DecodeReport, Frame, Frames, Span};
+use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Span};
 use crate::policy::Failure;
+use crate::sampling::{Moment, Sampling};
 use crate::segment::{Access, Segment, SegmentEnd};
 
 /// How long the reader naps when the model's queue is full, unless an answer wakes it.
@@ -86,7 +87,9 @@ impl<'a> Stream<'a> {
         let input = self.running.setup.detector.input();
         let stall_limit = self.running.job.stall_limit;
         let setup = self.running.setup;
-        let decode = Decode { placement: setup.placement, resample: input.resample, stall_limit, span: self.span() };
+        let (placement, resample, span) = (setup.placement, input.resample, self.span());
+        let choice = self.choice(span.skip);
+        let decode = Decode { placement, resample, stall_limit, span, choice };
         let frames = Frames::open(self.running.job.tools, &setup.source.path, &setup.probe, &decode);
         let mut frames = frames.map_err(Failure::Task)?;
         let outcome = self.follow(&mut frames);
@@ -103,7 +106,7 @@ impl<'a> Stream<'a> {
         self.send(Step::Spent(spent))?;
         match outcome? {
             Followed::Refused => Ok(Arrival::Refused),
-            Followed::ToTheEnd { target, offset, seam } => self.arrive(target, offset, seam, report),
+            Followed::ToTheEnd(followed) => self.arrive(followed, report),
         }
     }
 
@@ -121,8 +124,28 @@ impl<'a> Stream<'a> {
             }
         };
         let seek_us = self.targets[0].from_us.filter(|_| self.access == Access::Seek);
-        let skip = if self.targets.len() == 1 { self.done[0] } else { 0 };
+        // Whether a frame is looked at may hang on the one before.
+        let is_sampled = self.running.job.task.sampling != Sampling::All;
+        let skip = if self.targets.len() == 1 { self.done[0].saturating_sub(u64::from(is_sampled)) } else { 0 };
         Span { seek_us, keep: if keep == whole { Vec::new() } else { keep }, skip }
+    }
+
+    /// Which of those the decoder gives out, when it leaves out the first `skip`: what is looked at, and what is looked at
+    /// by [`follow`](Self::follow) itself. Where frames have no time of their own, or several segments have frames of their
+    /// own to begin with, it gives out all.
+    fn choice(&self, skip: u64) -> Choice {
+        let Running { job, setup, .. } = self.running;
+        let [segment] = &self.targets[..] else {
+            return if job.task.sampling == Sampling::KeyFrames { Choice::KeyFrames } else { Choice::All };
+        };
+        match job.task.sampling.expression(segment.frames_before + skip) {
+            Some(expression) if setup.outline.untimed == 0 => {
+                let seam = segment.before_us.map(|before_us| format!("+gte(pts,{before_us})")).unwrap_or_default();
+                Choice::Where(format!("eq(n,0)+{expression}{seam}"))
+            }
+            _ if job.task.sampling == Sampling::KeyFrames => Choice::KeyFrames,
+            _ => Choice::All,
+        }
     }
 
     /// Whether errors may come of where the decoder was sent.
@@ -132,8 +155,9 @@ impl<'a> Stream<'a> {
 
     fn follow(&mut self, frames: &mut Frames) -> Result<Followed, Failure> {
         let running = self.running;
-        let alone = self.targets.len() == 1;
-        let (mut target, mut offset, mut seam) = (0, if alone { self.done[0] } else { 0 }, None);
+        let (task, setup) = (running.job.task, running.setup);
+        // Counted by the decoder, where the target's first frame is.
+        let (mut target, mut begins, mut seam) = (0, 0, None);
         self.send(Step::Begin { segment: self.targets[0].index, first: self.done[0] })?;
         while let Some(frame) = self.next(frames)? {
             self.heed(frames)?;
@@ -142,31 +166,37 @@ impl<'a> Stream<'a> {
             }
             let past = |segment: &Segment| segment.before_us.is_some_and(|before_us| frame.pts_us >= before_us);
             if self.access == Access::Seek && past(&self.targets[0]) {
-                seam.get_or_insert_with(|| hash(&frame.picture));
+                let hash = || Seam { frames: frame.index, last_us: frame.previous_us, hash: hash(&frame.picture) };
+                seam.get_or_insert_with(hash);
                 frames.recycle(frame.picture.pixels);
                 continue;
             }
             while target + 1 < self.targets.len() && past(&self.targets[target]) {
-                self.send(Step::End { frames: offset, end: SegmentEnd::default() })?;
-                (target, offset) = (target + 1, 0);
+                let end = SegmentEnd { last_us: frame.previous_us, ..SegmentEnd::default() };
+                self.send(Step::End { frames: frame.index - begins, end })?;
+                (target, begins) = (target + 1, frame.index);
                 self.send(Step::Begin { segment: self.targets[target].index, first: self.done[target] })?;
             }
+            let segment = &self.targets[target];
+            let offset = frame.index - begins;
             if offset == 0 && self.may_refuse() {
-                if Some(frame.pts_us) != self.targets[0].from_us {
+                if Some(frame.pts_us) != segment.from_us {
                     return Ok(Followed::Refused);
                 }
                 self.send(Step::Head(hash(&frame.picture)))?;
             }
+            // Of a segment's first frame the plan knows what came before, whichever way the decoder came.
+            let previous_us = if offset == 0 { segment.previous_us } else { frame.previous_us };
+            let moment = Moment { number: segment.frames_before + offset, pts_us: frame.pts_us, previous_us };
             // What a decoder that comes through meets again is there already.
-            if offset >= self.done[target] {
-                let inputs = running.setup.detector.prepare(&frame.picture).map_err(Failure::Task)?;
+            if offset >= self.done[target] && task.sampling.wants(&moment) {
+                let inputs = setup.detector.prepare(&frame.picture).map_err(Failure::Task)?;
                 self.clock.prepared();
                 self.submit(offset, frame.pts_us, &inputs)?;
             }
-            offset += 1;
             frames.recycle(frame.picture.pixels);
         }
-        Ok(Followed::ToTheEnd { target, offset, seam })
+        Ok(Followed::ToTheEnd(Reached { target, begins, seam }))
     }
 
     /// The decoder's next frame.
@@ -225,9 +255,7 @@ impl<'a> Stream<'a> {
     /// Judges the end of the course and says so.
     fn arrive(
         &mut self,
-        target: usize,
-        offset: u64,
-        seam: Option<String>,
+        Reached { target, begins, seam }: Reached,
         report: engine::Result<DecodeReport>,
     ) -> Result<Arrival, Failure> {
         let report = match report {
@@ -236,9 +264,12 @@ impl<'a> Stream<'a> {
         };
         let task = self.running.job.task;
         let damaged = report.damage_count > 0;
+        let (frames, last_us) =
+            seam.as_ref().map_or((report.frames, report.last_us), |seam| (seam.frames, seam.last_us));
+        let mut frames = frames.saturating_sub(begins);
         let cut_short = self.access == Access::Seek && self.targets[0].before_us.is_some() && seam.is_none();
         match (self.access, damaged) {
-            (Access::Seek, _) if self.may_refuse() && (damaged || cut_short || offset == 0) => {
+            (Access::Seek, _) if self.may_refuse() && (damaged || cut_short || frames == 0) => {
                 return Ok(Arrival::Refused);
             }
             (_, true) if task.damage_tolerance == 0.0 => {
@@ -249,8 +280,8 @@ impl<'a> Stream<'a> {
             (Access::Seek, _) if damaged || cut_short => return Ok(Arrival::Refused),
             _ => {}
         }
-        let mut end = SegmentEnd { seam, damage_count: 0, first_damage: None };
-        let mut frames = offset;
+        let seam = seam.map(|seam| seam.hash);
+        let mut end = SegmentEnd { seam, last_us, damage_count: 0, first_damage: None };
         for next in target..self.targets.len() {
             if next > target {
                 self.send(Step::Begin { segment: self.targets[next].index, first: self.done[next] })?;
@@ -273,14 +304,25 @@ impl<'a> Stream<'a> {
 
 /// How far a decoder was followed.
 enum Followed {
-    ToTheEnd {
-        /// The last target that had a frame.
-        target: usize,
-        /// Frames of it.
-        offset: u64,
-        seam: Option<String>,
-    },
+    ToTheEnd(Reached),
     Refused,
+}
+
+/// Where a decoder ended.
+struct Reached {
+    /// The last target that had a frame.
+    target: usize,
+    /// Where its first frame is, counted by the decoder.
+    begins: u64,
+    seam: Option<Seam>,
+}
+
+/// The frame after a segment that was reached by seeking.
+struct Seam {
+    /// Frames of the segment, and when the last of them is shown.
+    frames: u64,
+    last_us: Option<i64>,
+    hash: String,
 }
 
 fn hash(picture: &Picture) -> String {

@@ -5,6 +5,7 @@ use super::{Job, Setup};
 use crate::cost::Spent;
 use crate::output::Sighting;
 use crate::policy::{Failure, placed};
+use crate::sampling::Sampling;
 use crate::segment::{Kept, Ledger, Look, Segment};
 use crate::track::{Crossing, Places, Tracker};
 
@@ -23,6 +24,7 @@ pub(super) struct Told {
 /// Where somebody is in a video whose frames are all in parts.
 pub(super) struct Walk<'a> {
     job: &'a Job<'a>,
+    setup: &'a Setup,
     ledger: &'a Ledger,
     segments: std::slice::Iter<'a, Segment>,
     parts: Box<dyn Iterator<Item = &'a Kept> + 'a>,
@@ -32,6 +34,8 @@ pub(super) struct Walk<'a> {
     /// Where objects are followed.
     pub(super) tracker: Option<Tracker>,
     pub(super) places: Places<'a>,
+    /// When the last frame is shown, in microseconds, of the segments that were read to their end.
+    pub(super) last_us: Option<i64>,
     /// What the parts that were read took.
     pub(super) spent: Spent,
     /// Errors of the decoder in them, and the first.
@@ -47,14 +51,28 @@ impl<'a> Walk<'a> {
         let tracker = task.is_tracking().then(|| Tracker::new(task.threshold));
         let places = Places::new(&task.zones, &task.lines, (setup.probe.width, setup.probe.height));
         let (spent, errors, first_error) = (Spent::default(), 0, None);
-        Self { job, ledger, segments, parts, looks, frames: (0, 0), tracker, places, spent, errors, first_error }
+        Self {
+            job,
+            setup,
+            last_us: None,
+            ledger,
+            segments,
+            parts,
+            looks,
+            frames: (0, 0),
+            tracker,
+            places,
+            spent,
+            errors,
+            first_error,
+        }
     }
 
     /// The next frame that was looked at; `None` behind the last.
     pub(super) fn next(&mut self) -> Result<Option<Told>, Failure> {
         loop {
             if let Some(look) = self.looks.next() {
-                return Ok(Some(self.told(&look)));
+                return self.told(&look).map(Some);
             }
             if let Some(kept) = self.parts.next() {
                 self.open(kept)?;
@@ -83,6 +101,7 @@ impl<'a> Walk<'a> {
         };
         self.spent += part.spent;
         if let Some(end) = part.end {
+            self.last_us = self.last_us.max(end.last_us);
             self.errors += end.damage_count;
             self.first_error = self.first_error.take().or(end.first_damage);
         }
@@ -90,8 +109,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn told(&mut self, look: &Look) -> Told {
-        let (index, pts_us) = (self.frames.0 + look.offset, look.pts_us);
+    fn told(&mut self, look: &Look) -> Result<Told, Failure> {
+        let (index, pts_us) = (self.number(look)?, look.pts_us);
         let mut sightings: Vec<Sighting> = look.found.iter().map(Sighting::from).collect();
         if let Some(tracker) = &mut self.tracker {
             let tracks = tracker.step(pts_us, &look.found);
@@ -101,6 +120,20 @@ impl<'a> Walk<'a> {
             self.places.keep(|track| tracker.is_followed(track));
         }
         let crossings = self.places.step(pts_us, &mut sightings);
-        Told { index, pts_us, sightings, crossings }
+        Ok(Told { index, pts_us, sightings, crossings })
+    }
+
+    /// Which frame of the video it is. Where only key frames were decoded, the container knows.
+    fn number(&self, look: &Look) -> Result<u64, Failure> {
+        if self.job.task.sampling != Sampling::KeyFrames {
+            return Ok(self.frames.0 + look.offset);
+        }
+        self.setup.numbers.get(&look.pts_us).copied().ok_or_else(|| {
+            let (input, seconds) = (&self.job.task.input, look.pts_us as f64 / 1e6);
+            Failure::Task(engine::Error::invalid(format!(
+                "video '{input}' has a key frame at {seconds} s of which its container does not know: submit it with --sample \
+                 every:N or fps:N"
+            )))
+        })
     }
 }

@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use super::child::{Child, LOG_LEVEL, pipe_failed};
 use super::ffprobe::input_url;
 use super::sheet::{Sheet, SheetPlan};
-use super::{Decode, Frame, Frames, Probe, Span, Tools};
+use super::{Choice, Decode, Frame, Frames, Probe, Span, Tools};
 
 /// The longest wait for a sign of life from decoder or encoder.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -70,7 +70,8 @@ fn run(
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64> {
     let placement = Placement::of(Fit::Source, (job.probe.width, job.probe.height))?;
-    let decode = Decode { placement, resample: Resample::Bilinear, stall_limit: STALL_LIMIT, span: Span::default() };
+    let (span, choice) = (Span::default(), Choice::All);
+    let decode = Decode { placement, resample: Resample::Bilinear, stall_limit: STALL_LIMIT, span, choice };
     let (width, height) = (job.probe.width as usize, job.probe.height as usize);
     let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
     let mut encoder = job.video.map(|video| Encoder::start(job, video)).transpose()?;

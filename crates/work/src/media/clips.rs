@@ -61,6 +61,7 @@ fn whole(fit: Fit, probe: &Probe) -> Decode {
         resample: Resample::Bilinear,
         stall_limit: STALL_LIMIT,
         span: Span::default(),
+        choice: Choice::All,
     }
 }
 
@@ -260,7 +261,7 @@ fn stand_in(clips: &Clips, name: &str, script: &str) -> Tools {
 }
 
 /// A frame of one pixel: its time, on standard input's descriptor, and its bytes.
-const ONE_FRAME: &str = "printf 'frame:0 pts:0\\n' >&0; printf abc";
+const ONE_FRAME: &str = "printf 'frame:0 pts:0\\npackhorse=kept\\n' >&0; printf abc";
 const ONE_PIXEL: Fit = Fit::Exact { width: 1, height: 1 };
 
 /// Runs each script as the decoder: it must fail with the kind and the words beside it.

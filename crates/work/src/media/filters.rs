@@ -2,10 +2,28 @@
 
 use pipeline::{Placement, Resample};
 
-use super::{Between, Decode, Probe, Span};
+use super::{Between, Choice, Decode, Probe, Span};
 
-/// Keep what is of the span, scale, turn upright, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` for
-/// every frame to standard input's descriptor.
+/// What the mark says of a frame that is given out, and of one before it is clear whether it will be.
+pub(super) const KEPT: &str = "kept";
+pub(super) const SEEN: &str = "seen";
+/// Writes a frame's time and its mark; `direct` flushes every line.
+const PRINT: &str = "metadata=print:key=packhorse:direct=1:file='pipe\\:0'";
+
+/// The filters that let only the chosen frames through, each with a comma behind it. They speak of all others as well, so
+/// that those are counted.
+fn choose(choice: &Choice) -> String {
+    match choice {
+        Choice::All | Choice::KeyFrames => String::new(),
+        Choice::Where(expression) => format!(
+            "metadata=add:key=packhorse:value={SEEN},{PRINT},select='{expression}',\
+             metadata=modify:key=packhorse:value={KEPT},"
+        ),
+    }
+}
+
+/// Keep what is of the span, scale, turn upright, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` and
+/// `packhorse=MARK` for every frame to standard input's descriptor.
 pub(super) fn filters(probe: &Probe, decode: &Decode) -> String {
     let placement = &decode.placement;
     let flags = match decode.resample {
@@ -21,10 +39,11 @@ pub(super) fn filters(probe: &Probe, decode: &Decode) -> String {
     // What a frame says of its colours is heeded by itself.
     let matrix = probe.matrix_assumed().map(|matrix| format!(":in_color_matrix={matrix}")).unwrap_or_default();
     let (span, turn, place) = (keep(&decode.span), orientation.filters(), place(placement));
-    // The printing filter only speaks of frames that carry metadata, hence the mark; `direct` flushes every line.
+    let choice = choose(&decode.choice);
+    // The printing filter only speaks of frames that carry metadata, hence the mark; it stays what it is where there is one.
     format!(
-        "settb=AVTB,{span}scale={width}:{height}:flags={flags}{matrix},format=rgb24,{turn}{place}\
-         metadata=add:key=packhorse:value=1,metadata=print:direct=1:file='pipe\\:0'"
+        "settb=AVTB,{span}{choice}scale={width}:{height}:flags={flags}{matrix},format=rgb24,{turn}{place}\
+         metadata=add:key=packhorse:value={KEPT},{PRINT}"
     )
 }
 

@@ -15,22 +15,26 @@ use pipeline::Picture;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
 use super::ffprobe::input_url;
-use super::filters::filters;
+use super::filters::{KEPT, filters};
 use super::probe::FRAME_PIXELS_MAX;
-use super::{Decode, Probe, Tools};
+use super::{Choice, Decode, Probe, Tools};
 
 /// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
 const PIPE_BYTES: usize = 1 << 20;
+/// Frames that may be ahead of the decision whether they are chosen.
+const SEEN_MAX: usize = 1024;
 /// Buffers kept for the next frames.
 const SPARE_BUFFERS_MAX: usize = 8;
 
 /// One picture of a video.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
-    /// Counts the frames of the span in the order of presentation, those that were skipped too; from 0.
+    /// Counts the frames of the span in the order of presentation, those that were skipped or not chosen too; from 0.
     pub index: u64,
     /// When it is to be shown, in microseconds on the file's own clock; what ffprobe calls `pts_time`.
     pub pts_us: i64,
+    /// When the frame of the span before it is; `None` for the first.
+    pub previous_us: Option<i64>,
     /// Of the size that [`Decode`] asked for.
     pub picture: Picture,
 }
@@ -46,8 +50,10 @@ impl Frame {
 /// What decoding a video came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DecodeReport {
-    /// Frames of the span, those that were skipped too.
+    /// Frames of the span, those that were skipped or not chosen too.
     pub frames: u64,
+    /// When the last of them is shown, in microseconds.
+    pub last_us: Option<i64>,
     /// Errors that the decoder passed over. Some containers lose their tail in silence, so compare the number of
     /// frames with [`Probe::frames_declared`] as well.
     pub damage_count: u64,
@@ -69,9 +75,10 @@ pub struct Frames {
     height: u32,
     frame_bytes: usize,
     stall_limit: Duration,
+    /// Frames of the span up to the last that was given out.
+    given: u64,
     /// Whether the span begins where the video does.
     from_beginning: bool,
-    next_index: u64,
     spare: Vec<Vec<u8>>,
 }
 
@@ -99,6 +106,9 @@ impl Frames {
             // Absolute, and what comes before the wanted time is taken out by its time and not by ffmpeg's reckoning.
             command.args(["-seek_timestamp", "1", "-noaccurate_seek", "-ss"]).arg(format!("{from_us}us"));
         }
+        if decode.choice == Choice::KeyFrames {
+            command.args(["-skip_frame", "nokey"]);
+        }
         command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
         command.arg("-vf").arg(filters(probe, decode));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
@@ -114,14 +124,14 @@ impl Frames {
             path: path.to_owned(),
             child,
             pixels,
-            stamps: Stamps::new(stamps, probe.frame_rate),
+            stamps: Stamps::new(stamps, probe.frame_rate, decode.span.skip),
             left_over_bytes: 0,
             width,
             height,
             frame_bytes,
             stall_limit: decode.stall_limit,
+            given: decode.span.skip,
             from_beginning: decode.span.seek_us.is_none() && decode.span.skip == 0,
-            next_index: decode.span.skip,
             spare: Vec::new(),
         })
     }
@@ -138,16 +148,20 @@ impl Frames {
         if !self.fill(&mut pixels)? {
             return Ok(None);
         }
-        let Some(pts_us) = self.stamps.next() else {
+        let Some(Stamp { index, pts_us, previous_us }) = self.stamps.kept.pop_front() else {
             return Err(Error::internal(format!(
                 "ffmpeg gave no time for frame {} of '{}'",
-                self.next_index,
+                self.stamps.frames,
                 self.path.display()
             )));
         };
-        let index = self.next_index;
-        self.next_index += 1;
-        Ok(Some(Frame { index, pts_us, picture: Picture { width: self.width, height: self.height, pixels } }))
+        self.given = index + 1;
+        Ok(Some(Frame {
+            index,
+            pts_us,
+            previous_us,
+            picture: Picture { width: self.width, height: self.height, pixels },
+        }))
     }
 
     /// Takes back the pixels of a frame that is done with, so that their memory serves again.
@@ -172,6 +186,10 @@ impl Frames {
         let limit = if self.pixels.is_some() { Duration::ZERO } else { self.stall_limit };
         let stopped_here = self.pixels.take().is_some();
         let ended = self.child.end(limit).map_err(|error| pipe_failed("ffmpeg", error))?;
+        // Of frames that were not chosen it may have spoken after its last picture.
+        while !stopped_here && self.stamps.pipe.is_some() {
+            self.stamps.read().map_err(|error| pipe_failed("ffmpeg", error))?;
+        }
         if !stopped_here {
             self.check_end(&ended)?;
         }
@@ -180,7 +198,9 @@ impl Frames {
         let damage_count = self.child.log().errors().max(cut_off).max(failed);
         let words = || self.child.log().reason(&format!("ffmpeg ended with {}", ended.status));
         Ok(DecodeReport {
-            frames: self.next_index,
+            // One that was stopped was ahead of whoever took its frames.
+            frames: if stopped_here { self.given } else { self.stamps.frames },
+            last_us: self.stamps.last_us,
             damage_count,
             first_damage: (damage_count > 0).then(words),
             cpu: ended.cpu,
@@ -189,7 +209,7 @@ impl Frames {
 
     fn check_end(&self, ended: &Ended) -> Result<()> {
         use std::os::unix::process::ExitStatusExt;
-        let (shown, frames) = (self.path.display(), self.next_index);
+        let (shown, frames) = (self.path.display(), self.stamps.frames);
         if let Some(cause) = ended.stopped_from_outside() {
             return Err(Error::unavailable(format!("ffmpeg was {cause} after {frames} frames of '{shown}'")));
         }
@@ -224,6 +244,8 @@ impl Frames {
             };
             if has_stamps {
                 self.stamps.read().map_err(failed)?;
+                // Frames that are not chosen are progress as well.
+                deadline = Instant::now() + self.stall_limit;
             }
             if has_pixels {
                 match read_some(pixels, &mut frame[filled..]).map_err(failed)? {
@@ -237,7 +259,7 @@ impl Frames {
             }
         }
         // A time is written before its frame, so it is in the pipe by now.
-        while self.stamps.is_empty() && self.stamps.pipe.is_some() {
+        while self.stamps.kept.is_empty() && self.stamps.pipe.is_some() {
             let watched = [self.stamps.pipe.as_ref().map(readable)];
             match self.child.wait(watched, deadline).map_err(failed)? {
                 Some([true]) => self.stamps.read().map_err(failed)?,
@@ -249,7 +271,7 @@ impl Frames {
     }
 
     fn stalled(&self) -> Error {
-        let (limit_s, index) = (self.stall_limit.as_secs_f64(), self.next_index);
+        let (limit_s, index) = (self.stall_limit.as_secs_f64(), self.stamps.frames);
         let shown = self.path.display();
         let reason = self.child.log().reason("ffmpeg gave no reason");
         Error::invalid(format!(
@@ -258,25 +280,43 @@ impl Frames {
     }
 }
 
-/// Presentation times, in the order in which ffmpeg writes them.
+/// A frame that ffmpeg spoke of.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    index: u64,
+    pts_us: i64,
+    previous_us: Option<i64>,
+}
+
+/// What ffmpeg writes of its frames, in order.
 struct Stamps {
     pipe: Option<OwnedFd>,
     line: Vec<u8>,
-    /// Times that are ahead of their pixels: as many as ffmpeg has frames on the way.
-    queue: VecDeque<Option<i64>>,
+    /// The time of the frame whose mark comes next.
+    stated: Option<Option<i64>>,
+    /// Frames that may turn out to be chosen, the newest of them: a filter has no more than a few in hand.
+    seen: VecDeque<Stamp>,
+    /// Frames that are ahead of their pixels: as many as ffmpeg has on the way.
+    kept: VecDeque<Stamp>,
+    /// Frames of the span so far, and when the last of them is shown.
+    frames: u64,
     last_us: Option<i64>,
     /// Stands in where a stream states no time.
     period_us: f64,
 }
 
 impl Stamps {
-    fn new(pipe: OwnedFd, frame_rate: Option<f64>) -> Self {
-        let period_us = frame_rate.map_or(0.0, |rate| 1e6 / rate);
-        Self { pipe: Some(pipe), line: Vec::new(), queue: VecDeque::new(), last_us: None, period_us }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    fn new(pipe: OwnedFd, frame_rate: Option<f64>, skipped: u64) -> Self {
+        Self {
+            pipe: Some(pipe),
+            line: Vec::new(),
+            stated: None,
+            seen: VecDeque::new(),
+            kept: VecDeque::new(),
+            frames: skipped,
+            last_us: None,
+            period_us: frame_rate.map_or(0.0, |rate| 1e6 / rate),
+        }
     }
 
     fn read(&mut self) -> std::io::Result<()> {
@@ -297,20 +337,50 @@ impl Stamps {
                 self.line.push(byte);
                 continue;
             }
-            // Other lines are the metadata that the decoder attached to the frame.
-            if let Some(line) = std::str::from_utf8(&self.line).ok().filter(|line| line.starts_with("frame:")) {
-                let pts = line.split_ascii_whitespace().find_map(|word| word.strip_prefix("pts:"));
-                self.queue.push_back(pts.and_then(|pts| pts.parse().ok()));
-            }
+            let line = std::mem::take(&mut self.line);
+            self.take(std::str::from_utf8(&line).unwrap_or_default());
+            self.line = line;
             self.line.clear();
         }
     }
 
-    fn next(&mut self) -> Option<i64> {
-        let stated = self.queue.pop_front()?;
-        let pts_us = stated
-            .unwrap_or_else(|| self.last_us.map_or(0, |last_us| last_us.saturating_add(self.period_us.round() as i64)));
-        self.last_us = Some(pts_us);
-        Some(pts_us)
+    fn take(&mut self, line: &str) {
+        if line.starts_with("frame:") {
+            let pts = line.split_ascii_whitespace().find_map(|word| word.strip_prefix("pts:"));
+            self.stated = Some(pts.and_then(|pts| pts.parse().ok()));
+            return;
+        }
+        let Some(mark) = line.strip_prefix("packhorse=") else { return };
+        let Some(stated) = self.stated.take() else { return };
+        match (mark, self.seen.is_empty()) {
+            (KEPT, true) => {
+                let stamp = self.count(stated);
+                self.kept.push_back(stamp);
+            }
+            (KEPT, false) => {
+                while let Some(stamp) = self.seen.pop_front() {
+                    if stated.is_none_or(|pts_us| pts_us == stamp.pts_us) {
+                        self.kept.push_back(stamp);
+                        break;
+                    }
+                }
+            }
+            _ => {
+                let stamp = self.count(stated);
+                self.seen.push_back(stamp);
+                if self.seen.len() > SEEN_MAX {
+                    self.seen.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Counts a frame that states such a time.
+    fn count(&mut self, stated: Option<i64>) -> Stamp {
+        let expected = || self.last_us.map_or(0, |last_us| last_us.saturating_add(self.period_us.round() as i64));
+        let stamp = Stamp { index: self.frames, pts_us: stated.unwrap_or_else(expected), previous_us: self.last_us };
+        self.frames += 1;
+        self.last_us = Some(stamp.pts_us);
+        stamp
     }
 }

@@ -31,7 +31,7 @@ mod annotate;
 pub use annotate::{Annotate, annotate};
 
 mod sheet;
-pub use sheet::SheetPlan;
+pub use sheet::{SheetPlan, write_png};
 
 #[cfg(test)]
 mod clips;
@@ -95,6 +95,20 @@ pub struct Decode {
     pub stall_limit: Duration,
     /// Which of its frames.
     pub span: Span,
+    /// Which of those.
+    pub choice: Choice,
+}
+
+/// Which frames of a span are given out; all of them are counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Every one.
+    #[default]
+    All,
+    /// Those for which an expression of ffmpeg's `select` is more than zero.
+    Where(String),
+    /// Key frames; no others are decoded, or counted.
+    KeyFrames,
 }
 
 /// Which frames of a video are wanted; by default all of them.

@@ -80,22 +80,30 @@ impl Sheet {
 
     /// Writes the PNG.
     pub(super) fn write(self) -> Result<()> {
-        let failed = |error: png::EncodingError| write_failed(&self.path, &error);
-        let file = File::create(&self.path).map_err(|error| failed(error.into()))?;
-        let side = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let mut encoder = png::Encoder::new(BufWriter::new(file), side(self.size[0]), side(self.size[1]));
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header().map_err(failed)?;
-        writer.write_image_data(&self.pixels).map_err(failed)?;
-        writer.finish().map_err(failed)
+        write_png(&self.path, self.size, &self.pixels)
     }
+}
+
+/// Writes a picture of `size`, three bytes a pixel, over whatever is at `path`.
+///
+/// # Errors
+/// [`Exhausted`](ErrorKind::Exhausted) when the disk is full, [`Internal`](ErrorKind::Internal) when it cannot be written.
+pub fn write_png(path: &Path, size: [usize; 2], pixels: &[u8]) -> Result<()> {
+    let failed = |error: png::EncodingError| write_failed(path, &error);
+    let file = File::create(path).map_err(|error| failed(error.into()))?;
+    let side = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let mut encoder = png::Encoder::new(BufWriter::new(file), side(size[0]), side(size[1]));
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(pixels).map_err(failed)?;
+    writer.finish().map_err(failed)
 }
 
 fn write_failed(path: &Path, error: &png::EncodingError) -> Error {
     let full = matches!(error, png::EncodingError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull);
     let kind = if full { ErrorKind::Exhausted } else { ErrorKind::Internal };
-    Error::new(kind, format!("cannot write the contact sheet '{}': {error}", path.display()))
+    Error::new(kind, format!("cannot write the picture '{}': {error}", path.display()))
 }
 
 /// A thumbnail's place with its caption and the gap before it.

@@ -26,6 +26,8 @@ pub struct Outline {
     pub key_frames: u64,
     /// Where a decoder may begin and everything before is shown before, but for what is said there.
     pub(crate) keys: Vec<Key>,
+    /// When the first key frame is shown, in ticks.
+    pub(crate) first_key: Option<i64>,
     /// Packets without a time.
     pub untimed: u64,
     /// Packets that an edit list hides.
@@ -38,9 +40,9 @@ pub struct Outline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// When it is shown, in ticks.
-    pub(super) pts: i64,
+    pub(crate) pts: i64,
     /// Frames shown before it.
-    pub(super) frames_before: u64,
+    pub(crate) frames_before: u64,
     /// Of the packets before it in the file.
     pub(super) bytes_before: u64,
     /// When the frame before it is shown, in ticks.
@@ -50,6 +52,15 @@ pub(crate) struct Key {
 }
 
 impl Outline {
+    /// Of each key frame when it is shown, in ticks, and how many frames are shown before it; `None` where the container
+    /// does not say it of all.
+    pub(crate) fn numbers(&self) -> Option<impl Iterator<Item = (i64, u64)>> {
+        let (first, _) = self.span?;
+        let all = self.untimed == 0 && self.first_key == Some(first) && self.keys.len() as u64 + 1 == self.key_frames;
+        let later = self.keys.iter().map(|key| (key.pts, key.frames_before));
+        all.then(|| std::iter::once((first, 0)).chain(later))
+    }
+
     /// Takes the next packet in.
     pub fn add(&mut self, packet: Packet) {
         self.bytes = self.bytes.saturating_add(packet.bytes);
@@ -60,6 +71,9 @@ impl Outline {
         }
         self.frames += 1;
         self.key_frames += u64::from(packet.key);
+        if packet.key && self.first_key.is_none() {
+            self.first_key = packet.pts;
+        }
         let Some(pts) = packet.pts else {
             self.untimed += 1;
             return;
@@ -128,6 +142,21 @@ mod tests {
         // Hidden frames are not counted.
         check("-2KD -1D 0K 1 4K", &[(4, 2, 1, 0)]);
         check("0K - 2K", &[(2, 2, 0, 0)]);
+    }
+
+    #[test]
+    fn key_frames_have_numbers_where_all_have() {
+        let check = |words: &str, want: Option<&[(i64, u64)]>| {
+            let got: Option<Vec<_>> = outline(words).numbers().map(Iterator::collect);
+            assert_eq!(got.as_deref(), want, "{words}");
+        };
+        check("0K 1 2 3K 4", Some(&[(0, 0), (3, 3)]));
+        check("0K 3 1 2 6K 4 5 7 8K", Some(&[(0, 0), (6, 6), (8, 8)]));
+        check("-2KD -1D 0K 1 4K", Some(&[(0, 0), (4, 2)]));
+        check("", None);
+        check("2K 0 1 3K", None);
+        check("0K 1 5K 6 9K 4", None);
+        check("0K - 2K", None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Spent;
 
 /// The format of parts that this build writes, and the only one it reads; it is in the hash as well.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// How the decoder came to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,6 +91,9 @@ pub struct SegmentEnd {
     /// Hash of the frame after it, which is the first of the next segment; of a segment reached by seeking, but the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seam: Option<String>,
+    /// When its last frame is shown, in microseconds, whether it was looked at or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_us: Option<i64>,
     /// Errors of the decoder; always zero for a segment reached by seeking. Of those of one decoder that came through the
     /// video, the last to end has them all.
     #[serde(default)]
@@ -230,7 +233,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_to_the_bit(looks in prop::collection::vec(look(), 0..8)) {
-            let end = SegmentEnd { seam: Some("s".to_owned()), damage_count: 1, first_damage: None };
+            let seam = Some("s".to_owned());
+            let end = SegmentEnd { seam, last_us: Some(-7), damage_count: 1, first_damage: None };
             let part = Part { head: Some("h".to_owned()), end: Some(end), spent: Spent::default(), looks };
             let bytes = part.to_bytes().unwrap();
             prop_assert_eq!(&Part::read(&bytes[..], true).unwrap(), &part);

@@ -23,6 +23,7 @@ use crate::result::lines_key;
 use crate::segment::Lengths;
 
 mod resume;
+mod sampled;
 mod truth;
 
 /// Frames of [`Yard::video`]; each is brighter than the one before, and from the sixth on the score is above 0.4.

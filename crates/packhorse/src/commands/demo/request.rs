@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pipeline::{Fit, Placement, Resample};
-use work::media::{Decode, Frame, Frames, Span, Tools, probe};
+use work::media::{Choice, Decode, Frame, Frames, Span, Tools, probe};
 
 use super::PERSON;
 use crate::Outcome;
@@ -25,6 +25,7 @@ pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
         resample: Resample::Bilinear,
         stall_limit: Duration::from_secs(30),
         span: Span::default(),
+        choice: Choice::All,
     };
     let frame = Frames::open(&tools, clip, &probe, &decode)?.next()?;
     let frame = frame.ok_or_else(|| Exit::Failed(format!("{}: no first frame", clip.display())))?;

@@ -14,7 +14,13 @@ fn fingerprint(bytes: &[u8]) -> f32 {
 }
 
 /// A worker that cuts after `frames`, and keeps a part after every `keep` frames.
-fn worker(yard: &Yard, frames: u64, keep: usize, objects: Hook, inference: Hook) -> (Worker, Arc<Brightness>) {
+pub(super) fn worker(
+    yard: &Yard,
+    frames: u64,
+    keep: usize,
+    objects: Hook,
+    inference: Hook,
+) -> (Worker, Arc<Brightness>) {
     let model = Arc::new(Brightness { score: fingerprint, ..Brightness::new(inference) });
     let mut worker = yard.hooked(no_hook(), objects, no_hook());
     worker.inference = Arc::clone(&model) as _;
@@ -28,7 +34,7 @@ fn worker(yard: &Yard, frames: u64, keep: usize, objects: Hook, inference: Hook)
 const NEVER: usize = usize::MAX;
 
 /// What a run that nobody disturbs makes of the video, cut nowhere: lines and summary.
-fn undisturbed(task: &Task) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn undisturbed(task: &Task) -> (Vec<u8>, Vec<u8>) {
     let yard = Yard::new();
     yard.queue.send(task).unwrap();
     let (worker, _) = worker(&yard, u64::MAX, NEVER, no_hook(), no_hook());
@@ -36,19 +42,19 @@ fn undisturbed(task: &Task) -> (Vec<u8>, Vec<u8>) {
     results(&yard, task)
 }
 
-fn results(yard: &Yard, task: &Task) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn results(yard: &Yard, task: &Task) -> (Vec<u8>, Vec<u8>) {
     let read = |key: String| yard.objects.read(&key).unwrap();
     (read(lines_key(&task.id)), read(summary_key(&task.id)))
 }
 
 /// A summary without its line about what cannot be cut, which is only there where something was to be.
-fn but_for_cuts(summary: &[u8]) -> Summary {
+pub(super) fn but_for_cuts(summary: &[u8]) -> Summary {
     let mut summary = Summary::from_json(summary).unwrap();
     summary.quality.retain(|note| note.about != About::Uncut);
     summary
 }
 
-fn task(input: &Path, damage_tolerance: f64) -> Task {
+pub(super) fn task(input: &Path, damage_tolerance: f64) -> Task {
     Task { id: "a".to_owned(), damage_tolerance, ..Task::new(input, "brightness").unwrap() }
 }
 

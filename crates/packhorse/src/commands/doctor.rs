@@ -1,0 +1,148 @@
+//! `packhorse doctor`: a video and a model, looked at before anybody relies on them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use serve::{QueueLimits, ResidencyOptions};
+use work::examine::{Examination, Prediction, examine};
+use work::media::{Tools, write_png};
+use work::quality::Note;
+use work::{Sighting, Task};
+
+use super::look::Look;
+use super::{counted, print_json, say};
+use crate::Outcome;
+use crate::exit::Exit;
+use crate::inference::InProcess;
+use crate::node::{self, Place};
+
+/// Objects that are named in a line.
+const NAMED_MAX: usize = 5;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The video
+    video: PathBuf,
+    /// The model that looks at it
+    model: String,
+    /// The models: a store of packs in a folder or a bucket, another server's repository, or .onnx files
+    #[arg(long, env = "PACKHORSE_STORE")]
+    store: String,
+    /// The frame that is drawn is the first at this time or later [default: the middle of the video]
+    #[arg(long, value_name = "SECONDS")]
+    at: Option<f64>,
+    /// Where that frame is drawn, with what the model sees in it
+    #[arg(long, default_value = "packhorse-doctor.png", value_name = "FILE")]
+    picture: PathBuf,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// What a program reads.
+#[derive(Serialize)]
+struct Line<'a> {
+    video: &'a Path,
+    model: &'a str,
+    picture: &'a Path,
+    at_s: f64,
+    frames: u64,
+    segments: usize,
+    quality: &'a [Note],
+    detections: Vec<Detection<'a>>,
+    predictions: &'a [Prediction],
+}
+
+#[derive(Serialize)]
+struct Detection<'a> {
+    label: &'a str,
+    score: f32,
+    box_px: [f32; 4],
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let tools = Tools::from_env();
+    let decoder = tools.check().map_err(|error| Exit::Configuration(error.message))?;
+    let task = Task::new(&args.video, &args.model).map_err(|error| Exit::configuration(&error))?;
+    let task = args.look.with(task)?;
+    let scheduler = node::start(Place::of(&args.store, None), QueueLimits::default(), ResidencyOptions::default())?;
+    let examined = examine(&task, &tools, &InProcess(Arc::clone(&scheduler)), args.at);
+    scheduler.drain(Duration::from_secs(5));
+    let examined = examined?;
+    let picture = &examined.picture;
+    write_png(&args.picture, [picture.width, picture.height].map(|side| side as usize), &picture.pixels)?;
+    tell(args, &tools, &decoder, &examined);
+    print_json(&Line {
+        video: &args.video,
+        model: &args.model,
+        picture: &args.picture,
+        at_s: examined.at_s,
+        frames: examined.frames,
+        segments: examined.segments.0,
+        quality: &examined.quality,
+        detections: examined.sightings.iter().map(detection).collect(),
+        predictions: &examined.predictions,
+    })
+}
+
+fn detection((label, one): &(String, Sighting)) -> Detection<'_> {
+    Detection { label, score: one.score, box_px: one.box_px }
+}
+
+/// Says it for people, each check on a line: what is fine, and what they should know and may do about it.
+fn tell(args: &Args, tools: &Tools, decoder: &str, examined: &Examination) {
+    let fine = |what: String| say(format_args!("  ok    {what}"));
+    let note = |what: String| say(format_args!("  note  {what}"));
+    fine(format!("decoder: {decoder}"));
+    match tools.confined {
+        true => fine("it runs without network, other processes and files to write".to_owned()),
+        false => note("it runs unconfined: unset PACKHORSE_UNCONFINED unless it is a script of yours".to_owned()),
+    }
+    let probe = &examined.probe;
+    let duration = probe.duration_s.map(|seconds| format!(", {seconds:.1} s")).unwrap_or_default();
+    let (width, height, frames) = (probe.width, probe.height, examined.frames);
+    fine(format!("video: {} in {}, {width}x{height}, {frames} frames{duration}", probe.codec, probe.container));
+    match examined.segments {
+        (segments, None) => fine(format!("it is worked in {}", counted(segments, "segment"))),
+        (_, Some(why)) => note(format!(
+            "it is one segment, since {why}: one decoder works it, and begins anew when it is taken up again; for a long \
+             video, put it into MP4 or Matroska"
+        )),
+    }
+    for Note { found, treated, .. } in &examined.quality {
+        note(format!("{found}: {treated}"));
+    }
+    let (across, down) = examined.seen_px;
+    fine(format!("model: {} sees {across}x{down} pixels", args.model));
+    let (seen, at_s) = (&examined.sightings, examined.at_s);
+    let mut named: Vec<String> =
+        seen.iter().take(NAMED_MAX).map(|(label, one)| format!("{label} {:.2}", one.score)).collect();
+    named.extend((seen.len() > NAMED_MAX).then(|| "...".to_owned()));
+    match seen.len() {
+        0 => {
+            let fix = "look elsewhere with --at, or further down with --threshold";
+            note(format!("it sees nothing at {at_s:.3} s: {fix}"));
+        }
+        objects => fine(format!("it sees {} at {at_s:.3} s: {}", counted(objects, "object"), named.join(", "))),
+    }
+    say(format_args!("        drawn in {}", args.picture.display()));
+    say(format_args!("\nwhat looking would take on this machine:\n{}", table(&examined.predictions)));
+}
+
+fn table(predictions: &[Prediction]) -> Table {
+    let mut table = Table::new();
+    let header = ["--sample", "frames", "CPU seconds", "seconds", "bottleneck"];
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
+    for one in predictions {
+        table.add_row([
+            one.sampling.to_string(),
+            one.frames_looked.to_string(),
+            format!("{:.1}", one.cpu_s),
+            format!("{:.1}", one.wall_s),
+            one.bottleneck.name().to_owned(),
+        ]);
+    }
+    table
+}

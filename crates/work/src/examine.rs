@@ -1,0 +1,280 @@
+//! A video and a model looked at before anybody relies on them: what is out of the ordinary, one frame with what the model
+//! sees in it, and what looking at more or fewer frames would take.
+
+use std::path::Path;
+use std::time::Duration;
+
+use engine::cpu::thread_cpu;
+use engine::{Error, Result};
+use pipeline::picture::draw::{Canvas, zoom_for};
+use pipeline::{Detector, Fit, Picture, Placement, detect};
+use serde::Serialize;
+
+use crate::cost::Bottleneck;
+use crate::inference::Inference;
+use crate::media::{self, Between, Choice, Decode, Frame, Frames, Probe, Span, Tools};
+use crate::output::{About, Sighting};
+use crate::quality::{Decoded, Note, report};
+use crate::result::Damage;
+use crate::sampling::Sampling;
+use crate::segment::{Lengths, Outline, Plan};
+use crate::source::Source;
+use crate::task::Task;
+
+/// The longest wait for a sign of life of the decoder.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Frames that are decoded, and frames that are looked at, to see what each takes.
+const DECODED: u64 = 240;
+const LOOKED: usize = 8;
+
+/// What an examination came to.
+#[derive(Debug)]
+pub struct Examination {
+    /// What the file says of itself.
+    pub probe: Probe,
+    /// Frames that the container shows.
+    pub frames: u64,
+    /// How many segments it is cut into, and why it is one if that is not for its length.
+    pub segments: (usize, Option<&'static str>),
+    /// What is out of the ordinary, as far as that shows without decoding all of it.
+    pub quality: Vec<Note>,
+    /// Width and height of what the model sees.
+    pub seen_px: (u32, u32),
+    /// The frame that was looked at, with everything drawn on it, and when it is shown, in seconds.
+    pub picture: Picture,
+    /// See `picture`.
+    pub at_s: f64,
+    /// What the model sees in it.
+    pub sightings: Vec<(String, Sighting)>,
+    /// What it would take to look at so many frames.
+    pub predictions: Vec<Prediction>,
+}
+
+/// What looking at a video would take on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// At which frames.
+    pub sampling: Sampling,
+    /// How many those are.
+    pub frames_looked: u64,
+    /// CPU time.
+    pub cpu_s: f64,
+    /// From beginning to end, with nothing else to do.
+    pub wall_s: f64,
+    /// What the speed hangs on.
+    pub bottleneck: Bottleneck,
+}
+
+/// What a frame takes, in CPU-seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Costs {
+    /// Decoded, and not given out.
+    decode_s: f64,
+    /// Decoded, scaled and read.
+    given_s: f64,
+    /// A key frame that is decoded alone, scaled and read.
+    key_s: f64,
+    /// Looked at.
+    look_s: f64,
+}
+
+/// Looks at the video and the model of `task`: at the frame that is shown at `at_s`, or the one in the middle.
+///
+/// # Errors
+/// Those of a job: the model, the video, the decoder.
+pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Option<f64>) -> Result<Examination> {
+    let manifest = inference.model(&task.model)?;
+    let detector = detect::for_model(&manifest)?;
+    let source = Source::of(task)?;
+    let (probe, outline) = media::survey(tools, &source.path, STALL_LIMIT)?;
+    let lengths = Lengths::default();
+    let plan = Plan::new(&probe, &outline, &lengths);
+    let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
+    let video = Video { tools, path: &source.path, probe: &probe, detector: &detector, placement };
+    let at_us = at_s.map_or_else(|| middle_us(&probe, &outline), |at_s| (at_s * 1e6) as i64);
+
+    let frame = video.frame_at(at_us, placement)?;
+    let mut looks = Vec::new();
+    let mut found = Vec::new();
+    // Once to get ready, and some times to see what it takes.
+    for _ in 0..=LOOKED {
+        let mark = thread_cpu();
+        let inputs = detector.prepare(&frame.picture)?;
+        let prepared = thread_cpu();
+        let answer = inference.submit(&manifest, inputs)?.wait()?;
+        let answered = thread_cpu();
+        found = detector.detect(&answer.outputs, &placement, task.threshold)?;
+        let ours = prepared.saturating_sub(mark) + thread_cpu().saturating_sub(answered);
+        looks.push((ours + answer.cpu).as_secs_f64());
+    }
+    let sightings: Vec<Sighting> = found.iter().map(Sighting::from).collect();
+    let about = About { task, probe: &probe, model: (&manifest.name, manifest.version), labels: &manifest.labels };
+    let mut whole = video.frame_at(frame.pts_us, Placement::of(Fit::Source, (probe.width, probe.height))?)?.picture;
+    draw(&mut whole, &about, &sightings);
+    let costs = video.costs(median(&mut looks[1..]))?;
+    let predictions = choices(task.sampling)
+        .filter_map(|sampling| predict(sampling, (&probe, &outline), &costs, (inference.lanes(), plan.segments.len())))
+        .collect();
+    let span_us = outline.span.and_then(|(first, last)| Some((probe.microseconds(first)?, probe.microseconds(last)?)));
+    let decoded = Decoded { frames: outline.frames, span_us, ..Decoded::default() };
+    let quality = report((&probe, &outline, &plan), &decoded, &Damage::default(), &lengths);
+    let named = |one: Sighting| (about.label(one.class).into_owned(), one);
+    let sightings = sightings.into_iter().map(named).collect();
+    Ok(Examination {
+        frames: outline.frames,
+        segments: (plan.segments.len(), plan.whole),
+        quality,
+        seen_px: placement.canvas_px,
+        picture: whole,
+        at_s: frame.pts_s(),
+        sightings,
+        predictions,
+        probe,
+    })
+}
+
+/// A video that can be decoded.
+struct Video<'a> {
+    tools: &'a Tools,
+    path: &'a Path,
+    probe: &'a Probe,
+    detector: &'a Detector,
+    placement: Placement,
+}
+
+impl Video<'_> {
+    fn open(&self, placement: Placement, span: Span, choice: Choice) -> Result<Frames> {
+        let resample = self.detector.input().resample;
+        let decode = Decode { placement, resample, stall_limit: STALL_LIMIT, span, choice };
+        Frames::open(self.tools, self.path, self.probe, &decode)
+    }
+
+    /// The first frame that is shown at `at_us` or later; where there is none, the video's first.
+    fn frame_at(&self, at_us: i64, placement: Placement) -> Result<Frame> {
+        let keep = vec![Between { from_us: Some(at_us), before_us: None }];
+        let there = Span { seek_us: Some(at_us), keep, skip: 0 };
+        if let Some(frame) = self.open(placement, there, Choice::All)?.next()? {
+            return Ok(frame);
+        }
+        let first = self.open(placement, Span::default(), Choice::All)?.next()?;
+        first.ok_or_else(|| Error::invalid(format!("no frame of '{}' can be decoded", self.path.display())))
+    }
+
+    /// What its frames take.
+    fn costs(&self, look_s: f64) -> Result<Costs> {
+        let [decode_s, given_s, key_s] = [
+            // None but the first is given out, of which the decoder cannot know that it will be.
+            self.decode(Choice::Where("eq(n,0)".to_owned()))?,
+            self.decode(Choice::All)?,
+            self.decode(Choice::KeyFrames)?,
+        ];
+        Ok(Costs { decode_s: decode_s.min(given_s), given_s, key_s, look_s })
+    }
+
+    /// CPU-seconds of a frame, from the video's beginning on.
+    fn decode(&self, choice: Choice) -> Result<f64> {
+        let rate = self.probe.frame_rate.unwrap_or(25.0).max(1.0);
+        let first_us = self.open(self.placement, Span::default(), Choice::All)?.next()?.map_or(0, |frame| frame.pts_us);
+        // Of key frames there are fewer, and each stands for many.
+        let seconds = DECODED as f64 / rate * if choice == Choice::KeyFrames { 10.0 } else { 1.0 };
+        let before_us = Some(first_us.saturating_add((seconds * 1e6) as i64));
+        let span = Span { keep: vec![Between { from_us: None, before_us }], ..Span::default() };
+        let mark = thread_cpu();
+        let mut frames = self.open(self.placement, span, choice)?;
+        while let Some(frame) = frames.next()? {
+            frames.recycle(frame.picture.pixels);
+        }
+        let report = frames.finish()?;
+        let cpu = thread_cpu().saturating_sub(mark) + report.cpu;
+        Ok(cpu.as_secs_f64() / report.frames.max(1) as f64)
+    }
+}
+
+fn middle_us(probe: &Probe, outline: &Outline) -> i64 {
+    let us = |ticks| probe.microseconds(ticks).unwrap_or_default();
+    outline.span.map_or(0, |(first, last)| us(first).midpoint(us(last)))
+}
+
+fn draw(picture: &mut Picture, about: &About<'_>, sightings: &[Sighting]) {
+    let (width, height) = (picture.width, picture.height);
+    let marks: Vec<_> = sightings.iter().map(|one| about.mark(one)).collect();
+    let mut canvas = Canvas::new(&mut picture.pixels, width as usize, height as usize);
+    canvas.figures(&about.figures(), [1.0, 1.0], zoom_for(width, height));
+    canvas.marks(&marks, [1.0, 1.0], zoom_for(width, height));
+}
+
+/// What is worth comparing with `wanted`, which comes first.
+fn choices(wanted: Sampling) -> impl Iterator<Item = Sampling> {
+    let usual = [Sampling::All, Sampling::Every(5), Sampling::Fps(1.0), Sampling::KeyFrames];
+    std::iter::once(wanted).chain(usual.into_iter().filter(move |&other| other != wanted))
+}
+
+/// What it takes to look at some frames of a video; `None` for key frames of which the container does not know. Segments
+/// are decoded side by side, each by one thread.
+fn predict(
+    sampling: Sampling,
+    (probe, outline): (&Probe, &Outline),
+    costs: &Costs,
+    (lanes, segments): (usize, usize),
+) -> Option<Prediction> {
+    let frames = outline.frames;
+    let looked = match sampling {
+        Sampling::All => frames,
+        Sampling::Every(every) => frames.div_ceil(u64::from(every)),
+        Sampling::Fps(fps) => {
+            let seconds = outline.span.map_or(0.0, |(first, last)| probe.seconds(last) - probe.seconds(first));
+            // A stretch of time for each, and the one that the last frame begins.
+            frames.min((seconds * fps).floor() as u64 + 1)
+        }
+        Sampling::KeyFrames => outline.numbers().map(|numbers| numbers.count() as u64)?,
+    };
+    let decode_s = match sampling {
+        Sampling::KeyFrames => looked as f64 * costs.key_s,
+        _ => looked as f64 * costs.given_s + (frames - looked) as f64 * costs.decode_s,
+    };
+    let look_s = looked as f64 * costs.look_s;
+    let cpu_s = decode_s + look_s;
+    let lanes = lanes.max(1) as f64;
+    let wall_s = (cpu_s / lanes).max(decode_s / lanes.min(segments as f64).max(1.0));
+    // Whatever takes the greater share of the time is what the other waits for.
+    Some(Prediction { sampling, frames_looked: looked, cpu_s, wall_s, bottleneck: Bottleneck::of(decode_s, look_s) })
+}
+
+/// The middle one; `values` are not empty.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::Packet;
+
+    #[test]
+    fn what_frames_take_is_what_a_video_takes() {
+        let mut outline = Outline::default();
+        for frame in 0..1000 {
+            outline.add(Packet { pts: Some(frame * 512), bytes: 1, key: frame % 100 == 0, hidden: false });
+        }
+        let costs = Costs { decode_s: 0.003, given_s: 0.004, key_s: 0.006, look_s: 0.016 };
+        let table = [
+            (Sampling::All, (4, 8), (1000, 20.0, 5.0, Bottleneck::Model)),
+            (Sampling::All, (4, 1), (1000, 20.0, 5.0, Bottleneck::Model)),
+            (Sampling::Every(5), (4, 8), (200, 0.8 + 2.4 + 3.2, 1.6, Bottleneck::Both)),
+            // One segment, which one thread decodes.
+            (Sampling::Every(5), (4, 1), (200, 6.4, 3.2, Bottleneck::Both)),
+            // Forty seconds less a frame.
+            (Sampling::Fps(1.0), (4, 8), (40, 0.16 + 2.88 + 0.64, 0.92, Bottleneck::Decoder)),
+            (Sampling::Fps(100.0), (1, 1), (1000, 20.0, 20.0, Bottleneck::Model)),
+            (Sampling::KeyFrames, (1, 1), (10, 0.06 + 0.16, 0.22, Bottleneck::Model)),
+        ];
+        for (sampling, machine, (looked, cpu_s, wall_s, bottleneck)) in table {
+            let got = predict(sampling, (&Probe::example(), &outline), &costs, machine).unwrap();
+            assert_eq!((got.frames_looked, got.bottleneck), (looked, bottleneck), "{sampling}");
+            assert!((got.cpu_s - cpu_s).abs() < 1e-9 && (got.wall_s - wall_s).abs() < 1e-9, "{sampling} {got:?}");
+        }
+        let unknown = Outline { untimed: 1, ..outline };
+        assert_eq!(predict(Sampling::KeyFrames, (&Probe::example(), &unknown), &costs, (1, 1)), None);
+    }
+}
