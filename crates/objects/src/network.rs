@@ -175,6 +175,45 @@ impl Network {
         .map_err(|error| error.context(what()))
     }
 
+    /// As [`block_on`](Self::block_on), for as long as `wanted` says so, which is asked ten times a second, and not longer
+    /// than `limit`: what is not wanted any more is dropped where it stands, and `None`.
+    ///
+    /// # Errors
+    /// The task's own, and [`Unavailable`](engine::ErrorKind::Unavailable) when it took too long.
+    pub fn run_while<T>(
+        &self,
+        limit: Duration,
+        wanted: &dyn Fn() -> bool,
+        task: impl Future<Output = Result<T>>,
+    ) -> Result<Option<T>> {
+        const LOOK: Duration = Duration::from_millis(100);
+        let unwanted = async {
+            while wanted() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        self.block_on(async {
+            tokio::select! {
+                biased;
+                done = self.until_stopped(tokio::time::timeout(limit, task)) => done?.unwrap_or_else(|_| Err(too_slow(limit))).map(Some),
+                () = unwanted => Ok(None),
+            }
+        })
+    }
+
+    /// Where Amazon's service called `id` is, such as `SQS`, when somebody said another address than its own.
+    ///
+    /// # Errors
+    /// As [`aws`](Self::aws).
+    pub fn aws_endpoint(&self, id: &str) -> Result<Option<String>> {
+        self.aws()?.endpoint(&self.variables, id, &format!("AWS_ENDPOINT_URL_{id}"))
+    }
+
+    /// Whose credentials Amazon's services were asked with, for people.
+    pub fn aws_asker(&self) -> String {
+        self.aws.get().map_or_else(|| "no credentials".to_owned(), |account| account.description())
+    }
+
     /// `task`, or an error when the network is stopped before it ends.
     pub(crate) async fn until_stopped<T>(&self, task: impl Future<Output = T>) -> Result<T> {
         let mut stopped = self.stopped.subscribe();

@@ -7,6 +7,8 @@
 pub mod task;
 pub use task::Task;
 
+pub mod body;
+
 pub mod queue;
 pub use queue::{SqliteQueue, TaskQueue};
 
@@ -55,3 +57,7 @@ pub use worker::{Config, Mode, Observer, Report, Worker};
 
 pub mod stop;
 pub use stop::Stop;
+
+#[cfg(test)]
+#[path = "../../objects/tests/servers/mod.rs"]
+mod servers;

@@ -4,7 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use engine::{Error, Result};
+use engine::{Error, ErrorKind, Result};
+use objects::Address;
 use serde::{Deserialize, Serialize};
 
 use crate::output::Form;
@@ -28,7 +29,7 @@ pub struct Task {
     pub format: u32,
     /// Unique, sortable by time of submission, and one safe path segment; names the folder of the results.
     pub id: String,
-    /// An absolute file path, or a `file://` URL.
+    /// An absolute file path, or the URL of an object: `file://`, `s3://`, `gs://`, `az://`, `http://` and the like.
     pub input: String,
     /// The model's name; the newest version answers.
     pub model: String,
@@ -53,6 +54,10 @@ pub struct Task {
     /// Forms of the results besides `results.jsonl`, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<Form>,
+    /// The content that the input had when the task was made, as HTTP's entity tag without quotes. When it has another by
+    /// the time it is read, somebody replaced it, whose own task it is, and this one has nothing left to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_etag: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
@@ -62,6 +67,55 @@ fn is_false(flag: &bool) -> bool {
 
 fn is_all(sampling: &Sampling) -> bool {
     *sampling == Sampling::All
+}
+
+/// What a task is made of where a body says no more than which video it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// See [`Task::model`]; without one, such a body is refused.
+    pub model: Option<String>,
+    /// See [`Task::threshold`].
+    pub threshold: f32,
+    /// See [`Task::damage_tolerance`].
+    pub damage_tolerance: f64,
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        Self { model: None, threshold: THRESHOLD_DEFAULT, damage_tolerance: 0.0 }
+    }
+}
+
+impl Template {
+    /// The task called `id` for the video at `input`.
+    ///
+    /// # Errors
+    /// [`FailedPrecondition`](engine::ErrorKind::FailedPrecondition) without a model,
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it would be no task.
+    pub fn task(&self, id: &str, input: &str) -> Result<Task> {
+        let Some(model) = &self.model else {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "the body names no model, and neither does the worker: start it with --model",
+            ));
+        };
+        let task = Task {
+            format: FORMAT,
+            id: id.to_owned(),
+            input: input.to_owned(),
+            model: model.clone(),
+            threshold: self.threshold,
+            damage_tolerance: self.damage_tolerance,
+            sampling: Sampling::All,
+            track: false,
+            zones: Vec::new(),
+            lines: Vec::new(),
+            outputs: Vec::new(),
+            input_etag: None,
+        };
+        task.check()?;
+        Ok(task)
+    }
 }
 
 fn threshold_default() -> f32 {
@@ -87,21 +141,7 @@ impl Task {
                 .to_string_lossy()
                 .into_owned(),
         };
-        let task = Self {
-            format: FORMAT,
-            id: new_id(),
-            input,
-            model: model.to_owned(),
-            threshold: THRESHOLD_DEFAULT,
-            damage_tolerance: 0.0,
-            sampling: Sampling::All,
-            track: false,
-            zones: Vec::new(),
-            lines: Vec::new(),
-            outputs: Vec::new(),
-        };
-        task.check()?;
-        Ok(task)
+        Template { model: Some(model.to_owned()), ..Template::default() }.task(&new_id(), &input)
     }
 
     /// The task in `body`.
@@ -155,6 +195,11 @@ impl Task {
         if self.is_tracking() { self.threshold.min(track::LOW_SCORE) } else { self.threshold }
     }
 
+    /// Whether the input is elsewhere than on this machine.
+    pub fn is_remote(&self) -> bool {
+        self.input.split_once("://").is_some_and(|(scheme, _)| scheme != "file")
+    }
+
     /// The input as a path on this machine.
     ///
     /// # Errors
@@ -179,12 +224,15 @@ impl Task {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         check_segment("field 'id'", &self.id)?;
         if self.input.is_empty() || self.input.contains('\0') {
             return Err(Error::invalid("field 'input': is empty or has a NUL byte: give the path of a video"));
         }
-        self.input_path()?;
+        match self.is_remote() {
+            true => drop(Address::parse_object(&self.input).map_err(|error| error.context("field 'input'"))?),
+            false => drop(self.input_path()?),
+        }
         if self.model.is_empty() {
             return Err(Error::invalid("field 'model': is empty: give the name of a packed model"));
         }
@@ -298,7 +346,8 @@ mod tests {
         check(r#"{"format":1,"id":"","input":"/v","model":"m"}"#, wrong("field 'id'"));
         check(r#"{"format":1,"id":"a","input":"","model":"m"}"#, wrong("field 'input'"));
         check(r#"{"format":1,"id":"a","input":"v/a.mp4","model":"m"}"#, wrong("relative"));
-        check(r#"{"format":1,"id":"a","input":"s3://b/a","model":"m"}"#, Err((ErrorKind::Unsupported, "s3://")));
+        check(r#"{"format":1,"id":"a","input":"s3://b","model":"m"}"#, wrong("names no object"));
+        check(r#"{"format":1,"id":"a","input":"ftp://b/a","model":"m"}"#, wrong("there is no ftp://"));
         check(r#"{"format":1,"id":"a","input":"/v","model":""}"#, wrong("field 'model'"));
         check(r#"{"format":1,"id":"a","input":"/v","model":"m","threshold":1.5}"#, wrong("field 'threshold'"));
         check(

@@ -25,6 +25,7 @@ pub const SECRET: &str = "packhorse/test+secret";
 /// A running server.
 pub struct Server {
     pub address: SocketAddr,
+    name: &'static str,
     /// Ends the server when its input is closed, by whatever way this process goes.
     holder: Child,
     folder: TempDir,
@@ -33,7 +34,7 @@ pub struct Server {
 impl Server {
     /// Starts the program `name` of the environment of services; `arguments` and `variables` come of its port and folder.
     fn start(
-        name: &str,
+        name: &'static str,
         arguments: impl FnOnce(u16, &Path) -> String,
         variables: impl FnOnce(u16) -> Vec<(&'static str, String)>,
     ) -> Self {
@@ -54,7 +55,7 @@ impl Server {
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(folder.path());
         command.env("HOME", folder.path()).env("TMPDIR", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
         command.envs(variables(address.port()));
-        let server = Self { address, holder: command.spawn().unwrap(), folder };
+        let server = Self { address, name, holder: command.spawn().unwrap(), folder };
         let deadline = Instant::now() + START_MAX;
         while ask(address, "GET", "/", "").is_none() {
             assert!(Instant::now() < deadline, "{name} does not answer: {}", server.log());
@@ -110,6 +111,31 @@ impl Server {
     pub fn make_bucket(&self, name: &str) {
         let (status, body) = ask(self.address, "PUT", &format!("/{name}"), "").unwrap();
         assert_eq!(status, 200, "{body}");
+    }
+
+    /// Makes a queue of SQS, whose messages go to the queue called `dead` when they were received more than so many times.
+    /// Says its URL.
+    pub fn make_queue(&self, name: &str, dead: Option<(&str, u32)>) -> String {
+        let arn = |name: &str| format!("arn:aws:sqs:us-east-1:{}:{name}", self.account());
+        let policy = dead.map(|(dead, receives_max)| {
+            format!(r#"{{\"deadLetterTargetArn\": \"{}\", \"maxReceiveCount\": {receives_max}}}"#, arn(dead))
+        });
+        let attributes = policy.map_or_else(String::new, |policy| format!(r#""RedrivePolicy": "{policy}""#));
+        let body = format!(r#"{{"QueueName": "{name}", "Attributes": {{{attributes}}}}}"#);
+        let scope = format!("AWS4-HMAC-SHA256 Credential={KEY}/20260101/us-east-1/sqs/aws4_request");
+        let headers = format!(
+            "X-Amz-Target: AmazonSQS.CreateQueue\r\nAuthorization: {scope}, SignedHeaders=host, Signature=0\r\n\
+             Content-Type: application/x-amz-json-1.0\r\n"
+        );
+        let (status, answer) = ask_with(self.address, "POST", "/", &headers, &body).unwrap();
+        assert_eq!(status, 200, "{answer}");
+        let (_, url) = answer.split_once(r#""QueueUrl""#).unwrap();
+        url.split('"').nth(1).unwrap().to_owned()
+    }
+
+    /// The account that the server says everything belongs to.
+    fn account(&self) -> &'static str {
+        if self.name == "moto_server" { "123456789012" } else { "000000000000" }
     }
 
     /// Replaces the proxy's rules, a list in JSON.
@@ -172,12 +198,17 @@ fn home() -> PathBuf {
 
 /// Status and body of an answer; `None` without one.
 pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    ask_with(address, method, path, "Content-Type: application/json\r\n", body)
+}
+
+/// As [`ask`], with more headers, each with its line's end.
+fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let length = body.len();
     let head =
         format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n");
-    write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").ok()?;
+    write!(stream, "{head}{headers}\r\n{body}").ok()?;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();

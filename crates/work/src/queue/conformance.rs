@@ -7,15 +7,19 @@ use std::time::Duration;
 use engine::ErrorKind;
 use proptest::prelude::*;
 
-use super::{Depth, Lease, Phase, Received, TaskQueue};
+use super::{DeadLetter, Depth, Lease, Phase, Received, TaskQueue};
 use crate::Task;
 
 /// A fresh queue that gives a task up after [`RECEIVES_MAX`] receives, and the way to turn its clock.
 pub(super) struct Bench {
     /// Under test.
     pub(super) queue: Box<dyn TaskQueue>,
-    /// Lets that much time pass.
+    /// Lets that much time pass, and a little more where time cannot be turned.
     pub(super) advance: Box<dyn Fn(Duration)>,
+    /// Whether it keeps tasks, each once, in order, and tells where they are; else it keeps messages.
+    pub(super) keeps_tasks: bool,
+    /// How long a task is hidden: seconds where they are real ones.
+    pub(super) visibility: Duration,
     /// Kept for as long as the queue.
     pub(super) _folder: Box<dyn std::any::Any>,
 }
@@ -23,19 +27,40 @@ pub(super) struct Bench {
 /// The limit that a [`Bench`] queue is made with.
 pub(super) const RECEIVES_MAX: u32 = 4;
 
-const VISIBILITY: Duration = Duration::from_secs(30);
+/// A case.
+type Case = fn(&Bench);
 
-/// Runs the whole suite; `make` gives a new, empty queue each time.
-pub(super) fn check(make: &dyn Fn() -> Bench) {
-    for case in [one_task_end_to_end, lapsed_lease, given_back, dead_letters, received_too_often, sent_twice, in_order]
-    {
-        case(&make());
+/// Of every queue.
+const CASES: [(&str, Case); 6] = [
+    ("one task, end to end", one_task_end_to_end),
+    ("a lapsed lease", lapsed_lease),
+    ("given back", given_back),
+    ("dead letters", dead_letters),
+    ("received too often", received_too_often),
+    ("many", many),
+];
+
+/// Runs the whole suite; `make` gives a new, empty queue each time. Cases run side by side: where time is real, they wait.
+pub(super) fn check(make: &(dyn Fn() -> Bench + Sync)) {
+    std::thread::scope(|scope| {
+        for (name, case) in CASES {
+            std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || case(&make())).unwrap();
+        }
+    });
+    if make().keeps_tasks {
+        sent_twice(&make());
+        in_order(&make());
     }
-    let config = ProptestConfig { cases: 64, ..ProptestConfig::default() };
+    let real_time = make().visibility < VISIBILITY;
+    let cases = if real_time { 8 } else { 64 };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let operations = proptest::collection::vec(operation(), 1..60);
+    let operations = proptest::collection::vec(operation(), 1..if real_time { 30 } else { 60 });
     runner.run(&operations, |operations| follows_the_model(&make(), &operations)).unwrap();
 }
+
+/// How long a task is hidden where time is turned by hand.
+pub(super) const VISIBILITY: Duration = Duration::from_secs(30);
 
 fn task(id: &str) -> Task {
     Task { id: id.to_owned(), ..Task::new(Path::new("/videos/a.mp4"), "detector").unwrap() }
@@ -49,54 +74,77 @@ fn lost(result: engine::Result<()>) {
     assert_eq!(result.unwrap_err().kind, ErrorKind::Cancelled);
 }
 
-fn receive(bench: &Bench) -> Lease {
-    match bench.queue.receive(VISIBILITY).unwrap() {
-        Received::Task(lease) => *lease,
-        other => panic!("a task is visible, but receive gave {other:?}"),
+impl Bench {
+    fn receive(&self) -> Lease {
+        match self.queue.receive(self.visibility).unwrap() {
+            Received::Task(lease) => *lease,
+            other => panic!("a task is visible, but receive gave {other:?}"),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.receive(self.visibility).unwrap() == Received::Nothing
+    }
+
+    /// That the task is there with a reason, as far as the queue tells.
+    fn is(&self, id: &str, phase: Phase, reason: Option<&str>) {
+        match self.queue.state(id) {
+            Ok(state) => assert_eq!((state.phase, state.reason.as_deref()), (phase, reason), "{id}"),
+            Err(error) => assert!(!self.keeps_tasks && error.kind == ErrorKind::Unsupported, "{error}"),
+        }
+    }
+
+    /// Tasks that ended well are counted where they are kept.
+    fn done(&self, count: u64) -> u64 {
+        if self.keeps_tasks { count } else { 0 }
     }
 }
 
 fn one_task_end_to_end(bench: &Bench) {
     let queue = bench.queue.as_ref();
-    assert_eq!(queue.receive(VISIBILITY).unwrap(), Received::Nothing);
-    assert_eq!(queue.state("a").unwrap_err().kind, ErrorKind::NotFound);
+    assert!(bench.is_empty());
+    let unknown = if bench.keeps_tasks { ErrorKind::NotFound } else { ErrorKind::Unsupported };
+    assert_eq!(queue.state("a").unwrap_err().kind, unknown);
     assert_eq!(queue.depth().unwrap(), Depth::default());
     let sent = task("a");
     queue.send(&sent).unwrap();
-    (bench.advance)(Duration::from_secs(7));
-    assert_eq!(
-        queue.depth().unwrap(),
-        Depth { visible: 1, oldest_age: Some(Duration::from_secs(7)), ..Depth::default() }
-    );
-    let lease = receive(bench);
+    let mut oldest_age = None;
+    if bench.keeps_tasks {
+        (bench.advance)(Duration::from_secs(7));
+        oldest_age = Some(Duration::from_secs(7));
+    }
+    assert_eq!(queue.depth().unwrap(), Depth { visible: 1, oldest_age, ..Depth::default() });
+    let lease = bench.receive();
     assert_eq!((&lease.task, lease.receive_count, lease.failures), (&sent, 1, 0));
     assert_eq!(depth(queue), Depth { in_flight: 1, ..Depth::default() });
-    assert_eq!(queue.receive(VISIBILITY).unwrap(), Received::Nothing);
+    assert!(bench.is_empty());
     queue.complete(&lease).unwrap();
-    assert_eq!(depth(queue), Depth { done: 1, ..Depth::default() });
+    assert_eq!(depth(queue), Depth { done: bench.done(1), ..Depth::default() });
     assert!(queue.depth().unwrap().is_drained());
-    assert_eq!(queue.state("a").unwrap().phase, Phase::Done);
+    bench.is("a", Phase::Done, None);
     lost(queue.complete(&lease));
-    lost(queue.extend(&lease, VISIBILITY));
-    (bench.advance)(VISIBILITY * 2);
-    assert_eq!(queue.receive(VISIBILITY).unwrap(), Received::Nothing);
+    lost(queue.extend(&lease, bench.visibility));
+    (bench.advance)(bench.visibility);
+    assert!(bench.is_empty());
 }
 
 fn lapsed_lease(bench: &Bench) {
     let queue = bench.queue.as_ref();
     queue.send(&task("a")).unwrap();
-    let first = receive(bench);
-    for _ in 0..5 {
-        (bench.advance)(VISIBILITY - Duration::from_millis(1));
-        queue.extend(&first, VISIBILITY).unwrap();
+    let first = bench.receive();
+    // A part of it where time is real, so that a busy machine is not too late.
+    let step = if bench.keeps_tasks { bench.visibility - Duration::from_millis(1) } else { bench.visibility / 3 };
+    for _ in 0..4 {
+        (bench.advance)(step);
+        queue.extend(&first, bench.visibility).unwrap();
     }
-    assert_eq!(queue.state("a").unwrap().phase, Phase::InFlight);
-    (bench.advance)(VISIBILITY);
-    assert_eq!(queue.state("a").unwrap().phase, Phase::Visible);
-    let second = receive(bench);
+    assert_eq!(depth(queue), Depth { in_flight: 1, ..Depth::default() });
+    (bench.advance)(bench.visibility);
+    bench.is("a", Phase::Visible, None);
+    let second = bench.receive();
     assert_eq!(second.receive_count, 2);
     assert_ne!(second.receipt, first.receipt);
-    lost(queue.extend(&first, VISIBILITY * 100));
+    lost(queue.extend(&first, bench.visibility * 10));
     lost(queue.complete(&first));
     lost(queue.release(&first, Duration::ZERO, "late", true));
     lost(queue.dead_letter(&first, "late"));
@@ -107,18 +155,19 @@ fn lapsed_lease(bench: &Bench) {
 fn given_back(bench: &Bench) {
     let queue = bench.queue.as_ref();
     queue.send(&task("a")).unwrap();
-    let first = receive(bench);
-    queue.release(&first, Duration::from_secs(5), "the model was loading", true).unwrap();
+    let first = bench.receive();
+    let delay = bench.visibility / 3;
+    queue.release(&first, delay, "the model was loading", true).unwrap();
     assert_eq!(depth(queue), Depth { delayed: 1, ..Depth::default() });
-    assert_eq!(queue.receive(VISIBILITY).unwrap(), Received::Nothing);
-    (bench.advance)(Duration::from_secs(5));
-    let second = receive(bench);
-    assert_eq!((second.receive_count, second.failures), (2, 1));
-    assert_eq!(queue.state("a").unwrap().reason.as_deref(), Some("the model was loading"));
+    assert!(bench.is_empty());
+    (bench.advance)(delay);
+    let second = bench.receive();
+    assert_eq!((second.receive_count, second.failures, &second.task), (2, 1, &first.task));
+    bench.is("a", Phase::InFlight, Some("the model was loading"));
     // The task is not to blame, so neither count goes up, however often.
     queue.release(&second, Duration::ZERO, "the worker was stopped", false).unwrap();
     for _ in 0..RECEIVES_MAX * 2 {
-        let lease = receive(bench);
+        let lease = bench.receive();
         assert_eq!((lease.receive_count, lease.failures), (2, 1));
         queue.release(&lease, Duration::ZERO, "the worker was stopped", false).unwrap();
     }
@@ -127,30 +176,66 @@ fn given_back(bench: &Bench) {
 
 fn dead_letters(bench: &Bench) {
     let queue = bench.queue.as_ref();
-    queue.send(&task("a")).unwrap();
-    let lease = receive(bench);
-    queue.dead_letter(&lease, "the file is empty").unwrap();
-    let state = queue.state("a").unwrap();
-    assert_eq!((state.phase, state.reason.as_deref()), (Phase::Dead, Some("the file is empty")));
-    assert_eq!(depth(queue), Depth { dead: 1, ..Depth::default() });
-    (bench.advance)(VISIBILITY * 2);
-    assert_eq!(queue.receive(VISIBILITY).unwrap(), Received::Nothing);
-    lost(queue.complete(&lease));
+    assert_eq!((queue.dead_letters(10).unwrap(), queue.redrive(&|_| true).unwrap()), (Vec::new(), 0));
+    for (id, reason) in [("a", "the file is empty"), ("b", "a \u{0}; <b>\u{1f980}")] {
+        queue.send(&task(id)).unwrap();
+        let lease = bench.receive();
+        queue.release(&lease, Duration::ZERO, "once", true).unwrap();
+        let lease = bench.receive();
+        queue.dead_letter(&lease, reason).unwrap();
+        lost(queue.complete(&lease));
+    }
+    bench.is("a", Phase::Dead, Some("the file is empty"));
+    assert_eq!(depth(queue), Depth { dead: 2, ..Depth::default() });
+    assert!(bench.is_empty());
+    // Looking takes nothing away.
+    for _ in 0..2 {
+        let mut found = queue.dead_letters(10).unwrap();
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        let input = Some("/videos/a.mp4".to_owned());
+        assert_eq!(found[0], DeadLetter { id: "a".to_owned(), input, reason: "the file is empty".to_owned() });
+        assert!(found.len() == 2 && found[1].reason.ends_with("; <b>\u{1f980}"), "{found:?}");
+    }
+    assert_eq!(queue.dead_letters(1).unwrap().len(), 1);
+    assert_eq!(queue.redrive(&|id| id == "b").unwrap(), 1);
+    assert_eq!(depth(queue), Depth { dead: 1, visible: 1, ..Depth::default() });
+    let lease = bench.receive();
+    assert_eq!((&*lease.task.id, lease.receive_count, lease.failures), ("b", 1, 0));
+    queue.complete(&lease).unwrap();
+    assert_eq!(queue.redrive(&|_| true).unwrap(), 1);
+    assert_eq!(bench.receive().task, Task { input: "/videos/a.mp4".to_owned(), ..task("a") });
+    assert_eq!(depth(queue), Depth { in_flight: 1, done: bench.done(1), ..Depth::default() });
 }
 
 fn received_too_often(bench: &Bench) {
-    let queue = bench.queue.as_ref();
+    let (queue, visibility) = (bench.queue.as_ref(), bench.visibility / 3);
     queue.send(&task("killer")).unwrap();
     for _ in 0..RECEIVES_MAX {
-        receive(bench);
-        (bench.advance)(VISIBILITY);
+        assert!(matches!(queue.receive(visibility).unwrap(), Received::Task(_)));
+        (bench.advance)(visibility);
     }
+    let Received::DeadLetter { id, reason } = queue.receive(visibility).unwrap() else { panic!("received once more") };
     queue.send(&task("next")).unwrap();
-    let Received::DeadLetter { id, reason } = queue.receive(VISIBILITY).unwrap() else { panic!("received once more") };
-    assert_eq!(receive(bench).task.id, "next");
-    let state = queue.state("killer").unwrap();
-    assert_eq!((state.phase, state.reason.as_deref(), &*id), (Phase::Dead, Some(&*reason), "killer"));
+    assert_eq!((bench.receive().task.id.as_str(), id.as_str()), ("next", "killer"));
+    bench.is("killer", Phase::Dead, Some(&reason));
+    assert_eq!(queue.dead_letters(10).unwrap()[0].reason, reason);
     assert!(reason.starts_with(&format!("received {RECEIVES_MAX} times without an end")), "{reason}");
+}
+
+/// Each of many is received once, whoever asks.
+fn many(bench: &Bench) {
+    let sent: Vec<String> = (0..24).map(|number| format!("t{number:02}")).collect();
+    for id in &sent {
+        bench.queue.send(&task(id)).unwrap();
+    }
+    let mut received = Vec::new();
+    let hour = Duration::from_secs(3600);
+    while let Received::Task(lease) = bench.queue.receive(hour).unwrap() {
+        bench.queue.complete(&lease).unwrap();
+        received.push(lease.task.id);
+    }
+    received.sort_unstable();
+    assert_eq!(received, sent);
 }
 
 fn sent_twice(bench: &Bench) {
@@ -162,14 +247,14 @@ fn sent_twice(bench: &Bench) {
     assert_eq!(queue.send(&other).unwrap_err().kind, ErrorKind::AlreadyExists);
     let escaping = Task { id: "../a".to_owned(), ..task("a") };
     assert_eq!(queue.send(&escaping).unwrap_err().kind, ErrorKind::InvalidInput);
-    assert_eq!(receive(bench).task, task("a"));
+    assert_eq!(bench.receive().task, task("a"));
 }
 
 fn in_order(bench: &Bench) {
     for id in ["c", "a", "b"] {
         bench.queue.send(&task(id)).unwrap();
     }
-    assert_eq!([(); 3].map(|()| receive(bench).task.id), ["c", "a", "b"]);
+    assert_eq!([(); 3].map(|()| bench.receive().task.id), ["c", "a", "b"]);
 }
 
 /// One step of a random run; numbers choose among the tasks and leases there are.
@@ -181,6 +266,7 @@ enum Operation {
     Complete(usize),
     Release(usize, u16, bool),
     DeadLetter(usize),
+    Redrive(u8),
     Advance(u16),
 }
 
@@ -193,6 +279,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => any::<usize>().prop_map(Complete),
         3 => (any::<usize>(), 0..3_000u16, any::<bool>()).prop_map(|(lease, ms, counts)| Release(lease, ms, counts)),
         1 => any::<usize>().prop_map(DeadLetter),
+        1 => (0..6u8).prop_map(Redrive),
         4 => (0..2_000u16).prop_map(Advance),
     ]
 }
@@ -234,6 +321,12 @@ impl Model {
         visible.min_by_key(|(_, row)| row.due)
     }
 
+    /// The task called `id`, if it is visible: any may come first where there is no order.
+    fn visible(&mut self, id: &str) -> Option<(&String, &mut Row)> {
+        let now_ms = self.now_ms;
+        self.tasks.iter_mut().find(|(of, row)| *of == id && row.phase(now_ms) == Phase::Visible)
+    }
+
     fn held(&mut self, lease: &Lease) -> Option<&mut Row> {
         let row = self.tasks.get_mut(&lease.task.id)?;
         (row.receipt.as_deref() == Some(&lease.receipt) && row.end.is_none()).then_some(row)
@@ -243,6 +336,7 @@ impl Model {
 fn follows_the_model(bench: &Bench, operations: &[Operation]) -> Result<(), TestCaseError> {
     let (mut model, mut leases) = (Model::default(), Vec::<Lease>::new());
     for operation in operations {
+        let Some(operation) = &in_real_time(bench, &model, operation) else { continue };
         step(bench, &mut model, &mut leases, operation)?;
         let mut want = Depth::default();
         for (id, row) in &model.tasks {
@@ -254,14 +348,35 @@ fn follows_the_model(bench: &Bench, operations: &[Operation]) -> Result<(), Test
                 Phase::Dead => &mut want.dead,
                 Phase::Done => &mut want.done,
             } += 1;
-            let state = bench.queue.state(id).unwrap();
-            prop_assert_eq!((state.phase, state.failures), (phase, row.failures), "{}", id);
+            if bench.keeps_tasks {
+                let state = bench.queue.state(id).unwrap();
+                prop_assert_eq!((state.phase, state.failures), (phase, row.failures), "{}", id);
+            }
         }
         // Never lost: the five counts together are what was sent.
-        prop_assert_eq!(depth(bench.queue.as_ref()), want);
+        let counted = Depth { done: bench.done(want.done), ..want };
+        prop_assert_eq!(depth(bench.queue.as_ref()), counted);
         prop_assert_eq!(want.visible + want.delayed + want.in_flight + want.dead + want.done, model.tasks.len() as u64);
     }
     Ok(())
+}
+
+/// What a queue that keeps messages is asked to do in place of `operation`: time stands still, and every task is sent once.
+fn in_real_time(bench: &Bench, model: &Model, operation: &Operation) -> Option<Operation> {
+    const LONG_MS: u16 = 60_000;
+    if bench.keeps_tasks {
+        return Some(operation.clone());
+    }
+    match *operation {
+        Operation::Send(number) if model.tasks.contains_key(&format!("t{number}")) => None,
+        Operation::Receive(_) => Some(Operation::Receive(LONG_MS)),
+        Operation::Extend(index, _) => Some(Operation::Extend(index, LONG_MS)),
+        Operation::Release(index, ms, counts) => {
+            Some(Operation::Release(index, if ms % 2 == 0 { 0 } else { LONG_MS }, counts))
+        }
+        Operation::Advance(_) => None,
+        ref other => Some(other.clone()),
+    }
 }
 
 fn step(bench: &Bench, model: &mut Model, leases: &mut Vec<Lease>, operation: &Operation) -> Result<(), TestCaseError> {
@@ -278,7 +393,12 @@ fn step(bench: &Bench, model: &mut Model, leases: &mut Vec<Lease>, operation: &O
         }
         Operation::Receive(visibility) => {
             let got = queue.receive(ms(visibility)).unwrap();
-            match (got, model.next()) {
+            let first = match &got {
+                Received::Task(lease) if !bench.keeps_tasks => model.visible(&lease.task.id),
+                Received::DeadLetter { id, .. } if !bench.keeps_tasks => model.visible(id),
+                _ => model.next(),
+            };
+            match (got, first) {
                 (Received::Nothing, None) => {}
                 (Received::DeadLetter { id, .. }, Some((next, row))) if row.receives == RECEIVES_MAX => {
                     prop_assert_eq!(&id, next);
@@ -314,6 +434,7 @@ fn step(bench: &Bench, model: &mut Model, leases: &mut Vec<Lease>, operation: &O
             let row = model.held(&lease).map(|row| row.end = Some(Phase::Dead));
             agrees(queue.dead_letter(&lease, "unwanted"), row)?;
         }
+        Operation::Redrive(number) => redrive(bench, model, &format!("t{number}"))?,
         Operation::Release(index, delay, counts) => {
             let Some(lease) = pick(index) else { return Ok(()) };
             let row = model.held(&lease).map(|row| {
@@ -327,6 +448,14 @@ fn step(bench: &Bench, model: &mut Model, leases: &mut Vec<Lease>, operation: &O
             agrees(queue.release(&lease, ms(delay), "given back", counts), row)?;
         }
     }
+    Ok(())
+}
+
+fn redrive(bench: &Bench, model: &mut Model, id: &str) -> Result<(), TestCaseError> {
+    let now_ms = model.now_ms;
+    let dead = model.tasks.get_mut(id).filter(|row| row.end == Some(Phase::Dead));
+    let want = dead.map(|row| *row = Row { due: (now_ms, row.due.1), ..Row::default() });
+    prop_assert_eq!(bench.queue.redrive(&|of| of == id).unwrap(), u64::from(want.is_some()));
     Ok(())
 }
 

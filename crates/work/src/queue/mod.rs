@@ -5,6 +5,7 @@
 
 mod fault;
 mod sqlite;
+mod sqs;
 
 #[cfg(test)]
 mod conformance;
@@ -15,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use engine::{Error, ErrorKind, Result};
 
 pub use self::sqlite::{Options, SqliteQueue};
+pub use self::sqs::{SqsOptions, SqsQueue};
 use crate::Task;
 
 /// Milliseconds since 1970; an argument everywhere, so that a test can turn it.
@@ -33,15 +35,19 @@ pub fn system_clock() -> Clock {
 /// Every call that takes a lease fails with [`Cancelled`](ErrorKind::Cancelled) and changes nothing when the lease is
 /// lost, that is, when the task was received again, given back or ended since; no other failure has that kind. Any
 /// other error is about the queue itself, and the call may be made again.
+///
+/// A queue that is a service keeps messages, not tasks: it cannot tell where one is, the same task sent twice is two
+/// messages, and a message may be delivered twice. The worker is right all the same, since a delivery of a task whose
+/// result is there does nothing.
 pub trait TaskQueue: Send + Sync {
-    /// Adds a task. Adding the very same task twice is adding it once.
+    /// Adds a task. Adding the very same task twice is adding it once, where the queue keeps tasks.
     ///
     /// # Errors
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) when another task has the same id;
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the task is not valid.
     fn send(&self, task: &Task) -> Result<()>;
 
-    /// Takes the task that has been visible for longest and hides it for `visibility`.
+    /// Takes the task that has been visible for longest, or one of them, and hides it for `visibility`.
     ///
     /// A body that is no task, and a task received too often without an end, goes to the dead letters instead.
     ///
@@ -83,8 +89,33 @@ pub trait TaskQueue: Send + Sync {
     /// Where the task called `id` is.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when it was never sent.
+    /// [`NotFound`](ErrorKind::NotFound) when it was never sent; [`Unsupported`](ErrorKind::Unsupported) by a queue that
+    /// keeps messages, not tasks.
     fn state(&self, id: &str) -> Result<TaskState>;
+
+    /// Tasks that ended badly, at most `count_max`, in no order.
+    ///
+    /// # Errors
+    /// About the queue itself.
+    fn dead_letters(&self, count_max: usize) -> Result<Vec<DeadLetter>>;
+
+    /// Puts tasks that ended badly back, as if they had never been received: those that `wanted` says, by their ids. Says
+    /// how many.
+    ///
+    /// # Errors
+    /// About the queue itself; some may be back by then.
+    fn redrive(&self, wanted: &dyn Fn(&str) -> bool) -> Result<u64>;
+}
+
+/// A task that ended badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// What the queue calls it: the task's id, or a message's where its body is no task.
+    pub id: String,
+    /// The video, where it is known.
+    pub input: Option<String>,
+    /// Why, for a person.
+    pub reason: String,
 }
 
 /// What a call to receive came to.
@@ -127,9 +158,9 @@ pub struct Depth {
     pub in_flight: u64,
     /// Ended badly.
     pub dead: u64,
-    /// Ended well.
+    /// Ended well; 0 where the queue forgets them.
     pub done: u64,
-    /// Age of the oldest task that has not ended, since it was sent.
+    /// Age of the oldest task that has not ended, since it was sent, where the queue tells.
     pub oldest_age: Option<Duration>,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::{Clock, Depth, Lease, Phase, Received, TaskQueue, TaskState, lease_lost, system_clock};
+use super::{Clock, DeadLetter, Depth, Lease, Phase, Received, TaskQueue, TaskState, lease_lost, system_clock};
 use crate::Task;
 use crate::queue::fault::explain;
 use crate::task::{check_segment, nonce};
@@ -237,6 +237,34 @@ impl TaskQueue for SqliteQueue {
         })?;
         state.ok_or_else(|| Error::not_found(format!("queue {} has no task called {id}", self.path.display())))
     }
+
+    fn dead_letters(&self, count_max: usize) -> Result<Vec<DeadLetter>> {
+        let sql = "SELECT id, body, reason FROM tasks WHERE state = 'dead' ORDER BY rowid LIMIT ?1";
+        let read = |row: &Row<'_>| {
+            let input = Task::from_json(&text(row, 1)?).ok().map(|task| task.input);
+            let reason = row.get::<_, Option<String>>(2)?.unwrap_or_default();
+            Ok(DeadLetter { id: text(row, 0)?, input, reason })
+        };
+        let limit = i64::try_from(count_max).unwrap_or(i64::MAX);
+        self.read(|connection| connection.prepare(sql)?.query_map([limit], read)?.collect())
+    }
+
+    fn redrive(&self, wanted: &dyn Fn(&str) -> bool) -> Result<u64> {
+        let now_ms = self.now_ms();
+        self.transact(|tx| {
+            let mut statement = tx.prepare("SELECT rowid, id FROM tasks WHERE state = 'dead' ORDER BY rowid")?;
+            let dead = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, text(row, 1)?)))?;
+            let dead: Vec<(i64, String)> = dead.collect::<rusqlite::Result<_>>()?;
+            let mut count = 0;
+            for (number, _) in dead.iter().filter(|(_, id)| wanted(id)) {
+                let sql = "UPDATE tasks SET state = 'queued', visible_at_ms = ?2, receipt = NULL, receive_count = 0,
+                           failures = 0, finished_ms = NULL WHERE rowid = ?1";
+                tx.execute(sql, params![number, now_ms])?;
+                count += 1;
+            }
+            Ok(count)
+        })
+    }
 }
 
 impl SqliteQueue {
@@ -374,7 +402,13 @@ mod tests {
             let advance = move |time: Duration| {
                 now_ms.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
             };
-            Bench { queue: Box::new(queue), advance: Box::new(advance), _folder: Box::new(folder) }
+            Bench {
+                queue: Box::new(queue),
+                advance: Box::new(advance),
+                keeps_tasks: true,
+                visibility: conformance::VISIBILITY,
+                _folder: Box::new(folder),
+            }
         });
     }
 
@@ -512,7 +546,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("queue.db");
         let send = |number: u64| {
-            let queue = SqliteQueue::open(&path, Options::default()).unwrap();
+            // Eight of them wait for each other's synchronisations, on whatever disk this is.
+            let options = Options { busy_timeout: Duration::from_secs(120), ..Options::default() };
+            let queue = SqliteQueue::open(&path, options).unwrap();
             queue.send(&sample(&format!("t{number}"))).unwrap();
         };
         let send = &send;

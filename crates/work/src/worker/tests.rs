@@ -18,7 +18,7 @@ use crate::inference::{Answer, Pending};
 use crate::job::Checkpoint;
 use crate::object::{FolderStore, Head, ObjectWriter, Stored};
 use crate::policy::Patience;
-use crate::queue::{Depth, Options, Phase, SqliteQueue, TaskState, lease_lost};
+use crate::queue::{DeadLetter, Depth, Options, Phase, SqliteQueue, TaskState, lease_lost};
 use crate::result::lines_key;
 use crate::segment::Lengths;
 
@@ -130,6 +130,12 @@ impl TaskQueue for HookedQueue {
     }
     fn state(&self, id: &str) -> Result<TaskState> {
         self.0.state(id)
+    }
+    fn dead_letters(&self, count_max: usize) -> Result<Vec<DeadLetter>> {
+        self.0.dead_letters(count_max)
+    }
+    fn redrive(&self, wanted: &dyn Fn(&str) -> bool) -> Result<u64> {
+        self.0.redrive(wanted)
     }
 }
 
