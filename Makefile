@@ -17,7 +17,7 @@ PYTHON = .cache/venv-clients/bin/python
 MODELS = .cache/bench
 PACKED = $(MODELS)/packing
 
-.PHONY: help setup demo test bench bench-packing bench-models lint build test-rust test-python
+.PHONY: help setup demo test chaos bench bench-packing bench-models lint build test-rust test-python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -31,6 +31,10 @@ demo: setup build ## detect people and vehicles in the bundled clip, from queue 
 test: ## every check that a change must pass
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory lint test-rust build test-python
+
+chaos: build ## kill thirty workers over two hundred videos, on services that fail
+	@scripts/setup.sh test
+	$(STEP) 'chaos' env CHAOS=full $(PYTHON) tests/python/run.py test_chaos
 
 bench: build bench-models ## measure against the floor of this machine
 	$(STEP) 'bench' $(PACKHORSE) bench

@@ -26,6 +26,13 @@ impl Exit {
         ExitCode::from(code)
     }
 
+    /// Why, for a person.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Failed(reason) | Self::Configuration(reason) => reason,
+        }
+    }
+
     /// `error` happened while the surroundings were looked at, before any work.
     pub(crate) fn configuration(error: &Error) -> Self {
         match error.kind {

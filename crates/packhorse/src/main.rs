@@ -6,6 +6,7 @@ mod environment;
 mod exit;
 mod inference;
 mod node;
+mod places;
 mod signal;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Serve(commands::serve::Args),
     /// Put videos into a queue
     Submit(commands::submit::Args),
+    /// Look into a queue, and put dead letters back
+    Queue(commands::queue::Args),
     /// Take videos from a queue and detect objects on every frame
     Work(commands::work::Args),
     /// Look at a video and a model before relying on them: every check, one frame, and what it would take
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Submit(args) => commands::submit::run(&args),
+        Command::Queue(args) => commands::queue::run(&args),
         Command::Work(args) => commands::work::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => commands::demo::run(&args),

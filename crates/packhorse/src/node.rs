@@ -109,7 +109,7 @@ impl Place<'_> {
 }
 
 /// The folder called `name` among the user's caches, if there is a place for those.
-fn user_cache(name: &str) -> Option<PathBuf> {
+pub(crate) fn user_cache(name: &str) -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || variable("HOME").map(|home| home.join(".cache"));
     let caches = variable("XDG_CACHE_HOME").filter(|place| place.is_absolute()).or_else(home);

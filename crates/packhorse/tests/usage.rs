@@ -34,7 +34,7 @@ fn wrong_usage_and_configuration_are_named() {
         ("pack assets/nanodet_g_coco80.onnx --store new --labels odd.txt", &["odd.txt", "line 2"]),
         ("pack none.onnx --store new", &["none.onnx", "no such file"]),
         ("submit none.mp4 --queue new-queue --model nanodet", &["none.mp4", "no such file"]),
-        ("submit clip.mp4 tmp --queue new-queue --model nanodet", &["tmp", "is a folder"]),
+        ("submit clip.mp4 tmp --queue new-queue --model nanodet", &["tmp", "no video in it"]),
         // Places.
         ("models --store none", &["none", "packhorse pack"]),
         ("serve --store none", &["none", "packhorse pack"]),
@@ -49,12 +49,19 @@ fn wrong_usage_and_configuration_are_named() {
         (&serve_taken, &[&taken, "port 0"]),
         // What this build cannot do yet.
         ("pack assets/nanodet_g_coco80.onnx --store s3://bucket/store", &["s3://bucket/store", "packhorse push"]),
-        ("work --queue queue --store store --output s3://bucket/out", &["s3://bucket/out", "give a folder"]),
+        // Services, as far as can be told without asking them.
         (
-            "work --queue https://queues.example/q --store store --output new",
-            &["https://queues.example/q", "file path"],
+            "work --queue queue --store store --output https://host/out",
+            &["https://host/out", "give a folder, or s3://"],
         ),
-        ("submit clip.mp4 --queue s3://bucket/q --model nanodet", &["s3://bucket/q", "file path"]),
+        (
+            "work --queue https://host/ --store store --output new",
+            &["https://host/", "it names no queue", "sqs://NAME"],
+        ),
+        ("work --queue sqs://videos.fifo --store store --output new", &["videos.fifo", "a standard queue"]),
+        ("submit clip.mp4 --queue s3://bucket/q --model nanodet", &["s3://bucket/q", "sqs://NAME"]),
+        ("queue --queue amqp://host/q", &["amqp://host/q", "sqs://NAME"]),
+        ("queue --queue queue redrive", &["required"]),
     ];
     for (line, says) in cases {
         check(&place, line, &[], says);

@@ -13,13 +13,16 @@ pub mod queue;
 pub use queue::{SqliteQueue, TaskQueue};
 
 pub mod object;
-pub use object::{FolderStore, ObjectStore};
+pub use object::{BucketStore, FolderStore, ObjectStore};
 
 pub mod source;
 pub use source::Source;
 
 pub mod sampling;
 pub use sampling::Sampling;
+
+pub mod spool;
+pub use spool::{LazySpool, Spool};
 
 pub mod media;
 
@@ -31,6 +34,9 @@ pub use output::{Form, Sighting};
 
 pub mod result;
 pub use result::Summary;
+
+pub mod refusal;
+pub use refusal::Refusal;
 
 pub mod completion;
 pub use completion::Completion;

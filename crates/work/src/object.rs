@@ -4,6 +4,8 @@
 //! who works it: two attempts that race put the same bytes, so that neither has to know of the other. What a writer has
 //! not committed yet is nobody's to read; sweeping removes it where its writer died.
 
+mod bucket;
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 use engine::{Error, ErrorKind, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+pub use self::bucket::BucketStore;
 use crate::task::{check_segment, nonce};
 
 /// Ends the name of every file that is being written.
@@ -121,6 +124,14 @@ pub trait ObjectWriter: Send {
     fn commit(self: Box<Self>, put: Put) -> Result<Stored>;
 }
 
+/// That `key` is a path of a few plain segments.
+fn check_key(key: &str) -> Result<()> {
+    if key.split('/').count() > DEPTH_MAX {
+        return Err(Error::invalid(format!("object key {key:?} has more than {DEPTH_MAX} segments")));
+    }
+    key.split('/').try_for_each(|segment| check_segment("object key", segment))
+}
+
 /// An [`ObjectStore`] in a folder.
 #[derive(Clone, Debug)]
 pub struct FolderStore {
@@ -152,11 +163,7 @@ impl FolderStore {
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the key is not a path of a few plain segments.
     pub fn path(&self, key: &str) -> Result<PathBuf> {
-        let segments: Vec<&str> = key.split('/').collect();
-        if segments.len() > DEPTH_MAX {
-            return Err(Error::invalid(format!("object key {key:?} has more than {DEPTH_MAX} segments")));
-        }
-        segments.iter().try_for_each(|segment| check_segment("object key", segment))?;
+        check_key(key)?;
         Ok(self.root.join(key))
     }
 

@@ -34,6 +34,8 @@ pub struct Source {
     pub identity: InputIdentity,
     /// Time of the last change, in nanoseconds since 1970; not part of the identity, since a copy is the same video.
     modified_ns: i64,
+    /// What tells contents of a video apart that was fetched from elsewhere, on every machine alike.
+    tag: Option<String>,
 }
 
 impl Source {
@@ -55,12 +57,25 @@ impl Source {
             false => String::new(),
         };
         let identity = InputIdentity { path: input.clone(), size_bytes: metadata.len(), fingerprint };
-        Ok(Self { path, identity, modified_ns: modified_ns(&metadata) })
+        Ok(Self { path, identity, modified_ns: modified_ns(&metadata), tag: None })
+    }
+
+    /// The video that `input` names and that was fetched into the file `path`; `tag` is of its content.
+    ///
+    /// # Errors
+    /// [`Unavailable`](engine::ErrorKind::Unavailable) when the file cannot be read.
+    pub(crate) fn fetched(input: &str, path: &Path, tag: &str) -> Result<Self> {
+        let failed = |e: io::Error| Error::unavailable(format!("{}, fetched of '{input}': {e}", path.display()));
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        let fingerprint = fingerprint(path, metadata.len()).map_err(failed)?;
+        let identity = InputIdentity { path: input.to_owned(), size_bytes: metadata.len(), fingerprint };
+        Ok(Self { path: path.to_owned(), identity, modified_ns: modified_ns(&metadata), tag: Some(tag.to_owned()) })
     }
 
     /// What changes when the video is replaced by another, for the names of parts.
-    pub(crate) fn stamp(&self) -> (&str, i64) {
-        (&self.identity.fingerprint, self.modified_ns)
+    pub(crate) fn stamp(&self) -> (&str, i64, Option<&str>) {
+        let modified_ns = if self.tag.is_some() { 0 } else { self.modified_ns };
+        (&self.identity.fingerprint, modified_ns, self.tag.as_deref())
     }
 
     /// That the file is the one that it was.

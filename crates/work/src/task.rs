@@ -195,6 +195,14 @@ impl Task {
         if self.is_tracking() { self.threshold.min(track::LOW_SCORE) } else { self.threshold }
     }
 
+    /// The input for others to see: without the query of a URL, which may be a secret.
+    pub fn shown_input(&self) -> &str {
+        match self.input.starts_with("http") && self.is_remote() {
+            true => self.input.split('?').next().unwrap_or_default(),
+            false => &self.input,
+        }
+    }
+
     /// Whether the input is elsewhere than on this machine.
     pub fn is_remote(&self) -> bool {
         self.input.split_once("://").is_some_and(|(scheme, _)| scheme != "file")

@@ -5,6 +5,7 @@
 //! was worked of it until then is in parts, and the next delivery goes on behind them.
 
 mod config;
+mod end;
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +20,12 @@ use crate::job::{self, Job, Shared};
 use crate::media::Tools;
 use crate::object::{ObjectStore, Put};
 use crate::output::Form;
-use crate::policy::{Failure, Verdict, placed, verdict};
+use crate::policy::{Failure, placed};
 use crate::queue::{Lease, Received, TaskQueue};
-use crate::result::{Summary, cost_key, parts_folder, summary_key};
+use crate::refusal::failed_key;
+use crate::result::{Summary, cost_key, summary_key};
+use crate::source::Source;
+use crate::spool::{Fetched, LazySpool};
 use crate::stop::Stop;
 use crate::task::Task;
 
@@ -40,6 +44,8 @@ pub struct Worker {
     pub inference: Arc<dyn Inference>,
     /// What decodes the videos.
     pub tools: Tools,
+    /// Where videos are fetched to that are elsewhere; without it, they are refused.
+    pub spool: Option<LazySpool>,
     /// How patient it is.
     pub config: Config,
 }
@@ -187,9 +193,9 @@ impl Worker {
             Err(error) => return Err(error),
         };
         let same = |summary: &Summary| {
-            let of_task = (&summary.task, &summary.input.path, &summary.model.name, summary.threshold);
+            let of_task = (&summary.task, &*summary.input.path, &summary.model.name, summary.threshold);
             let has = |form: &Form| summary.outputs.iter().any(|written| written.file == form.file());
-            of_task == (&task.id, &task.input, &task.model, task.threshold)
+            of_task == (&task.id, task.shown_input(), &task.model, task.threshold)
                 && summary.sampling == task.sampling
                 && task.outputs.iter().all(has)
         };
@@ -223,8 +229,12 @@ impl Worker {
         run: &Run<'_>,
     ) -> std::result::Result<(Summary, Cost), Failure> {
         let (task, objects) = (&lease.task, self.objects.as_ref());
+        let fetched = self.fetch(task, cancelled)?;
+        let here = if fetched.is_none() { Some(Source::of(task).map_err(Failure::Task)?) } else { None };
+        let source = fetched.as_ref().map(|fetched| &fetched.source).or(here.as_ref());
         let job = Job {
             task,
+            source: source.ok_or_else(|| Failure::Task(Error::internal("a video that is nowhere")))?,
             objects,
             inference: self.inference.as_ref(),
             tools: &self.tools,
@@ -247,90 +257,31 @@ impl Worker {
         let (summary, cost) = finished.commit().map_err(placed)?;
         let cost_json = cost.to_json().map_err(Failure::Task)?;
         objects.put(&cost_key(&task.id), &cost_json, Put::Replace).map_err(placed)?;
+        if !self.queue.keeps_tasks() {
+            // Of an end that was not the last one.
+            objects.delete(&failed_key(&task.id)).map_err(placed)?;
+        }
         let summary_json = summary.to_json().map_err(Failure::Task)?;
         objects.put(&summary_key(&task.id), &summary_json, Put::Replace).map_err(placed)?;
         Ok((summary, cost))
     }
 
-    fn acknowledge(
-        &self,
-        lease: &Lease,
-        summary: &Summary,
-        cost: Option<&Cost>,
-        run: &Run<'_>,
-    ) -> std::result::Result<(), Halt> {
-        let tidied = self.tidy(&lease.task.id, true);
-        match self.queue.complete(lease) {
-            Ok(()) => {
-                if let Err(error) = tidied {
-                    tracing::warn!(task = %lease.task.id, %error, "parts are left over");
-                }
-                run.count(|report| report.completed += 1);
-                run.observer.finished(&lease.task, summary, cost);
-                Ok(())
-            }
-            Err(error) if error.kind == ErrorKind::Cancelled => {
-                // The result is durable, so whoever has the task now will find it and acknowledge.
-                run.count(|report| report.lost += 1);
-                run.observer.failed(&lease.task, &Verdict::Leave);
-                Ok(())
-            }
-            Err(error) => Err(Halt::Queue(error)),
+    /// The video, when it is elsewhere, as a file for as long as what is returned.
+    fn fetch(&self, task: &Task, cancelled: &dyn Fn() -> bool) -> std::result::Result<Option<Fetched<'_>>, Failure> {
+        if !task.is_remote() {
+            return Ok(None);
         }
-    }
-
-    /// Does with a failed task what the verdict says.
-    fn settle(&self, lease: &Lease, failure: &Failure, run: &Run<'_>) -> std::result::Result<(), Halt> {
-        let verdict = verdict(failure, lease.failures, &self.config.patience);
-        let task = &lease.task.id;
-        // Parts stay where the task will be tried again: that is what they are for.
-        let tidied = match &verdict {
-            Verdict::DeadLetter { .. } => self.tidy(task, true),
-            Verdict::Retry { .. } | Verdict::Place(_) => self.tidy(task, false),
-            Verdict::Leave => Ok(()),
-        };
-        if let Err(error) = tidied {
-            tracing::warn!(%task, %error, "what attempts left behind could not be removed");
-        }
-        let released = |report: &mut Report| report.released += 1;
-        let (count, ended): (fn(&mut Report), _) = match &verdict {
-            Verdict::DeadLetter { reason } => {
-                tracing::warn!(%task, %reason, "dead letter");
-                (|report| report.dead += 1, self.queue.dead_letter(lease, reason))
-            }
-            Verdict::Retry { delay, counts, reason } => {
-                tracing::warn!(%task, %reason, delay_s = delay.as_secs(), "given back");
-                (released, self.queue.release(lease, *delay, reason, *counts))
-            }
-            Verdict::Place(error) => (released, self.queue.release(lease, Duration::ZERO, &error.message, false)),
-            Verdict::Leave => {
-                tracing::warn!(%task, "another worker took over");
-                (|report| report.lost += 1, Ok(()))
-            }
-        };
-        match (ended, &verdict) {
-            (Err(error), _) if error.kind == ErrorKind::Cancelled => run.count(|report| report.lost += 1),
-            // The place may be why the queue fails too, a full disk for one, and it is what the user has to mend.
-            (Err(error), Verdict::Place(_)) => tracing::warn!(%task, %error, "the task could not be given back"),
-            (Err(error), _) => return Err(Halt::Queue(error)),
-            (Ok(()), _) => run.count(count),
-        }
-        run.observer.failed(&lease.task, &verdict);
-        match verdict {
-            Verdict::Place(error) => Err(Halt::Place(error)),
-            Verdict::DeadLetter { .. } | Verdict::Retry { .. } | Verdict::Leave => Ok(()),
-        }
-    }
-
-    /// Removes what attempts left unfinished of a task that is about to be ended or given back, and its parts when they
-    /// have served.
-    fn tidy(&self, task_id: &str, with_parts: bool) -> Result<()> {
-        if with_parts {
-            for key in self.objects.list(&parts_folder(task_id))? {
-                self.objects.delete(&key)?;
-            }
-        }
-        self.objects.sweep(task_id)
+        // The cheaper question, and nothing is fetched for a model that is not there.
+        self.inference.model(&task.model).map_err(Failure::Task)?;
+        let spool = self.spool.as_deref().ok_or_else(|| {
+            Failure::Task(Error::unsupported(format!("{}: this worker reads files only", task.shown_input())))
+        })?;
+        // No task is to blame for a spool that cannot be made.
+        let spool = spool.as_ref().map_err(|error| Failure::Place(error.clone()))?;
+        spool.fetch(task, cancelled).map(Some).map_err(|error| match error.kind {
+            ErrorKind::Cancelled => Failure::Stopped,
+            _ => Failure::Task(error),
+        })
     }
 }
 

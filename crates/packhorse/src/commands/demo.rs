@@ -129,6 +129,7 @@ pub(super) fn drain(
         objects: Arc::new(FolderStore::open(&place)?),
         inference: Arc::new(InProcess(Arc::clone(scheduler))),
         tools: Tools::from_env(),
+        spool: None,
         config: Config::default(),
     };
     let report = worker.run(Mode::DrainOnce, &Stop::new(), &Progress::default())?;

@@ -12,6 +12,7 @@ pub(crate) mod pack;
 pub(crate) mod predict;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod queue;
 pub(crate) mod remove;
 pub(crate) mod serve;
 pub(crate) mod submit;

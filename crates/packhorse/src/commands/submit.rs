@@ -1,24 +1,28 @@
 //! `packhorse submit`
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod videos;
+mod wait;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
-use work::queue::{Options, Phase};
-use work::{SqliteQueue, Task, TaskQueue};
+use work::Task;
+use work::queue::SqsOptions;
+
+use self::wait::{Teller, wait};
 
 use super::look::Look;
 use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
+use crate::places::Outside;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The videos
+    /// The videos: files, folders, objects such as s3://BUCKET/KEY, and prefixes of buckets
     #[arg(required = true)]
     videos: Vec<PathBuf>,
-    /// The queue's file; made when it is not there
+    /// The queue: a file, made when it is not there, https://sqs.REGION.amazonaws.com/ACCOUNT/NAME or sqs://NAME
     #[arg(long, env = "PACKHORSE_QUEUE")]
     queue: String,
     /// The model that looks at the frames
@@ -29,6 +33,9 @@ pub(crate) struct Args {
     /// Stay until every one of them has ended
     #[arg(long)]
     wait: bool,
+    /// Where the results go, which tell the end where a queue cannot: needed to wait for tasks in SQS
+    #[arg(long, env = "PACKHORSE_OUTPUT")]
+    output: Option<String>,
 }
 
 /// What a program reads about a submitted task; with `--wait` a second line tells its end.
@@ -42,68 +49,31 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    let outside = Outside::default();
     // All are looked at before the first is sent: a mistyped name must not leave half of them in the queue.
-    let tasks = args.videos.iter().map(|video| task(video, args)).collect::<Result<Vec<_>, _>>()?;
-    let queue = open_queue(&args.queue)?;
+    let inputs = videos::gather(&args.videos, &outside)?;
+    let tasks = inputs.iter().map(|input| task(input, args)).collect::<Result<Vec<_>, _>>()?;
+    let queue = outside.queue(&args.queue, SqsOptions::default())?;
+    let results = match (args.wait && !queue.keeps_tasks(), &args.output) {
+        (true, None) => {
+            let why = "this queue cannot tell when a task has ended: say where its results go with --output, or do not --wait";
+            return Err(Exit::Configuration(format!("{}: {why}", args.queue)));
+        }
+        (true, Some(output)) => Some(outside.output(output)?),
+        (false, _) => None,
+    };
     for task in &tasks {
         queue.send(task)?;
         print_json(&Line { id: &task.id, input: &task.input, state: "queued", reason: None })?;
     }
     say(format_args!("submitted {} to {}", counted(tasks.len(), "video"), args.queue));
-    if args.wait { wait(&queue, &tasks) } else { Ok(()) }
-}
-
-fn task(video: &Path, args: &Args) -> Result<Task, Exit> {
-    if video.is_dir() {
-        return Err(Exit::Configuration(format!("{}: this is a folder; name the videos in it", video.display())));
-    }
-    if !video.is_file() {
-        return Err(Exit::Configuration(format!("{}: there is no such file", video.display())));
-    }
-    args.look.with(Task::new(video, &args.model).map_err(|error| Exit::configuration(&error))?)
-}
-
-/// The queue at `place`.
-pub(super) fn open_queue(place: &str) -> Result<SqliteQueue, Exit> {
-    let path = match place.split_once("://") {
-        None => Path::new(place),
-        Some(("file", path)) => Path::new(path),
-        Some(_) => {
-            return Err(Exit::Configuration(format!(
-                "{place}: this build keeps queues in files and cannot use a queue service yet; give a file path"
-            )));
-        }
-    };
-    SqliteQueue::open(path, Options::default()).map_err(|error| Exit::configuration(&error))
-}
-
-fn wait(queue: &SqliteQueue, tasks: &[Task]) -> Outcome {
-    let bar = ProgressBar::new(tasks.len() as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} videos ended  {elapsed}") {
-        bar.set_style(style);
-    }
-    let mut dead = 0;
-    for task in tasks {
-        let state = loop {
-            let state = queue.state(&task.id)?;
-            if matches!(state.phase, Phase::Dead | Phase::Done) {
-                break state;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        };
-        let ended_well = state.phase == Phase::Done;
-        if !ended_well {
-            dead += 1;
-            let reason = state.reason.as_deref().unwrap_or("no reason was kept");
-            bar.suspend(|| say(format_args!("{}: {reason}", task.input)));
-        }
-        let word = if ended_well { "done" } else { "dead" };
-        print_json(&Line { id: &task.id, input: &task.input, state: word, reason: state.reason })?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    if dead == 0 {
+    if !args.wait {
         return Ok(());
     }
-    Err(Exit::Failed(format!("{} of {} went to the dead letters", dead, counted(tasks.len(), "video"))))
+    let of_queue = Teller::Queue(queue.as_ref());
+    wait(&results.as_deref().map_or(of_queue, Teller::Results), &tasks)
+}
+
+fn task(input: &str, args: &Args) -> Result<Task, Exit> {
+    args.look.with(Task::new(Path::new(input), &args.model).map_err(|error| Exit::configuration(&error))?)
 }

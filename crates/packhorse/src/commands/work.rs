@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -12,20 +12,31 @@ use serve::{QueueLimits, ResidencyOptions, Scheduler};
 use work::job::Checkpoint;
 use work::media::Tools;
 use work::policy::Verdict;
-use work::{Config, Cost, FolderStore, Mode, Observer, Report, Stop, Summary, Task, Worker};
+use work::queue::SqsOptions;
+use work::task::Template;
+use work::{Config, Cost, LazySpool, Mode, Observer, Report, Spool, Stop, Summary, Task, Worker};
 
-use super::submit::open_queue;
 use super::{print_json, say};
 use crate::exit::Exit;
 use crate::inference::InProcess;
 use crate::node::{self, Place};
+use crate::places::Outside;
 use crate::{Outcome, signal};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The queue's file
+    /// The queue: a file, https://sqs.REGION.amazonaws.com/ACCOUNT/NAME or sqs://NAME
     #[arg(long, env = "PACKHORSE_QUEUE")]
     queue: String,
+    /// Where dead letters go, if not where the redrive policy of a queue in SQS says
+    #[arg(long, env = "PACKHORSE_DEAD_LETTERS", value_name = "QUEUE")]
+    dead_letters: Option<String>,
+    /// A task received this often without an end is given up: it may be what kills its workers
+    #[arg(long, env = "PACKHORSE_RECEIVES_MAX", default_value_t = 10, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    receives_max: u32,
+    /// The model for what asks for none, such as the events of a bucket
+    #[arg(long, env = "PACKHORSE_MODEL")]
+    model: Option<String>,
     /// The models: a store of packs in a folder or a bucket, another server's repository, or .onnx files
     #[arg(long, env = "PACKHORSE_STORE")]
     store: String,
@@ -35,7 +46,14 @@ pub(crate) struct Args {
     /// Where what is fetched of a store in a bucket is kept [default: packhorse-stores in the user's cache]
     #[arg(long, env = "PACKHORSE_CACHE", value_name = "FOLDER")]
     cache: Option<String>,
-    /// The folder of results; each task gets a folder of its own in it
+    /// Where videos of buckets and web servers are fetched to while they are worked [default: packhorse-spool in the user's
+    /// cache]
+    #[arg(long, env = "PACKHORSE_SPOOL", value_name = "FOLDER")]
+    spool: Option<PathBuf>,
+    /// Bytes that they may take there at once; a larger video is refused
+    #[arg(long, env = "PACKHORSE_SPOOL_MAX", default_value_t = 20_000_000_000, value_name = "BYTES")]
+    spool_max: u64,
+    /// Where results go, a folder or a bucket; each task gets a folder of its own in it
     #[arg(long, env = "PACKHORSE_OUTPUT")]
     output: String,
     /// When to end: never, when the queue is empty, or after one task
@@ -84,11 +102,14 @@ pub(crate) fn run(args: &Args) -> Outcome {
     // What must be there already is looked at before what is made when it is not.
     let place = Place { cache: args.cache.as_deref(), ..Place::of(&args.store, args.pack_cache.as_deref()) };
     place.check()?;
-    let queue = Arc::new(open_queue(&args.queue)?);
-    let objects = Arc::new(open_output(&args.output)?);
+    let (outside, stop) = (Arc::new(Outside::default()), Stop::new());
+    let queue = outside.queue(&args.queue, args.queue_options(mode, &stop))?;
+    // Told before anything is made ready.
+    queue.depth().map_err(|error| Exit::configuration(&error))?;
+    let objects = outside.output(&args.output)?;
+    let spool = args.spool(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
-    let stop = Stop::new();
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;
     let config = Config {
@@ -97,7 +118,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
         checkpoint: Checkpoint { every: Duration::from_secs_f64(args.checkpoint), ..Checkpoint::default() },
         ..Config::default()
     };
-    let worker = Worker { queue, objects, inference: Arc::new(InProcess(Arc::clone(&scheduler))), tools, config };
+    let worker =
+        Worker { queue, objects, inference: Arc::new(InProcess(Arc::clone(&scheduler))), tools, spool, config };
     let outcome = worker.run(mode, &stop, &Progress::default());
     // Whatever was still on a lane belongs to a job that has ended.
     scheduler.drain(Duration::from_secs(5));
@@ -107,6 +129,41 @@ pub(crate) fn run(args: &Args) -> Outcome {
         0 => Ok(()),
         1 => Err(Exit::Failed("a task went to the dead letters".to_owned())),
         _ => Err(Exit::Failed(format!("{dead} tasks went to the dead letters"))),
+    }
+}
+
+impl Args {
+    fn queue_options(&self, mode: Mode, stop: &Stop) -> SqsOptions {
+        /// A worker that is to end looks for the end more often.
+        const WAIT_BRIEF: Duration = Duration::from_secs(2);
+        let defaults = SqsOptions::default();
+        SqsOptions {
+            stop: stop.clone(),
+            wait: if mode == Mode::Serve { defaults.wait } else { WAIT_BRIEF },
+            receives_max: self.receives_max,
+            dead_letters: self.dead_letters.clone(),
+            template: Template { model: self.model.clone(), ..Template::default() },
+            ..defaults
+        }
+    }
+
+    /// Somewhere to fetch videos to. Without a place for it a worker reads files only, which is all that many are for.
+    fn spool(&self, outside: &Arc<Outside>) -> Result<Option<LazySpool>, Exit> {
+        let folder = self.spool.clone().or_else(|| node::user_cache("packhorse-spool"));
+        let Some(folder) = folder else {
+            tracing::warn!("there is no XDG_CACHE_HOME and no HOME: give --spool to work videos of buckets");
+            return Ok(None);
+        };
+        let (outside, bytes_max) = (Arc::clone(outside), self.spool_max);
+        let lazy: LazySpool = LazyLock::new(Box::new(move || {
+            let network = outside.network().map_err(|exit| engine::Error::invalid(exit.reason()))?;
+            Spool::open(network, &folder, bytes_max)
+        }));
+        if self.spool.is_some() {
+            // What was typed is told at once when it is wrong.
+            lazy.as_ref().map_err(Exit::configuration)?;
+        }
+        Ok(Some(lazy))
     }
 }
 
@@ -121,20 +178,6 @@ fn settle(scheduler: &Scheduler) {
         bar.inc(1);
     }
     bar.finish_and_clear();
-}
-
-/// The place for results at `place`.
-pub(super) fn open_output(place: &str) -> Result<FolderStore, Exit> {
-    let path = match place.split_once("://") {
-        None => Path::new(place),
-        Some(("file", path)) => Path::new(path),
-        Some((scheme, _)) => {
-            return Err(Exit::Configuration(format!(
-                "{place}: this build writes results into folders and cannot write to {scheme}:// yet; give a folder"
-            )));
-        }
-    };
-    FolderStore::open(path).map_err(|error| Exit::configuration(&error))
 }
 
 /// A bar for each video that is worked, a line when it has ended.

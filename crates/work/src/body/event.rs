@@ -111,10 +111,9 @@ impl Told<'_> {
     }
 }
 
-/// How puts of one key compare: sequencers are hexadecimal numbers of any length.
-fn sequence(sequencer: Option<&str>) -> (usize, &str) {
-    let digits = sequencer.unwrap_or_default().trim_start_matches('0');
-    (digits.len(), digits)
+/// How puts of one key compare: sequencers of any length, the shorter one filled up with zeros at its right, as text.
+fn sequence(sequencer: Option<&str>) -> &str {
+    sequencer.unwrap_or_default().trim_end_matches('0')
 }
 
 /// A key as events carry it: encoded like a form.

@@ -30,6 +30,7 @@ use crate::output::files::Whole;
 use crate::policy::{Failure, placed};
 use crate::result::Summary;
 use crate::segment::{Ledger, Lengths, Next};
+use crate::source::Source;
 use crate::task::Task;
 
 use self::assemble::Assembled;
@@ -44,6 +45,8 @@ const PACE: Duration = Duration::from_millis(500);
 pub struct Job<'a> {
     /// What to do.
     pub task: &'a Task,
+    /// Its video, as a file.
+    pub source: &'a Source,
     /// Where parts and results go.
     pub objects: &'a dyn ObjectStore,
     /// Runs the model.

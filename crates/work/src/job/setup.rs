@@ -36,7 +36,7 @@ impl Setup {
         // The model first: it is the cheaper question.
         let manifest = job.inference.model(&job.task.model)?;
         let detector = detect::for_model(&manifest)?;
-        let source = Source::of(job.task)?;
+        let source = job.source.clone();
         let (probe, outline) = media::survey(job.tools, &source.path, job.stall_limit)?;
         // What is cut off for sure is refused before anything is spent on it.
         let stored = DecodeReport { frames: outline.frames, ..DecodeReport::default() };

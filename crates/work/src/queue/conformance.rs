@@ -16,8 +16,6 @@ pub(super) struct Bench {
     pub(super) queue: Box<dyn TaskQueue>,
     /// Lets that much time pass, and a little more where time cannot be turned.
     pub(super) advance: Box<dyn Fn(Duration)>,
-    /// Whether it keeps tasks, each once, in order, and tells where they are; else it keeps messages.
-    pub(super) keeps_tasks: bool,
     /// How long a task is hidden: seconds where they are real ones.
     pub(super) visibility: Duration,
     /// Kept for as long as the queue.
@@ -47,7 +45,7 @@ pub(super) fn check(make: &(dyn Fn() -> Bench + Sync)) {
             std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || case(&make())).unwrap();
         }
     });
-    if make().keeps_tasks {
+    if make().queue.keeps_tasks() {
         sent_twice(&make());
         in_order(&make());
     }
@@ -90,26 +88,26 @@ impl Bench {
     fn is(&self, id: &str, phase: Phase, reason: Option<&str>) {
         match self.queue.state(id) {
             Ok(state) => assert_eq!((state.phase, state.reason.as_deref()), (phase, reason), "{id}"),
-            Err(error) => assert!(!self.keeps_tasks && error.kind == ErrorKind::Unsupported, "{error}"),
+            Err(error) => assert!(!self.queue.keeps_tasks() && error.kind == ErrorKind::Unsupported, "{error}"),
         }
     }
 
     /// Tasks that ended well are counted where they are kept.
     fn done(&self, count: u64) -> u64 {
-        if self.keeps_tasks { count } else { 0 }
+        if self.queue.keeps_tasks() { count } else { 0 }
     }
 }
 
 fn one_task_end_to_end(bench: &Bench) {
     let queue = bench.queue.as_ref();
     assert!(bench.is_empty());
-    let unknown = if bench.keeps_tasks { ErrorKind::NotFound } else { ErrorKind::Unsupported };
+    let unknown = if bench.queue.keeps_tasks() { ErrorKind::NotFound } else { ErrorKind::Unsupported };
     assert_eq!(queue.state("a").unwrap_err().kind, unknown);
     assert_eq!(queue.depth().unwrap(), Depth::default());
     let sent = task("a");
     queue.send(&sent).unwrap();
     let mut oldest_age = None;
-    if bench.keeps_tasks {
+    if bench.queue.keeps_tasks() {
         (bench.advance)(Duration::from_secs(7));
         oldest_age = Some(Duration::from_secs(7));
     }
@@ -133,7 +131,8 @@ fn lapsed_lease(bench: &Bench) {
     queue.send(&task("a")).unwrap();
     let first = bench.receive();
     // A part of it where time is real, so that a busy machine is not too late.
-    let step = if bench.keeps_tasks { bench.visibility - Duration::from_millis(1) } else { bench.visibility / 3 };
+    let step =
+        if bench.queue.keeps_tasks() { bench.visibility - Duration::from_millis(1) } else { bench.visibility / 3 };
     for _ in 0..4 {
         (bench.advance)(step);
         queue.extend(&first, bench.visibility).unwrap();
@@ -348,7 +347,7 @@ fn follows_the_model(bench: &Bench, operations: &[Operation]) -> Result<(), Test
                 Phase::Dead => &mut want.dead,
                 Phase::Done => &mut want.done,
             } += 1;
-            if bench.keeps_tasks {
+            if bench.queue.keeps_tasks() {
                 let state = bench.queue.state(id).unwrap();
                 prop_assert_eq!((state.phase, state.failures), (phase, row.failures), "{}", id);
             }
@@ -364,7 +363,7 @@ fn follows_the_model(bench: &Bench, operations: &[Operation]) -> Result<(), Test
 /// What a queue that keeps messages is asked to do in place of `operation`: time stands still, and every task is sent once.
 fn in_real_time(bench: &Bench, model: &Model, operation: &Operation) -> Option<Operation> {
     const LONG_MS: u16 = 60_000;
-    if bench.keeps_tasks {
+    if bench.queue.keeps_tasks() {
         return Some(operation.clone());
     }
     match *operation {
@@ -394,8 +393,8 @@ fn step(bench: &Bench, model: &mut Model, leases: &mut Vec<Lease>, operation: &O
         Operation::Receive(visibility) => {
             let got = queue.receive(ms(visibility)).unwrap();
             let first = match &got {
-                Received::Task(lease) if !bench.keeps_tasks => model.visible(&lease.task.id),
-                Received::DeadLetter { id, .. } if !bench.keeps_tasks => model.visible(id),
+                Received::Task(lease) if !bench.queue.keeps_tasks() => model.visible(&lease.task.id),
+                Received::DeadLetter { id, .. } if !bench.queue.keeps_tasks() => model.visible(id),
                 _ => model.next(),
             };
             match (got, first) {

@@ -86,6 +86,9 @@ pub trait TaskQueue: Send + Sync {
     /// About the queue itself.
     fn depth(&self) -> Result<Depth>;
 
+    /// Whether it keeps tasks, and can tell where each one is.
+    fn keeps_tasks(&self) -> bool;
+
     /// Where the task called `id` is.
     ///
     /// # Errors

@@ -218,6 +218,10 @@ impl TaskQueue for SqliteQueue {
         })
     }
 
+    fn keeps_tasks(&self) -> bool {
+        true
+    }
+
     fn state(&self, id: &str) -> Result<TaskState> {
         let now_ms = self.now_ms();
         let sql = "SELECT state, visible_at_ms, receipt IS NOT NULL, failures, reason FROM tasks WHERE id = ?1";
@@ -405,7 +409,6 @@ mod tests {
             Bench {
                 queue: Box::new(queue),
                 advance: Box::new(advance),
-                keeps_tasks: true,
                 visibility: conformance::VISIBILITY,
                 _folder: Box::new(folder),
             }

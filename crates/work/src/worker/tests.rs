@@ -17,7 +17,7 @@ use super::*;
 use crate::inference::{Answer, Pending};
 use crate::job::Checkpoint;
 use crate::object::{FolderStore, Head, ObjectWriter, Stored};
-use crate::policy::Patience;
+use crate::policy::{Patience, Verdict};
 use crate::queue::{DeadLetter, Depth, Options, Phase, SqliteQueue, TaskState, lease_lost};
 use crate::result::lines_key;
 use crate::segment::Lengths;
@@ -127,6 +127,9 @@ impl TaskQueue for HookedQueue {
     }
     fn depth(&self) -> Result<Depth> {
         self.0.depth()
+    }
+    fn keeps_tasks(&self) -> bool {
+        self.0.keeps_tasks()
     }
     fn state(&self, id: &str) -> Result<TaskState> {
         self.0.state(id)
@@ -259,6 +262,7 @@ impl Yard {
             objects: Arc::new(HookedStore(self.objects.clone(), Arc::new(objects))),
             inference: Arc::new(Brightness::new(inference)),
             tools: Tools::from_env(),
+            spool: None,
             // The clock stands still, so a delay would never end.
             config: Config {
                 patience: Patience { delays: vec![Duration::ZERO], ..Patience::default() },
@@ -334,6 +338,7 @@ fn works_again(worker: &Worker, yard: &Yard) -> bool {
         objects: Arc::new(yard.objects.clone()),
         inference,
         tools: worker.tools.clone(),
+        spool: None,
         config: worker.config.clone(),
     };
     assert_eq!(run(&again, Mode::DrainOnce).unwrap(), Report { completed: 1, ..Report::default() });

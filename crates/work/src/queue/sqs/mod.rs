@@ -357,6 +357,10 @@ impl TaskQueue for SqsQueue {
         })
     }
 
+    fn keeps_tasks(&self) -> bool {
+        false
+    }
+
     fn state(&self, _: &str) -> Result<TaskState> {
         Err(self.of(Error::unsupported("it keeps messages and cannot tell where a task is; look where its results go")))
     }

@@ -69,7 +69,6 @@ fn conforms(server: &'static Server) {
         Bench {
             queue: Box::new(queue),
             advance: Box::new(|time| std::thread::sleep(time + Duration::from_millis(200))),
-            keeps_tasks: false,
             visibility: VISIBILITY,
             _folder: Box::new(pair),
         }
