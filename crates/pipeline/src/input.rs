@@ -128,6 +128,18 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Words; a single one counts as a list of itself.
+    pub(crate) fn texts(&self, name: &'static str) -> Result<Option<Vec<String>>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Setting::Texts(texts)) => Ok(Some(texts.clone())),
+            Some(Setting::Text(text)) => Ok(Some(vec![text.clone()])),
+            Some(Setting::Flag(_) | Setting::Number(_)) => {
+                Err(Error::invalid(format!("option '{name}' must be a list of texts")))
+            }
+        }
+    }
+
     /// Checks that every option was asked for.
     ///
     /// # Errors
@@ -175,15 +187,17 @@ mod tests {
             };
             assert_eq!(number, want, "{setting:?}");
         }
-        let options = of(&[("flag", text("true")), ("kind", text("b"))]);
+        let options = of(&[("flag", text("true")), ("kind", text("b")), ("words", text("one"))]);
         let reader = options.reader();
         assert_eq!(reader.flag("flag"), Ok(Some(true)));
         assert_eq!(reader.choice("kind", &[("a", 1), ("b", 2)]), Ok(Some(2)));
+        assert_eq!(reader.texts("words"), Ok(Some(vec!["one".to_owned()])));
         assert_eq!(reader.whole("absent", 0..=1), Ok(None));
         assert_eq!(reader.finish("a task"), Ok(()));
         for (refused, says) in [
             (options.reader().choice("kind", &[("c", 3)]).map(drop), "one of c"),
             (of(&[("flag", Setting::Number(1.0))]).reader().flag("flag").map(drop), "true or false"),
+            (of(&[("words", Setting::Flag(true))]).reader().texts("words").map(drop), "list of texts"),
             (options.reader().finish("a task"), "a task has no option 'flag'; it has none"),
         ] {
             let error = refused.unwrap_err();

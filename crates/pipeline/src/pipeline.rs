@@ -7,7 +7,7 @@ use store::task::Task;
 use store::{Manifest, Store};
 
 use crate::sight::Sight;
-use crate::text::{Classification, Embedding, QuestionAnswering};
+use crate::text::{Classification, Embedding, FillMask, QuestionAnswering, TokenClassification};
 use crate::tokens::Tokenizers;
 use crate::{Answer, Input, Options};
 
@@ -57,11 +57,10 @@ pub fn open(store: &Store, manifest: &Manifest, tokenizers: &Tokenizers) -> Resu
         Task::ObjectDetection(_) | Task::ImageClassification(_) | Task::ImageEmbedding(_) => {
             Arc::new(Sight::of(manifest).map_err(of)?)
         }
-        other @ (Task::TokenClassification(_) | Task::FillMask(_) | Task::TextSimilarity(_)) => {
-            return Err(Error::unsupported(format!(
-                "model '{name}' is for {}, which takes tensors only",
-                other.name()
-            )));
+        Task::TokenClassification(task) => {
+            Arc::new(TokenClassification::new(manifest, task, tokenizer()?).map_err(of)?)
         }
+        Task::FillMask(task) => Arc::new(FillMask::new(manifest, task, tokenizer()?).map_err(of)?),
+        Task::TextSimilarity(task) => Arc::new(Embedding::similarity(manifest, task, tokenizer()?).map_err(of)?),
     })
 }

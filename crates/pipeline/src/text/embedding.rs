@@ -1,4 +1,4 @@
-//! Sentence embedding: a text in, one vector out.
+//! Sentence embedding: a text in, one vector out; and how near two texts are, which is the cosine of theirs.
 
 use std::sync::Arc;
 
@@ -12,17 +12,28 @@ use super::{check, wrong_input};
 use crate::tokens::Tokenizer;
 use crate::{Answer, Input, Options, Pipeline, Prepared};
 
-const TASK: &str = "sentence-embedding";
+const EMBEDDING: &str = "sentence-embedding";
+const SIMILARITY: &str = "text-similarity";
 
-/// The two ends of sentence embedding.
+/// The two ends of sentence embedding and of text similarity.
 pub(crate) struct Embedding {
     rows: Rows,
     task: task::Embedding,
+    /// Whether two texts are always compared, and one alone means nothing.
+    compares: bool,
 }
 
 impl Embedding {
     pub(crate) fn new(manifest: &Manifest, task: &task::Embedding, tokenizer: Arc<Tokenizer>) -> Result<Self> {
-        Ok(Self { rows: Rows::new(manifest, &task.text, tokenizer)?, task: task.clone() })
+        Ok(Self { rows: Rows::new(manifest, &task.text, tokenizer)?, task: task.clone(), compares: false })
+    }
+
+    pub(crate) fn similarity(manifest: &Manifest, task: &task::Embedding, tokenizer: Arc<Tokenizer>) -> Result<Self> {
+        Ok(Self { compares: true, ..Self::new(manifest, task, tokenizer)? })
+    }
+
+    fn name(&self) -> &'static str {
+        if self.compares { SIMILARITY } else { EMBEDDING }
     }
 
     /// The vector in `outputs`, of `tokens` tokens, cut to `dimensions`.
@@ -44,22 +55,51 @@ impl Embedding {
         Ok(vector)
     }
 
-    fn row(&self, input: &Input, cut: bool) -> Result<(Vec<Tensor>, usize)> {
-        match input {
-            Input::Text(text) => {
-                let row = check(text, "text").and_then(|()| self.rows.one(text, None, cut))?;
-                Ok((self.rows.of(&row)?, row.len()))
-            }
-            Input::Tokens(ids) => {
-                let (given, most) = (ids.len(), self.rows.tokens_max);
-                if ids.is_empty() || given > most {
-                    return Err(Error::invalid(format!("{given} tokens are not between 1 and {most}")));
-                }
-                Ok((self.rows.tensors(ids, &vec![0; given])?, given))
-            }
-            Input::Pair(..) | Input::Picture(_) => Err(wrong_input(TASK, "one text", input)),
+    /// The row for `text`, and how many tokens it has.
+    fn row(&self, text: &str, cut: bool) -> Result<(Vec<Tensor>, usize)> {
+        let row = check(text, "text").and_then(|()| self.rows.one(text, None, cut))?;
+        Ok((self.rows.of(&row)?, row.len()))
+    }
+
+    /// The row for `ids`.
+    fn row_of(&self, ids: &[u32]) -> Result<(Vec<Tensor>, usize)> {
+        let (given, most) = (ids.len(), self.rows.tokens_max);
+        if ids.is_empty() || given > most {
+            return Err(Error::invalid(format!("{given} tokens are not between 1 and {most}")));
+        }
+        Ok((self.rows.tensors(ids, &vec![0; given])?, given))
+    }
+
+    /// One row, whose vector is the answer.
+    fn embed(self: Arc<Self>, (row, tokens): (Vec<Tensor>, usize), dimensions: Option<usize>) -> Prepared {
+        Prepared {
+            rows: vec![row],
+            outputs: vec![self.task.vectors.clone()],
+            tokens,
+            finish: Box::new(move |rows| Ok(Answer::Vector(self.vector(&only_row(rows)?, tokens, dimensions)?))),
         }
     }
+
+    /// Two rows, whose vectors are compared.
+    fn compare(self: Arc<Self>, rows: [(Vec<Tensor>, usize); 2], dimensions: Option<usize>) -> Prepared {
+        let tokens = rows.each_ref().map(|(_, tokens)| *tokens);
+        Prepared {
+            rows: rows.into_iter().map(|(row, _)| row).collect(),
+            outputs: vec![self.task.vectors.clone()],
+            tokens: tokens.iter().sum(),
+            finish: Box::new(move |rows| {
+                let [first, second] = &rows[..] else { return Err(Error::internal("two rows have two answers")) };
+                let first = self.vector(first, tokens[0], dimensions)?;
+                Ok(Answer::Similarity(cosine(&first, &self.vector(second, tokens[1], dimensions)?)))
+            }),
+        }
+    }
+}
+
+/// The cosine of the angle between `a` and `b`.
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt().max(1e-12)
 }
 
 /// One vector of `tokens` vectors of `width`, which stand first in `each`.
@@ -95,19 +135,28 @@ impl Pipeline for Embedding {
         let dimensions = options.whole("dimensions", 1..=usize::MAX)?;
         // As in the reference, the end of a long text does not count unless somebody minds.
         let cut = options.flag("truncate")?.unwrap_or(true);
-        options.finish(TASK)?;
+        options.finish(self.name())?;
         if dimensions.is_some() && !self.task.shortens {
             return Err(Error::invalid(
                 "the model was not packed as one whose vectors can be shortened; leave 'dimensions' out",
             ));
         }
-        let (row, tokens) = self.row(&input, cut)?;
-        Ok(Prepared {
-            rows: vec![row],
-            outputs: vec![self.task.vectors.clone()],
-            tokens,
-            finish: Box::new(move |rows| Ok(Answer::Vector(self.vector(&only_row(rows)?, tokens, dimensions)?))),
-        })
+        match input {
+            Input::Pair(first, second) => {
+                let rows = [self.row(&first, cut)?, self.row(&second, cut)?];
+                Ok(self.compare(rows, dimensions))
+            }
+            Input::Text(text) if !self.compares => {
+                let row = self.row(&text, cut)?;
+                Ok(self.embed(row, dimensions))
+            }
+            Input::Tokens(ids) if !self.compares => {
+                let row = self.row_of(&ids)?;
+                Ok(self.embed(row, dimensions))
+            }
+            Input::Text(_) | Input::Tokens(_) => Err(wrong_input(SIMILARITY, "two texts", &input)),
+            Input::Picture(_) => Err(wrong_input(self.name(), "texts", &input)),
+        }
     }
 }
 
@@ -128,5 +177,6 @@ mod tests {
         let mut zeros = [0.0, 0.0];
         normalise(&mut zeros);
         assert_eq!(zeros, [0.0, 0.0]);
+        assert_eq!([cosine(&[1.0, 0.0], &[2.0, 0.0]), cosine(&[1.0, 0.0], &[0.0, 3.0]), cosine(&zeros, &vector)], [1.0, 0.0, 0.0]);
     }
 }

@@ -2,13 +2,17 @@
 
 mod classification;
 mod embedding;
+mod fill_mask;
 mod outputs;
 mod question_answering;
 mod rows;
+mod token_classification;
 
 pub(crate) use classification::Classification;
 pub(crate) use embedding::Embedding;
+pub(crate) use fill_mask::FillMask;
 pub(crate) use question_answering::QuestionAnswering;
+pub(crate) use token_classification::TokenClassification;
 
 use std::collections::BTreeMap;
 

@@ -18,6 +18,16 @@ pub(super) struct Adjustments {
     tokenize_chinese_chars: Option<bool>,
     add_prefix_space: Option<bool>,
     trim_offsets: Option<bool>,
+    unk_token: Option<Token>,
+    clean_up_tokenization_spaces: Option<bool>,
+}
+
+/// A token, as the libraries of several years write it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(untagged)]
+enum Token {
+    Text(String),
+    Object { content: String },
 }
 
 /// A field that is there, whatever it says.
@@ -29,6 +39,16 @@ impl Adjustments {
     /// Those in `config`, the text of a `tokenizer_config.json`.
     pub(super) fn of(config: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(config)
+    }
+
+    /// The token that stands for what the vocabulary does not have.
+    pub(super) fn unknown_token(&self) -> Option<String> {
+        self.unk_token.as_ref().map(|(Token::Text(token) | Token::Object { content: token })| token.clone())
+    }
+
+    /// Whether spaces before punctuation are taken out of decoded text; they are when nobody says otherwise.
+    pub(super) fn tidies(&self) -> bool {
+        self.clean_up_tokenization_spaces.unwrap_or(true)
     }
 
     /// The tokenizer in `json` with these, and without cutting and filling up, which are not its business here.

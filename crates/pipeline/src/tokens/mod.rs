@@ -6,7 +6,7 @@ mod shelf;
 use std::ops::Range;
 
 use engine::{Error, Result};
-use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper};
+use tokenizers::{Decoder, Encoding, ModelWrapper, PostProcessor, PostProcessorWrapper};
 
 use adjust::Adjustments;
 pub use shelf::Tokenizers;
@@ -16,6 +16,12 @@ pub(crate) struct Tokenizer {
     /// Without the last step, which marks beginning and end; that comes after a text was cut.
     inner: tokenizers::Tokenizer,
     marks: Option<PostProcessorWrapper>,
+    /// The token that stands for what the vocabulary does not have.
+    pub(crate) unknown: Option<u32>,
+    /// Whether tokens that go on with a word begin with a mark that says so.
+    pub(crate) marks_continuation: bool,
+    /// Whether spaces before punctuation and within contractions are taken out of decoded text.
+    tidies: bool,
 }
 
 impl Tokenizer {
@@ -29,7 +35,14 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(adjusted).map_err(|error| refused(&error))?;
         let marks = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        Ok(Self { inner, marks })
+        let unknown = adjustments.unknown_token().or_else(|| unknown_token(inner.get_model()));
+        Ok(Self {
+            unknown: unknown.and_then(|token| inner.token_to_id(&token)),
+            marks_continuation: marks_continuation(inner.get_model()),
+            tidies: adjustments.tidies(),
+            inner,
+            marks,
+        })
     }
 
     /// The tokens of `text` alone; offsets count its code points.
@@ -51,6 +64,63 @@ impl Tokenizer {
         };
         marked.map_err(|error| Error::internal(format!("the row's beginning and end cannot be marked: {error}")))
     }
+
+    /// The id of `token`.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text that `tokens` are, one after the other.
+    pub(crate) fn joined(&self, tokens: Vec<String>) -> String {
+        match self.inner.get_decoder() {
+            // What cannot be decoded is told as it is.
+            Some(decoder) => decoder.decode(tokens.clone()).unwrap_or_else(|_| tokens.concat()),
+            None => tokens.join(" "),
+        }
+    }
+
+    /// The text that `ids` are, `without_marks` of beginning and end and the like.
+    pub(crate) fn decode(&self, ids: &[u32], without_marks: bool) -> Result<String> {
+        let text = self.inner.decode(ids, without_marks);
+        let text = text.map_err(|error| Error::internal(format!("token ids cannot be made into text: {error}")))?;
+        Ok(if self.tidies { tidied(&text) } else { text })
+    }
+}
+
+/// What `model` calls what it does not have.
+fn unknown_token(model: &ModelWrapper) -> Option<String> {
+    match model {
+        ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+        ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+        ModelWrapper::BPE(model) => model.unk_token.clone(),
+        // It goes by number there; what stands beside the tokenizer names it.
+        ModelWrapper::Unigram(_) => None,
+    }
+}
+
+fn marks_continuation(model: &ModelWrapper) -> bool {
+    match model {
+        ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
+        ModelWrapper::BPE(model) => model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty()),
+        ModelWrapper::WordLevel(_) | ModelWrapper::Unigram(_) => false,
+    }
+}
+
+/// `text` without the spaces that decoding leaves in English: the reference's own list, in its order.
+fn tidied(text: &str) -> String {
+    const SPACES: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    SPACES.iter().fold(text.to_owned(), |text, (space, none)| text.replace(space, none))
 }
 
 /// The tokens of `encoding` in `range`, which must lie within.
