@@ -47,6 +47,26 @@ fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
         http::post(address, "/predictions/minilm", "", br#"{"inputs": ["Hello", {"text": "Hello"}]}"#).answer();
     assert_eq!(several.json()["detail"], serde_json::json!([typed[0], typed[0]]));
 
+    // However it is asked, the answer is one.
+    let many = serde_json::json!([typed[0], typed[0]]);
+    for (path, body, key, want) in [
+        ("/v1/models/minilm:predict", r#"{"instances": ["Hello", {"text": "Hello"}]}"#, "predictions", &many),
+        ("/v1/models/minilm:predict", r#"{"inputs": {"text": ["Hello", "Hello"]}}"#, "outputs", &many),
+    ] {
+        let answer = http::post(address, path, "", body.as_bytes()).answer();
+        assert_eq!((answer.status, &answer.json()[key]), (200, want), "{body}: {}", answer.body);
+    }
+    let body = br#"{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ["Hello", "Hello"]}]}"#;
+    let tensors = http::post(address, "/v2/models/minilm/infer", "", body).answer().json();
+    assert_eq!(tensors["outputs"][0]["name"], "answers", "{tensors}");
+    for told in tensors["outputs"][0]["data"].as_array().unwrap() {
+        assert_eq!(serde_json::from_str::<serde_json::Value>(told.as_str().unwrap()).unwrap(), typed[0]);
+    }
+    let body = br#"{"model": "minilm", "input": ["Hello", "Hello"]}"#;
+    let embedded = http::post(address, "/v1/embeddings", "", body).answer().json();
+    assert_eq!(embedded["data"][1]["embedding"], typed[0], "{embedded}");
+    assert_eq!(embedded["usage"]["prompt_tokens"], 6);
+
     let long = format!(r#"{{"text": "{}"}}"#, "a ".repeat(6 << 20));
     for (path, body, status, says) in [
         ("/predictions/minilm", "{}", 400, "'text' (and 'text_pair') is missing"),
@@ -62,6 +82,22 @@ fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
         assert_eq!(answer.status, status, "{}", answer.body);
         assert_says(answer.json()["detail"].as_str().unwrap(), &[says]);
     }
+    for (body, status, says) in [
+        (r#"{"model": "nobody", "input": "a"}"#, 404, "nobody"),
+        (r#"{"model": "tensors", "input": "a"}"#, 400, "declares no task"),
+        (r#"{"model": "minilm"}"#, 400, "input"),
+        (r#"{"model": "minilm", "input": []}"#, 400, "0 inputs"),
+        (r#"{"model": "minilm", "input": {"b64": "YWJj"}}"#, 400, "must be a text"),
+        (r#"{"model": "minilm", "input": [99999999]}"#, 400, "token"),
+    ] {
+        let answer = http::post(address, "/v1/embeddings", "", body.as_bytes()).answer();
+        assert_eq!(answer.status, status, "{body}: {}", answer.body);
+        assert_says(answer.json()["error"]["message"].as_str().unwrap(), &[says]);
+    }
+    let picture = br#"{"instances": [{"b64": "YWJj"}]}"#;
+    let picture = http::post(address, "/v1/models/minilm:predict", "", picture).answer();
+    assert_eq!(picture.status, 400);
+    assert_says(picture.json()["error"].as_str().unwrap(), &["row 0", "takes text"]);
     let invalid = http::post(address, "/predictions/minilm", "", b"\"\xff\"").answer();
     assert_eq!(invalid.status, 400);
     server.signal(Signal::INT);
@@ -75,7 +111,7 @@ fn what_cannot_be_asked_is_told() {
         ("predict minilm --store store", 2, "give --text"),
         ("predict nobody --store store --text a", 2, "nobody"),
         ("predict tensors --store store --text a", 1, "declares no task"),
-        ("predict minilm --store store --text a --text-pair b", 1, "takes one text"),
+        ("predict minilm --store store --image minilm", 2, "cannot be read"),
         ("predict minilm --store store --text a --option dimensions=3", 1, "'dimensions'"),
         ("predict minilm --store store --text a --version 9", 2, "none of the versions"),
     ] {

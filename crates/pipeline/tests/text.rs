@@ -147,6 +147,7 @@ fn told(answer: &Answer) -> Value {
         },
         Answer::Vector(vector) => json!(vector),
         Answer::Similarity(score) => json!(score),
+        Answer::Objects(_) => panic!("no text has objects"),
     }
 }
 

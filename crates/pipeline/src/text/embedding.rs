@@ -67,6 +67,10 @@ impl Embedding {
         if ids.is_empty() || given > most {
             return Err(Error::invalid(format!("{given} tokens are not between 1 and {most}")));
         }
+        let size = self.rows.tokenizer.size();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
+            return Err(Error::invalid(format!("token {id} is none of the {size} of the vocabulary")));
+        }
         Ok((self.rows.tensors(ids, &vec![0; given])?, given))
     }
 

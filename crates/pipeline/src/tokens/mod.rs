@@ -45,6 +45,11 @@ impl Tokenizer {
         })
     }
 
+    /// How many tokens there are, those included that the vocabulary was given later.
+    pub(crate) fn size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
     /// The tokens of `text` alone; offsets count its code points.
     pub(crate) fn encode(&self, text: &str) -> Result<Encoding> {
         let encoded = self.inner.encode_char_offsets(text, false);

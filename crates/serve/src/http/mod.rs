@@ -9,6 +9,7 @@ mod elements;
 mod error;
 mod incoming;
 mod multipart;
+mod openai;
 mod request;
 mod response;
 mod router;
@@ -160,6 +161,7 @@ where
         Route::Model(target) => metadata(scheduler, &target)?,
         Route::ModelReady(target) => model_ready(scheduler, &target),
         Route::Infer(target) => infer(scheduler, limits, target, request).await?,
+        Route::Embeddings => embeddings(scheduler, limits, request).await?,
         Route::Config(target) => triton::config(scheduler, &target)?,
         Route::Statistics(target) => triton::statistics(scheduler, target.as_ref())?,
         Route::RepositoryIndex => triton::index(scheduler, &read(request, limits).await?)?,
@@ -197,6 +199,22 @@ where
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let origin = Origin { trace: head.extensions.remove(), held };
     tfs::try_answer(scheduler, limits, &head, now, body, origin).await.ok_or(refusal)
+}
+
+async fn embeddings<B>(
+    scheduler: &Scheduler,
+    limits: &HttpLimits,
+    request: Request<B>,
+) -> Result<Response<Parts>, Refusal>
+where
+    B: Body<Error: std::fmt::Display>,
+{
+    let now = Instant::now();
+    let (mut head, body) = request.into_parts();
+    let (body, held) = incoming::read(&head.headers, body, limits).await?;
+    let origin = Origin { trace: head.extensions.remove(), held };
+    let response = openai::embeddings(scheduler, &head, now, body, origin).await;
+    Ok(compress::deflate(response, compress::accepted(&head.headers)).await)
 }
 
 async fn read<B>(request: Request<B>, limits: &HttpLimits) -> Result<bytes::Bytes, Refusal>

@@ -27,6 +27,8 @@ pub(crate) enum Route {
     ModelReady(Target),
     /// Inference.
     Infer(Target),
+    /// Vectors of texts, in the words of OpenAI's API.
+    Embeddings,
     /// How a model is run.
     Config(Target),
     /// What one model has done, or all.
@@ -68,6 +70,7 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
     }
     let (allowed, allow): (&[Method], _) = match route {
         Route::Infer(_)
+        | Route::Embeddings
         | Route::RepositoryIndex
         | Route::RepositoryChange(..)
         | Route::LogChange
@@ -100,6 +103,7 @@ fn of_path(path: &str) -> Option<Route> {
         ["v2", "health", "live"] | ["livez" | "healthz"] | ["-", "healthz"] => Route::Live,
         ["v2", "health", "ready"] | ["readyz"] => Route::Ready,
         ["ping" | "health"] => Route::Ping,
+        ["v1", "embeddings"] => Route::Embeddings,
         ["v2", "logging"] => Route::LogSettings,
         ["v2"] => Route::Server,
         ["v2", "models"] => Route::Models,
@@ -187,6 +191,7 @@ mod tests {
             (get, "/v2/models", Route::Models),
             (get, "/v2/models/bert", Route::Model(target("bert", None))),
             (get, "/v2/models/bert/ready", Route::ModelReady(target("bert", None))),
+            (post, "/v1/embeddings", Route::Embeddings),
             (post, "/v2/models/bert/infer", Route::Infer(target("bert", None))),
             (get, "/v2/models/bert/versions/3", Route::Model(target("bert", Some(3)))),
             (get, "/v2/models/bert/versions/3/ready", Route::ModelReady(target("bert", Some(3)))),

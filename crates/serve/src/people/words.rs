@@ -1,9 +1,11 @@
 //! What people call what they give: the names of texts, by task, and options as JSON.
 
-use engine::{Error, Result};
+use engine::{DataType, Error, Result};
 use pipeline::{Input, Options, Setting};
 use serde_json::{Map, Value};
 use store::task::Task;
+
+use crate::Model;
 
 /// What the texts of a task are called: the first, and the second where it takes two.
 fn names(task: &Task) -> (&'static str, Option<&'static str>) {
@@ -15,6 +17,17 @@ fn names(task: &Task) -> (&'static str, Option<&'static str>) {
         Task::TokenClassification(_) | Task::FillMask(_) => ("text", None),
         Task::ObjectDetection(_) | Task::ImageClassification(_) | Task::ImageEmbedding(_) => ("image", None),
     }
+}
+
+/// The task of `model`, when what goes into it can be told from tensors: it has no input of strings itself.
+pub(crate) fn takes_words(model: &Model) -> Option<&Task> {
+    let own = model.signature().inputs.iter().any(|spec| spec.dtype == DataType::Bytes);
+    model.manifest().task.as_ref().filter(|_| !own)
+}
+
+/// What the first text of `task` is called.
+pub(super) fn first_name(task: &Task) -> &'static str {
+    names(task).0
 }
 
 /// Which text of `task` goes by `name`; the packing system counts them.
@@ -71,6 +84,9 @@ pub(crate) fn input(task: &Task, value: Value) -> Result<Input> {
     }
     match value {
         Value::String(text) => Ok(Input::Text(text)),
+        Value::Object(fields) if fields.len() == 1 && fields.contains_key("b64") => {
+            Err(Error::invalid(format!("{} takes text, and this is a picture or other bytes in base64", task.name())))
+        }
         Value::Object(fields) => {
             let text = |name: &str, value| match value {
                 Value::String(text) => Ok(text),

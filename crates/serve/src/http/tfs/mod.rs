@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here: a call is routed, decoded, handed to the scheduler, and its answer encoded.
 
+mod asked;
 mod examples;
 mod json;
 mod packing;
@@ -23,7 +24,7 @@ use serde_json::json;
 use self::path::{Call, Path, Target};
 use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::aside::aside;
-use crate::people::{self, Told};
+use crate::people::Told;
 use crate::tfs::{Terms, alias, classify, regress, tensors};
 use crate::{Ask, InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
 
@@ -101,19 +102,7 @@ async fn answer(
             let name = &target.name;
             return Err(Error::unsupported(format!("model '{name}' has no explainer; :predict is served")));
         }
-        Call::Predict if people::holds_picture(&model, &body) => pictures(scheduler, &model, &body, terms).await,
-        Call::Predict => {
-            let (asked, depth) = (Arc::clone(&model), limits.json_depth);
-            let decode = move || {
-                let (form, inputs) = predict::decode(asked.signature(), &body, depth)?;
-                Ok((form, terms.with_inputs(&inputs)?, inputs))
-            };
-            let decoded = aside(length, decode).await.flatten();
-            let (form, terms, inputs) = counted(scheduler, decoded)?;
-            let outputs = infer(scheduler, target, &model, inputs, terms).await?;
-            let bytes = outputs.iter().map(|(_, tensor)| tensor.data().len()).sum();
-            aside(bytes, move || predict::encode(form, &outputs)).await.flatten()
-        }
+        Call::Predict => predicted(scheduler, limits, target, model, (body, terms)).await,
         Call::Classify => {
             let (count, outputs) = examine(scheduler, limits, target, &model, (body, terms)).await?;
             classify(&outputs, &model.manifest().labels, count).and_then(|results| examples::encode_classes(&results))
@@ -126,9 +115,42 @@ async fn answer(
     Ok(body::response(StatusCode::OK, "application/json", encoded?))
 }
 
-/// What `model` makes of the pictures in `body`, as people are told.
-async fn pictures(scheduler: &Scheduler, model: &Model, body: &[u8], terms: Terms) -> Result<Vec<u8>> {
-    let asked = counted(scheduler, predict::pictures(body))?;
+/// What `model` makes of `body`: of tensors in their form, of texts and pictures as people are told.
+async fn predicted(
+    scheduler: &Scheduler,
+    limits: &HttpLimits,
+    target: &Target,
+    model: Arc<Model>,
+    (body, terms): (Bytes, Terms),
+) -> Result<Vec<u8>> {
+    let (length, depth, reader) = (body.len(), limits.json_depth, Arc::clone(&model));
+    let read = move || {
+        if let Some(asked) = asked::asked(&reader, &body)? {
+            return Ok((Predict::Words(asked), terms));
+        }
+        let (form, inputs) = predict::decode(reader.signature(), &body, depth)?;
+        let terms = terms.with_inputs(&inputs)?;
+        Ok((Predict::Tensors(form, inputs), terms))
+    };
+    let read = aside(length, read).await.flatten();
+    match counted(scheduler, read)? {
+        (Predict::Words(asked), terms) => told(scheduler, &model, asked, terms).await,
+        (Predict::Tensors(form, inputs), terms) => {
+            let outputs = infer(scheduler, target, &model, inputs, terms).await?;
+            let bytes = outputs.iter().map(|(_, tensor)| tensor.data().len()).sum();
+            aside(bytes, move || predict::encode(form, &outputs)).await.flatten()
+        }
+    }
+}
+
+/// What a predict request holds.
+enum Predict {
+    Words(asked::Asked),
+    Tensors(predict::Form, Vec<(String, Tensor)>),
+}
+
+/// What `model` makes of what people ask, as they are told.
+async fn told(scheduler: &Scheduler, model: &Model, asked: asked::Asked, terms: Terms) -> Result<Vec<u8>> {
     let manifest = model.manifest();
     let ask = Ask {
         model: manifest.name.clone(),

@@ -5,6 +5,8 @@
 //! the texts by name, with options beside them; or `{"inputs": ..., "parameters": {...}}`, one input or a list; or the
 //! bare input or list; or the bare text as `text/plain`.
 
+use std::sync::Arc;
+
 use engine::{Error, Result};
 use http::header::CONTENT_TYPE;
 use http::request::Parts as Head;
@@ -18,6 +20,7 @@ use store::task::Task;
 use super::super::error::status;
 use super::super::{Parts, Refusal};
 use super::super::{body, multipart};
+use crate::aside::aside;
 use crate::people::{Told, given, input, option, options, picture_beside};
 use crate::tfs::Terms;
 use crate::{Ask, Model, Scheduler};
@@ -66,8 +69,9 @@ async fn answered(
     terms: Terms,
 ) -> Result<Response<Parts>> {
     let model = super::counted(scheduler, scheduler.residency().model(name, None))?;
-    let question = super::counted(scheduler, task(&model).and_then(|task| question(task, head, &body)))?;
-    drop(body);
+    let (length, reader, head) = (body.len(), Arc::clone(&model), head.clone());
+    let read = aside(length, move || task(&reader).and_then(|task| question(task, &head, &body))).await.flatten();
+    let question = super::counted(scheduler, read)?;
     let Question { inputs, options, alone, plain } = question;
     let ask = Ask {
         model: name.to_owned(),

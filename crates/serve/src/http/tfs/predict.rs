@@ -1,13 +1,10 @@
 //! A predict request's body, by rows or by columns, to named tensors; and the outputs back in the same form.
 
 use engine::{Error, Result, Signature, Tensor, TensorSpec};
-use pipeline::{Input, Options};
-use serde_json::{Map, Value};
 
 use super::json::{Cursor, Kind};
 use super::tensor::{BASE64_KEY, Builder};
 use super::write::Elements;
-use crate::people;
 use crate::tfs::{alias, check_signature, resolve};
 
 /// Which way round a request is, and so its answer.
@@ -59,48 +56,7 @@ pub(super) fn decode(signature: &Signature, body: &[u8], depth_max: usize) -> Re
     read.ok_or_else(one_of)
 }
 
-/// What is asked of pictures.
-pub(super) struct Pictures {
-    pub(super) inputs: Vec<Input>,
-    pub(super) options: Options,
-    /// What the answers are called.
-    pub(super) key: &'static str,
-}
-
-/// The pictures in `body`: `instances`, a list, or `inputs`, a list or one; options are in `parameters`.
-///
-/// # Errors
-/// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the place and the reason.
-pub(super) fn pictures(body: &[u8]) -> Result<Pictures> {
-    let no_json = |error: serde_json::Error| Error::invalid(format!("the body is no JSON: {error}"));
-    let mut fields: Map<String, Value> = serde_json::from_slice(body).map_err(no_json)?;
-    if let Some(Value::String(name)) = fields.remove("signature_name") {
-        check_signature(&name)?;
-    }
-    let options = match fields.remove("parameters") {
-        Some(Value::Object(parameters)) => people::options(parameters)?,
-        _ => Options::default(),
-    };
-    let (key, value) = match (fields.remove("instances"), fields.remove("inputs")) {
-        (Some(rows), None) => ("predictions", rows),
-        (None, Some(columns)) => ("outputs", columns),
-        _ => return Err(one_of()),
-    };
-    let values = match value {
-        Value::Array(values) => values,
-        // Columns by the name of the input.
-        Value::Object(mut named) if named.len() == 1 && named.values().all(Value::is_array) => {
-            let first = named.values_mut().next().map(Value::take);
-            first.and_then(|value| value.as_array().cloned()).unwrap_or_default()
-        }
-        one => vec![one],
-    };
-    let picture = |(row, value)| people::picture(value).map_err(|error| error.context(format_args!("row {row}")));
-    let inputs = values.into_iter().enumerate().map(picture).collect::<Result<_>>()?;
-    Ok(Pictures { inputs, options, key })
-}
-
-fn one_of() -> Error {
+pub(super) fn one_of() -> Error {
     Error::invalid("a predict request has exactly one of instances (a list of rows) and inputs (whole tensors)")
 }
 

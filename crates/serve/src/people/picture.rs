@@ -2,24 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use engine::{DataType, Error, Result, Tensor};
+use engine::{Error, Result};
 use pipeline::{Input, Options};
 use serde_json::{Map, Value};
 
-use super::{Told, options};
-use crate::{Ask, InferRequest, InferResponse, Model, Scheduler, Timing};
+use super::options;
 
 /// What the picture of a request is called, beside options.
 const NAMES: [&str; 5] = ["image", "image_bytes", "b64", "data", "body"];
-/// The output that answers go out by, where an API has tensors alone: a JSON text for each picture.
-const ANSWERS: &str = "answers";
-
-/// Whether pictures go into `model`, and `bytes` of JSON hold one in base64.
-pub(crate) fn holds_picture(model: &Model, bytes: &[u8]) -> bool {
-    let takes = model.manifest().task.as_ref().is_some_and(|task| task.takes_pictures());
-    takes && bytes.windows(5).any(|key| key == b"\"b64\"")
-}
 
 /// The picture that is `value`: base64, or an object that holds it by one of the names that servers have for it.
 ///
@@ -56,43 +46,9 @@ fn decoded(text: &str) -> Result<Vec<u8>> {
     STANDARD.decode(text.trim()).map_err(|error| Error::invalid(format!("this is no base64: {error}")))
 }
 
-/// Answers `request`: of pictures in a BYTES tensor, put where a model that takes pictures has another input, as people are
-/// answered, in one output of JSON texts; all else as tensors.
-///
-/// # Errors
-/// Those of [`Scheduler::infer`] and [`Scheduler::answer`].
-pub(crate) async fn infer(scheduler: &Scheduler, model: &Model, request: InferRequest) -> Result<InferResponse> {
-    let Some(files) = pictures(model, &request)? else { return scheduler.infer(request).await };
-    let InferRequest { model, version, outputs, priority, deadline, origin, .. } = request;
-    if let Some(other) = outputs.iter().find(|name| *name != ANSWERS) {
-        return Err(Error::invalid(format!("of pictures there is one output, '{ANSWERS}', and not '{other}'")));
-    }
-    let inputs = files.into_iter().map(Input::Picture).collect();
-    let ask = Ask { model, version, inputs, options: Options::default(), priority, deadline, origin };
-    let answers = scheduler.answer(ask).await?;
-    let told = answers.answers.iter().map(|answer| serde_json::to_vec(&Told(answer)));
-    let told: Vec<Vec<u8>> =
-        told.collect::<std::result::Result<_, _>>().map_err(|error| Error::internal(error.to_string()))?;
-    let wire = engine::strings_to_wire(told.iter().map(Vec::as_slice));
-    let tensor = Tensor::new(DataType::Bytes, vec![told.len()], wire.into())?;
-    let outputs = vec![(ANSWERS.to_owned(), tensor)];
-    Ok(InferResponse { model: answers.model, version: answers.version, outputs, timing: Timing::default() })
-}
-
-/// The pictures of `request`; `None` when it is of tensors.
-fn pictures(model: &Model, request: &InferRequest) -> Result<Option<Vec<Bytes>>> {
-    let takes = model.manifest().task.as_ref().is_some_and(|task| task.takes_pictures());
-    let [(_, tensor)] = &request.inputs[..] else { return Ok(None) };
-    if !takes || tensor.dtype() != DataType::Bytes {
-        return Ok(None);
-    }
-    let data = tensor.data();
-    let files = engine::strings_from_wire(data)?.map(|file| data.slice_ref(file)).collect();
-    Ok(Some(files))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use serde_json::json;
 
     use super::*;

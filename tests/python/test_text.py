@@ -1,0 +1,197 @@
+"""Text in, answers out, by every API: the public clients get what the reference library's pipelines answered.
+
+The models, questions and answers are those of crates/pipeline/tests/fixtures/text, which scripts/make_text_fixtures.py made.
+"""
+
+import base64
+import http.client
+import json
+import pathlib
+import shutil
+import struct
+import tempfile
+import unittest
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy
+import tritonclient.grpc
+import tritonclient.http
+
+import product
+
+FIXTURES = product.ROOT / "crates" / "pipeline" / "tests" / "fixtures" / "text"
+MINILM = product.ROOT / ".cache" / "all-minilm-l6-v2"
+TOKENIZERS = {"bert": "wordpiece", "roberta": "bytes", "xlm": "unigram"}
+QUESTIONS = 24
+
+
+def cases(task):
+    """What was asked of the reference, and what it answered."""
+    return json.loads((FIXTURES / f"{task}.json").read_text(encoding="utf-8"))
+
+
+def folder_of(place, model):
+    """The Hugging Face folder of a fixture: its model and the tokenizer of its family."""
+    folder = place / model
+    folder.mkdir()
+    for source in (FIXTURES / "models" / model, FIXTURES / "tokenizers" / TOKENIZERS[model.split("-")[0]]):
+        for file in source.iterdir():
+            shutil.copy(file, folder / file.name)
+    return folder
+
+
+def same(got, want):
+    """Whether both say the same, scores within what another order of additions makes of them."""
+    if isinstance(want, dict):
+        return isinstance(got, dict) and got.keys() == want.keys() and all(same(got[key], want[key]) for key in want)
+    if isinstance(want, list):
+        return isinstance(got, list) and len(got) == len(want) and all(map(same, got, want))
+    if isinstance(want, float):
+        return abs(got - want) <= 2e-4 * max(abs(want), 0.01)
+    return got == want
+
+
+class Text(unittest.TestCase):
+    """One server with a model for each task."""
+
+    @classmethod
+    def setUpClass(cls):
+        place = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="packhorse-text-")))
+        store = place / "store"
+        models = {"bert-qa": None, "bert-sequence": None, "bert-token": None, "bert-mlm": None, "minilm": MINILM}
+        for name, folder in models.items():
+            product.packhorse("pack", folder or folder_of(place, name), "--store", store, "--name", name)
+        cls.server = cls.enterClassContext(product.Server(store))
+        plain = [case for case in cases("question_answering") if case["model"] == "bert-qa" and not case["options"]]
+        cls.questions = plain[:QUESTIONS]
+        cls.vectors = cases("embedding")["vectors"][:8]
+
+    def ask(self, path, body=None, kind="application/json"):
+        """Status and JSON of a GET, or of a POST of `body`, bytes as they are and all else as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://{self.server.http}{path}", data, {"content-type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def assert_same(self, got, want):
+        self.assertTrue(same(got, want), f"{got} is not {want}")
+
+
+class Answers(Text):
+    def test_the_packing_systems_own_call(self):
+        for case in self.questions:
+            query = urllib.parse.urlencode({"seq_0": case["question"], "seq_1": case["context"]})
+            status, got = self.ask(f"/predictions/bert-qa?{query}")
+            self.assertEqual((status, got), (200, {"detail": case["answer"]["answer"]}), case)
+
+    def test_nothing_asked_is_a_question_of_its_own(self):
+        status, got = self.ask("/predictions/bert-qa")
+        self.assertEqual(status, 200)
+        self.assertIsInstance(got["detail"], str)
+
+    def test_predictions_of_several(self):
+        inputs = [{"question": case["question"], "context": case["context"]} for case in self.questions]
+        status, got = self.ask("/predictions/bert-qa", {"inputs": inputs})
+        self.assertEqual(status, 200, got)
+        self.assert_same(got["detail"], [case["answer"] for case in self.questions])
+
+    def test_predict_by_rows_and_by_columns(self):
+        rows = [{"question": case["question"], "context": case["context"]} for case in self.questions]
+        columns = {name: [row[name] for row in rows] for name in ("question", "context")}
+        want = [case["answer"] for case in self.questions]
+        for body, key in (({"instances": rows}, "predictions"), ({"inputs": columns}, "outputs")):
+            status, got = self.ask("/v1/models/bert-qa:predict", body)
+            self.assertEqual(status, 200, got)
+            self.assert_same(got[key], want)
+
+    def test_strings_by_the_open_inference_protocol(self):
+        texts = {name: numpy.array([case[name].encode() for case in self.questions], dtype=object)
+                 for name in ("question", "context")}
+        for library, address in ((tritonclient.http, self.server.http), (tritonclient.grpc, self.server.grpc)):
+            client = library.InferenceServerClient(address)
+            inputs = []
+            for name, column in texts.items():
+                inputs.append(library.InferInput(name, column.shape, "BYTES"))
+                inputs[-1].set_data_from_numpy(column)
+            answers = client.infer("bert-qa", inputs).as_numpy("answers")
+            self.assert_same([json.loads(answer) for answer in answers], [case["answer"] for case in self.questions])
+            client.close()
+
+    def test_other_tasks(self):
+        for task, model in (("text_classification", "bert-sequence"), ("token_classification", "bert-token"),
+                            ("fill_mask", "bert-mlm")):
+            chosen = [case for case in cases(task) if case["model"] == model and not case.get("text_pair")][:12]
+            self.assertTrue(chosen, task)
+            for case in chosen:
+                body = {"inputs": case["text"], "parameters": case["options"]}
+                status, got = self.ask(f"/predictions/{model}", body)
+                self.assertEqual(status, 200, got)
+                # The reference tells a list of one as its only member.
+                listed = isinstance(got["detail"], list) and isinstance(case["answer"], dict)
+                self.assert_same(got["detail"], [case["answer"]] if listed else case["answer"])
+
+    def test_embeddings_as_openais_clients_ask(self):
+        texts = [case["text"] for case in self.vectors]
+        for encoding in ("float", "base64", None):
+            body = {"model": "minilm", "input": texts, "user": "somebody"} | ({"encoding_format": encoding} if encoding else {})
+            status, got = self.ask("/v1/embeddings", body)
+            self.assertEqual((status, got.get("object"), got.get("model")), (200, "list", "minilm"), got)
+            self.assertEqual([one["index"] for one in got["data"]], list(range(len(texts))))
+            for one, case in zip(got["data"], self.vectors, strict=True):
+                vector = one["embedding"]
+                if encoding == "base64":
+                    vector = [value for (value,) in struct.iter_unpack("<f", base64.b64decode(vector))]
+                numpy.testing.assert_allclose(vector, case["vector"], atol=1e-5)
+            self.assertGreater(got["usage"]["prompt_tokens"], len(texts))
+
+
+class Refusals(Text):
+    """Each by its status and a word of its reason; the server goes on."""
+
+    def check(self, path, body, status, says, kind="application/json"):
+        got, told = self.ask(path, body, kind)
+        self.assertEqual(got, status, told)
+        self.assertIn(says, json.dumps(told))
+
+    def test_ten_megabytes_of_text(self):
+        text = "the packhorse carried wool " * (10 * 2**20 // 27)
+        self.check("/predictions/bert-qa", {"question": "what", "context": text}, 400, "bytes")
+        self.check("/v1/models/minilm:predict", {"instances": [text]}, 400, "bytes")
+        self.check("/v1/embeddings", {"model": "minilm", "input": text}, 400, "bytes")
+
+    def test_what_is_no_text(self):
+        self.check("/predictions/minilm", b'{"text": "\xff"}', 400, "UTF-8")
+        self.check("/predictions/minilm", b"\xff\xfe", 400, "UTF-8", "text/plain")
+        self.check("/v1/embeddings", b'{"model": "minilm", "input": "\xff"}', 400, "the body")
+        client = tritonclient.http.InferenceServerClient(self.server.http)
+        column = tritonclient.http.InferInput("text", [2], "BYTES")
+        column.set_data_from_numpy(numpy.array([b"fine", b"\xff"], dtype=object))
+        with self.assertRaisesRegex(Exception, "element 1 is no UTF-8"):
+            client.infer("minilm", [column])
+        client.close()
+
+    def test_a_picture_where_text_is_wanted(self):
+        picture = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+        self.check("/v1/models/minilm:predict", {"instances": [{"b64": picture}]}, 400, "takes text")
+        self.check("/predictions/minilm", base64.b64decode(picture), 400, "UTF-8", "image/png")
+
+    def test_what_the_task_does_not_know(self):
+        self.check("/predictions/bert-qa", {"question": "what"}, 400, "context")
+        self.check("/predictions/bert-mlm", {"text": "no hole"}, 400, "no hole")
+        self.check("/predictions/minilm", {"text": "a", "colour": "red"}, 400, "colour")
+        self.check("/v1/embeddings", {"model": "bert-qa", "input": "a"}, 400, "question-answering")
+        self.check("/v1/embeddings", {"model": "nobody", "input": "a"}, 404, "model_not_found")
+        self.check("/predictions/nobody", {"text": "a"}, 404, "nobody")
+
+    def test_it_still_answers(self):
+        connection = http.client.HTTPConnection(self.server.http, timeout=60)
+        for _ in range(3):
+            connection.request("POST", "/predictions/minilm", b'"Hello"', {"content-type": "application/json"})
+            answer = connection.getresponse()
+            self.assertEqual((answer.status, len(json.load(answer)["detail"])), (200, 384))
+        connection.close()
