@@ -8,7 +8,6 @@ import http.client
 import json
 import pathlib
 import shutil
-import struct
 import tempfile
 import unittest
 import urllib.error
@@ -16,6 +15,7 @@ import urllib.parse
 import urllib.request
 
 import numpy
+import openai
 import tritonclient.grpc
 import tritonclient.http
 
@@ -135,19 +135,25 @@ class Answers(Text):
                 listed = isinstance(got["detail"], list) and isinstance(case["answer"], dict)
                 self.assert_same(got["detail"], [case["answer"]] if listed else case["answer"])
 
-    def test_embeddings_as_openais_clients_ask(self):
+    def test_embeddings_by_openais_client(self):
         texts = [case["text"] for case in self.vectors]
-        for encoding in ("float", "base64", None):
-            body = {"model": "minilm", "input": texts, "user": "somebody"} | ({"encoding_format": encoding} if encoding else {})
-            status, got = self.ask("/v1/embeddings", body)
-            self.assertEqual((status, got.get("object"), got.get("model")), (200, "list", "minilm"), got)
-            self.assertEqual([one["index"] for one in got["data"]], list(range(len(texts))))
-            for one, case in zip(got["data"], self.vectors, strict=True):
-                vector = one["embedding"]
-                if encoding == "base64":
-                    vector = [value for (value,) in struct.iter_unpack("<f", base64.b64decode(vector))]
-                numpy.testing.assert_allclose(vector, case["vector"], atol=1e-5)
-            self.assertGreater(got["usage"]["prompt_tokens"], len(texts))
+        with openai.OpenAI(base_url=f"http://{self.server.http}/v1", api_key="none", max_retries=0) as client:
+            # Without a word about it, the client asks for base64 and decodes it.
+            for asked in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
+                got = client.embeddings.create(model="minilm", input=texts, user="somebody", **asked)
+                self.assertEqual((got.object, got.model), ("list", "minilm"))
+                self.assertEqual([one.index for one in got.data], list(range(len(texts))))
+                for one, case in zip(got.data, self.vectors, strict=True):
+                    vector = one.embedding
+                    if isinstance(vector, str):
+                        vector = numpy.frombuffer(base64.b64decode(vector), dtype="<f4")
+                    numpy.testing.assert_allclose(vector, case["vector"], atol=1e-5)
+                self.assertGreater(got.usage.prompt_tokens, len(texts))
+            with self.assertRaisesRegex(openai.NotFoundError, "nobody") as refused:
+                client.embeddings.create(model="nobody", input="a")
+            self.assertEqual(refused.exception.code, "model_not_found")
+            with self.assertRaisesRegex(openai.BadRequestError, "question-answering"):
+                client.embeddings.create(model="bert-qa", input="a")
 
 
 class Refusals(Text):

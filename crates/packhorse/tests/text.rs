@@ -47,26 +47,14 @@ fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
         http::post(address, "/predictions/minilm", "", br#"{"inputs": ["Hello", {"text": "Hello"}]}"#).answer();
     assert_eq!(several.json()["detail"], serde_json::json!([typed[0], typed[0]]));
 
-    // However it is asked, the answer is one.
-    let many = serde_json::json!([typed[0], typed[0]]);
-    for (path, body, key, want) in [
-        ("/v1/models/minilm:predict", r#"{"instances": ["Hello", {"text": "Hello"}]}"#, "predictions", &many),
-        ("/v1/models/minilm:predict", r#"{"inputs": {"text": ["Hello", "Hello"]}}"#, "outputs", &many),
-    ] {
-        let answer = http::post(address, path, "", body.as_bytes()).answer();
-        assert_eq!((answer.status, &answer.json()[key]), (200, want), "{body}: {}", answer.body);
-    }
-    let body = br#"{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ["Hello", "Hello"]}]}"#;
-    let tensors = http::post(address, "/v2/models/minilm/infer", "", body).answer().json();
-    assert_eq!(tensors["outputs"][0]["name"], "answers", "{tensors}");
-    for told in tensors["outputs"][0]["data"].as_array().unwrap() {
-        assert_eq!(serde_json::from_str::<serde_json::Value>(told.as_str().unwrap()).unwrap(), typed[0]);
-    }
-    let body = br#"{"model": "minilm", "input": ["Hello", "Hello"]}"#;
-    let embedded = http::post(address, "/v1/embeddings", "", body).answer().json();
-    assert_eq!(embedded["data"][1]["embedding"], typed[0], "{embedded}");
-    assert_eq!(embedded["usage"]["prompt_tokens"], 6);
+    assert_same_by_every_api(address, &typed[0]);
+    assert_refused(address);
+    server.signal(Signal::INT);
+    assert_eq!(server.end().code, Some(0));
+}
 
+/// That what is refused is refused by name.
+fn assert_refused(address: &str) {
     let long = format!(r#"{{"text": "{}"}}"#, "a ".repeat(6 << 20));
     for (path, body, status, says) in [
         ("/predictions/minilm", "{}", 400, "'text' (and 'text_pair') is missing"),
@@ -100,8 +88,28 @@ fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
     assert_says(picture.json()["error"].as_str().unwrap(), &["row 0", "takes text"]);
     let invalid = http::post(address, "/predictions/minilm", "", b"\"\xff\"").answer();
     assert_eq!(invalid.status, 400);
-    server.signal(Signal::INT);
-    assert_eq!(server.end().code, Some(0));
+}
+
+/// That 'Hello' is answered with `vector` however it is asked.
+fn assert_same_by_every_api(address: &str, vector: &serde_json::Value) {
+    let many = serde_json::json!([vector, vector]);
+    for (path, body, key, want) in [
+        ("/v1/models/minilm:predict", r#"{"instances": ["Hello", {"text": "Hello"}]}"#, "predictions", &many),
+        ("/v1/models/minilm:predict", r#"{"inputs": {"text": ["Hello", "Hello"]}}"#, "outputs", &many),
+    ] {
+        let answer = http::post(address, path, "", body.as_bytes()).answer();
+        assert_eq!((answer.status, &answer.json()[key]), (200, want), "{body}: {}", answer.body);
+    }
+    let body = br#"{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ["Hello", "Hello"]}]}"#;
+    let tensors = http::post(address, "/v2/models/minilm/infer", "", body).answer().json();
+    assert_eq!(tensors["outputs"][0]["name"], "answers", "{tensors}");
+    for told in tensors["outputs"][0]["data"].as_array().unwrap() {
+        assert_eq!(serde_json::from_str::<serde_json::Value>(told.as_str().unwrap()).unwrap(), *vector);
+    }
+    let body = br#"{"model": "minilm", "input": ["Hello", "Hello"]}"#;
+    let embedded = http::post(address, "/v1/embeddings", "", body).answer().json();
+    assert_eq!(embedded["data"][1]["embedding"], *vector, "{embedded}");
+    assert_eq!(embedded["usage"]["prompt_tokens"], 6);
 }
 
 #[test]

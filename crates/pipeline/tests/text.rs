@@ -119,9 +119,7 @@ fn options(case: &Value) -> Options {
 
 /// An answer in the words of the reference.
 fn told(answer: &Answer) -> Value {
-    let passage = |passage: &Passage| {
-        json!({"score": passage.score, "start": passage.start, "end": passage.end, "answer": passage.text})
-    };
+    let passage = |passage: &Passage| json!({"score": passage.score, "start": passage.start, "end": passage.end, "answer": passage.text});
     let class = |class: &Class| json!({"label": class.label, "score": class.score});
     let entity = |entity: &Entity| {
         let name = if entity.index.is_some() { "entity" } else { "entity_group" };
@@ -132,9 +130,7 @@ fn told(answer: &Answer) -> Value {
         }
         told
     };
-    let filling = |filling: &Filling| {
-        json!({"score": filling.score, "token": filling.token, "token_str": filling.word, "sequence": filling.text})
-    };
+    let filling = |filling: &Filling| json!({"score": filling.score, "token": filling.token, "token_str": filling.word, "sequence": filling.text});
     match answer {
         Answer::Passage(one) => passage(one),
         Answer::Passages(all) => all.iter().map(passage).collect(),

@@ -181,6 +181,9 @@ mod tests {
         let mut zeros = [0.0, 0.0];
         normalise(&mut zeros);
         assert_eq!(zeros, [0.0, 0.0]);
-        assert_eq!([cosine(&[1.0, 0.0], &[2.0, 0.0]), cosine(&[1.0, 0.0], &[0.0, 3.0]), cosine(&zeros, &vector)], [1.0, 0.0, 0.0]);
+        assert_eq!(
+            [cosine(&[1.0, 0.0], &[2.0, 0.0]), cosine(&[1.0, 0.0], &[0.0, 3.0]), cosine(&zeros, &vector)],
+            [1.0, 0.0, 0.0]
+        );
     }
 }

@@ -72,7 +72,11 @@ struct Found {
 }
 
 impl TokenClassification {
-    pub(crate) fn new(manifest: &Manifest, task: &task::TokenClassification, tokenizer: Arc<Tokenizer>) -> Result<Self> {
+    pub(crate) fn new(
+        manifest: &Manifest,
+        task: &task::TokenClassification,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Result<Self> {
         let rows = Rows::new(manifest, &task.text, tokenizer)?;
         Ok(Self { rows, output: task.scores.clone(), labels: Labels::of(manifest) })
     }
@@ -145,7 +149,9 @@ impl TokenClassification {
             let shares = tokens.iter().map(of).collect::<Result<Vec<_>>>()?;
             let found = match asked.strategy {
                 Strategy::None | Strategy::Simple => self.tokens_found(tokens, &shares),
-                Strategy::First | Strategy::Average | Strategy::Max => self.words_found(tokens, &shares, asked.strategy),
+                Strategy::First | Strategy::Average | Strategy::Max => {
+                    self.words_found(tokens, &shares, asked.strategy)
+                }
             };
             let found = if asked.strategy == Strategy::None { found } else { groups(found) };
             let told = found.into_iter().filter(|found| !asked.ignore.contains(&found.label));
@@ -174,7 +180,7 @@ impl TokenClassification {
                 label,
                 score,
                 // The word is one from here on, and is joined with others as such.
-                words: vec![self.rows.tokenizer.joined(words)],
+                words: vec![self.rows.tokenizer.joined(&words)],
                 offsets: (tokens[begin].offsets.0, tokens[end - 1].offsets.1),
                 index: None,
             });
@@ -210,7 +216,7 @@ impl TokenClassification {
     fn entity(&self, found: Found) -> Entity {
         let Found { label, score, mut words, offsets: (start, end), index } = found;
         // A token alone is told as it is.
-        let word = if index.is_some() { words.pop().unwrap_or_default() } else { self.rows.tokenizer.joined(words) };
+        let word = if index.is_some() { words.pop().unwrap_or_default() } else { self.rows.tokenizer.joined(&words) };
         Entity { label, score, word, start, end, index }
     }
 }

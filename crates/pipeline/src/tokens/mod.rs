@@ -76,10 +76,10 @@ impl Tokenizer {
     }
 
     /// The text that `tokens` are, one after the other.
-    pub(crate) fn joined(&self, tokens: Vec<String>) -> String {
+    pub(crate) fn joined(&self, tokens: &[String]) -> String {
         match self.inner.get_decoder() {
             // What cannot be decoded is told as it is.
-            Some(decoder) => decoder.decode(tokens.clone()).unwrap_or_else(|_| tokens.concat()),
+            Some(decoder) => decoder.decode(tokens.to_vec()).unwrap_or_else(|_| tokens.concat()),
             None => tokens.join(" "),
         }
     }

@@ -9,8 +9,8 @@ use engine::{Error, ErrorKind, Result};
 use http::request::Parts as Head;
 use http::{Response, StatusCode};
 use pipeline::{Answer, Input, Options, Setting};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use store::task::Task;
 
 use super::error::status;
@@ -68,12 +68,18 @@ pub(super) async fn embeddings(
     origin: Origin,
 ) -> Response<Parts> {
     match embedded(scheduler, head, now, body, origin).await {
-        Ok(told) => body::json(StatusCode::OK, &told),
+        Ok(response) => response,
         Err(error) => refusal(error),
     }
 }
 
-async fn embedded(scheduler: &Scheduler, head: &Head, now: Instant, body: Bytes, origin: Origin) -> Result<Value> {
+async fn embedded(
+    scheduler: &Scheduler,
+    head: &Head,
+    now: Instant,
+    body: Bytes,
+    origin: Origin,
+) -> Result<Response<Parts>> {
     let (length, deadline) = (body.len(), deadline::of_headers(&head.headers, now)?);
     let read = move || {
         let no_request = |error: serde_json::Error| Error::invalid(format!("the body is no request: {error}"));
@@ -92,7 +98,8 @@ async fn embedded(scheduler: &Scheduler, head: &Head, now: Instant, body: Bytes,
         deadline,
         origin,
     };
-    told(&scheduler.answer(ask).await?, asked.encoding_format)
+    let answers = scheduler.answer(ask).await?;
+    Ok(body::json(StatusCode::OK, &told(&answers, asked.encoding_format)?))
 }
 
 /// That the model called `name` is there, and has vectors of texts.
@@ -106,21 +113,53 @@ fn embeds(scheduler: &Scheduler, name: &str) -> Result<()> {
     Err(Error::invalid(format!("model '{name}' {what}, and embeddings are made by models for sentence-embedding")))
 }
 
-fn told(answers: &Answers, format: Format) -> Result<Value> {
-    let one = |(index, answer): (usize, &Answer)| {
+/// An answer, written at once: a number that passes through a JSON value comes out with digits of double precision.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    object: &'static str,
+    data: Vec<Embedding<'a>>,
+    model: &'a str,
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize)]
+struct Embedding<'a> {
+    object: &'static str,
+    index: usize,
+    embedding: Vector<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Vector<'a> {
+    Numbers(&'a [f32]),
+    Base64(String),
+}
+
+#[derive(Debug, Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+fn told<'a>(answers: &'a Answers, format: Format) -> Result<Told<'a>> {
+    let one = |(index, answer): (usize, &'a Answer)| {
         let Answer::Vector(vector) = answer else { return Err(Error::internal("an answer is no vector")) };
         let embedding = match format {
-            Format::Float => json!(vector),
+            Format::Float => Vector::Numbers(vector),
             Format::Base64 => {
-                let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
-                json!(STANDARD.encode(bytes))
+                let bytes: Vec<u8> = vector.iter().flat_map(|value: &f32| value.to_le_bytes()).collect();
+                Vector::Base64(STANDARD.encode(bytes))
             }
         };
-        Ok(json!({ "object": "embedding", "index": index, "embedding": embedding }))
+        Ok(Embedding { object: "embedding", index, embedding })
     };
-    let data = answers.answers.iter().enumerate().map(one).collect::<Result<Vec<_>>>()?;
-    let usage = json!({ "prompt_tokens": answers.tokens, "total_tokens": answers.tokens });
-    Ok(json!({ "object": "list", "data": data, "model": answers.model, "usage": usage }))
+    Ok(Told {
+        object: "list",
+        data: answers.answers.iter().enumerate().map(one).collect::<Result<_>>()?,
+        model: &answers.model,
+        usage: Usage { prompt_tokens: answers.tokens, total_tokens: answers.tokens },
+    })
 }
 
 /// `error` in the words of this API, with the headers of every refusal.
@@ -156,7 +195,8 @@ mod tests {
             ("{}", None),
             ("null", None),
         ] {
-            let got: Option<Embed> = serde_json::from_str(&format!(r#"{{"model": "m", "input": {input}, "user": "u"}}"#)).ok();
+            let got: Option<Embed> =
+                serde_json::from_str(&format!(r#"{{"model": "m", "input": {input}, "user": "u"}}"#)).ok();
             assert_eq!(got.map(|embed| Vec::from(embed.input)), want, "{input}");
         }
     }
@@ -166,7 +206,7 @@ mod tests {
         let answers =
             Answers { model: "m".to_owned(), version: 1, answers: vec![Answer::Vector(vec![1.0, -0.5])], tokens: 3 };
         for (format, want) in [(Format::Float, json!([1.0, -0.5])), (Format::Base64, json!("AACAPwAAAL8="))] {
-            let got = told(&answers, format).unwrap();
+            let got = serde_json::to_value(told(&answers, format).unwrap()).unwrap();
             assert_eq!(got["data"], json!([{ "object": "embedding", "index": 0, "embedding": want }]));
             assert_eq!(got["usage"], json!({ "prompt_tokens": 3, "total_tokens": 3 }));
         }

@@ -43,7 +43,10 @@ fn inputs(model: &Model, request: &InferRequest) -> Result<Option<Vec<Input>>> {
         }
         (_, true) => {
             let task = task.name();
-            return Err(Error::invalid(format!("{task} takes one tensor of pictures, and {} came", request.inputs.len())));
+            return Err(Error::invalid(format!(
+                "{task} takes one tensor of pictures, and {} came",
+                request.inputs.len()
+            )));
         }
         (columns, false) => texts(task, columns)?,
     };
@@ -74,7 +77,9 @@ fn texts(task: &Task, columns: &[(String, Tensor)]) -> Result<Vec<Input>> {
     let count = read.first().map_or(0, |(_, texts)| texts.len());
     if let Some((name, texts)) = read.iter().find(|(_, texts)| texts.len() != count) {
         let (first, other) = (read[0].0, texts.len());
-        return Err(Error::invalid(format!("'{first}' holds {count} texts and '{name}' {other}; each needs its other")));
+        return Err(Error::invalid(format!(
+            "'{first}' holds {count} texts and '{name}' {other}; each needs its other"
+        )));
     }
     let item = |index: usize| {
         let pairs = read.iter_mut().map(|(name, texts)| ((*name).to_owned(), std::mem::take(&mut texts[index])));
@@ -113,8 +118,11 @@ mod tests {
             (vec![questions.clone(), column("context", &[b"a", b"b"])], Ok(vec![pair("who", "a"), pair("why", "b")])),
             (vec![column("anything", &[b"who"])], Ok(vec![Input::Text("who".to_owned())])),
             (vec![questions.clone(), column("context", &[b"a"])], Err("'question' holds 2 texts and 'context' 1")),
-            (vec![questions.clone(), column("colour", &[b"a", b"b"])], Err("'colour' is no input of question-answering")),
-            (vec![questions.clone(), questions.clone()], Err("'question' is given twice")),
+            (
+                vec![questions.clone(), column("colour", &[b"a", b"b"])],
+                Err("'colour' is no input of question-answering"),
+            ),
+            (vec![questions.clone(), questions], Err("'question' is given twice")),
             (vec![column("question", &[b"ok", b"n\xff"])], Err("element 1 is no UTF-8 text (at byte 1)")),
         ] {
             match (texts(&task, &columns), want) {

@@ -12,6 +12,7 @@ mod tensor;
 mod told;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -95,7 +96,6 @@ async fn answer(
         return told::status(scheduler, target);
     }
     let model = scheduler.residency().model(&target.name, target.version)?;
-    let length = body.len();
     let encoded = match call {
         Call::Status | Call::Metadata => return Ok(told::metadata(&model)),
         Call::Explain => {
@@ -163,7 +163,8 @@ async fn told(scheduler: &Scheduler, model: &Model, asked: asked::Asked, terms: 
     };
     let answers = scheduler.answer(ask).await?.answers;
     let told: Vec<Told<'_>> = answers.iter().map(Told).collect();
-    serde_json::to_vec(&json!({ asked.key: told })).map_err(|error| Error::internal(error.to_string()))
+    // Written at once: a number that passes through a JSON value comes out with digits of double precision.
+    serde_json::to_vec(&BTreeMap::from([(asked.key, told)])).map_err(|error| Error::internal(error.to_string()))
 }
 
 /// How many examples `body` has, and what the model makes of them.
