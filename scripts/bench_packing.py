@@ -178,16 +178,39 @@ def traffic(load, server, names):
     return rows
 
 
+def alone(bench, title, path, model):
+    """One ready model through the server beside a plain session of its file, one request at a time, in turns."""
+    rows, store = [], bench.folder / ("tiny" if path == TINY else "base")
+    session = models.bare(path)
+    with Server(bench.packhorse, store) as server:
+        for tokens in (8, 32, 128):
+            say(f"{title}: one request at a time, {tokens} tokens")
+            inputs = models.question(tokens)
+            load, plain, served = Load(bench.packhorse, bench.scratch, inputs), [], []
+            for _ in range(ROUNDS):
+                until = time.monotonic() + 1.5
+                while time.monotonic() < until:
+                    begun = time.monotonic()
+                    session.run(None, inputs)
+                    plain.append((time.monotonic() - begun) * 1e3)
+                served.append(load.run(server.address, [model], "--callers", "1", "--seconds", "1.5")["p50_ms"])
+            bare, ours = p(plain, 50), float(numpy.median(served))
+            rows.append([tokens, f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.2f}"])
+    table([f"{title}, tokens", "plain session, ms", "through the server, ms", "ratio"], rows)
+
+
 def base(bench):
     """Heads on one trunk."""
     make = lambda store, scratch: models.make_base(bench.packhorse, BASE, store, scratch, MODELS)
     fleet(bench, "BERT-base's shape, one trunk, own heads", bench.made("base", make), 8)
+    alone(bench, "BERT-base's shape", BASE, "base")
 
 
 def tiny(bench):
     """Models that share nothing but their program."""
     make = lambda store, scratch: models.make_tiny(bench.packhorse, TINY, store, scratch, bench.tiny_count)
     fleet(bench, "bert-tiny, all weights their own", bench.made("tiny", make), models.TOKENS)
+    alone(bench, "bert-tiny", TINY, "tiny00000")
 
 
 def digits(bench):
@@ -226,7 +249,8 @@ def peers(bench):
         command = [python, script, "plain", path, str(PLAIN_BYTES[name])]
         plain = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         told = f"plain sessions of {name} ({plain['sessions']} of them)"
-        rows.append([told, f"{plain['bytes_each'] / 1e6:.1f}", f"{(1 << 30) / plain['bytes_each']:.1f}", "", "", "", ""])
+        each = plain["bytes_each"]
+        rows.append([told, f"{each / 1e6:.1f}", "", f"{(1 << 30) / each:.1f}", "", "", "", ""])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -253,18 +277,18 @@ def peers(bench):
                     cpu = (measure.cpu_s(process_id) - before) / report["answered"] * 1e3
                     figures[side].append((report["answered_per_second"], cpu, report["p50_ms"], report["p99_ms"]))
             for side, (process_id, _, asked, _) in sides.items():
-                private = measure.memory(process_id)[1]
+                resident, private = measure.memory(process_id)
                 second, cpu, p50, p99 = numpy.median(numpy.array(figures[side]), 0)
                 told = {"fastapi": "FastAPI and onnxruntime, bert-tiny", "packhorse": "packhorse, bert-tiny"}[side]
                 rows.append([
                     f"{told} ({len(asked)} models)", f"{private / len(asked) / 1e6:.2f}",
-                    f"{len(asked) / private * (1 << 30):.0f}", f"{second:.0f}", f"{cpu:.2f}", f"{p50:.2f}", f"{p99:.2f}",
+                    f"{resident / len(asked) / 1e6:.2f}", f"{len(asked) / private * (1 << 30):.0f}", f"{second:.0f}", f"{cpu:.2f}", f"{p50:.2f}", f"{p99:.2f}",
                 ])
     finally:
         process.kill()
         process.wait()
-    header = ["Zipf(1.0), 8 callers, 32 tokens", "private MB a model", "models a GiB", "requests a second",
-              "CPU ms each", "p50 ms", "p99 ms"]
+    header = ["Zipf(1.0), 8 callers, 32 tokens", "private MB a model", "resident MB a model", "models a private GiB",
+              "requests a second", "CPU ms each", "p50 ms", "p99 ms"]
     table(header, rows)
 
 
