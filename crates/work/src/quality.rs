@@ -52,6 +52,28 @@ pub enum About {
     Uncut,
 }
 
+impl About {
+    /// As people say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Orientation => "orientation",
+            Self::SampleAspect => "shape of pixels",
+            Self::ColourMatrix => "colour matrix",
+            Self::ColourRange => "colour range",
+            Self::ColourTransfer => "colour transfer",
+            Self::Interlaced => "fields",
+            Self::EditList => "edit list",
+            Self::Start => "start",
+            Self::VariableRate => "frame rate",
+            Self::FrameCount => "number of frames",
+            Self::Times => "times",
+            Self::Damage => "damage",
+            Self::CutOff => "end",
+            Self::Uncut => "segments",
+        }
+    }
+}
+
 /// What was decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Decoded {

@@ -111,8 +111,8 @@ fn tell(args: &Args, tools: &Tools, decoder: &str, examined: &Examination) {
              video, put it into MP4 or Matroska"
         )),
     }
-    for Note { found, treated, .. } in &examined.quality {
-        note(format!("{found}: {treated}"));
+    for Note { about, found, treated } in &examined.quality {
+        note(format!("{}: {found}: {treated}", about.name()));
     }
     let (across, down) = examined.seen_px;
     fine(format!("model: {} sees {across}x{down} pixels", args.model));
