@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::harness::http::{Answer, get, post};
 use crate::harness::wire::Wire;
-use crate::harness::{Place, Ran, Running, assert_says, eventually};
+use crate::harness::{Place, Ran, Running, assert_says, eventually, workspace};
 use crate::servers::{KEY, SECRET, Server, weed};
 use crate::upkeep::fine_tune;
 
-/// Two questions' token ids.
+/// Token ids that are in any vocabulary.
 const QUESTION: &str = r#"{"inputs":[
-    {"name":"input_ids","datatype":"INT64","shape":[1,6],"data":[101,1731,1242,1132,102,7]},
+    {"name":"input_ids","datatype":"INT64","shape":[1,6],"data":[2,31,42,32,3,7]},
     {"name":"attention_mask","datatype":"INT64","shape":[1,6],"data":[1,1,1,1,1,1]},
     {"name":"token_type_ids","datatype":"INT64","shape":[1,6],"data":[0,0,0,0,1,1]}]}"#;
 
@@ -161,6 +161,27 @@ fn a_store_in_a_bucket_answers_as_the_folder_it_came_from() {
     let ran = run(&place, s3.url(), "models --store s3://fleet/one");
     assert_eq!(ran.code, Some(1), "{}", ran.err);
     assert_says(ran.complaint(), &[URL]);
+}
+
+#[test]
+fn a_checkpoint_that_is_mapped_in_place_goes_along_into_the_bucket() {
+    const URL: &str = "s3://fleet/checkpoint";
+    let (place, s3) = (Place::new(), weed());
+    let fixture = workspace().join("crates/store/tests/fixtures/hf/bert-qa");
+    std::fs::create_dir(place.path("folder")).unwrap();
+    for entry in std::fs::read_dir(fixture).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), place.path("folder").join(entry.file_name())).unwrap();
+    }
+    place.ok("pack folder --store store --name qa");
+    let serving = Serving::start(place.packhorse("serve --store store"));
+    let want = serving.answer("qa");
+    serving.stop();
+    assert!(place.files("store/segments").is_empty(), "it was copied, not mapped");
+    ok(&place, s3.url(), "push store s3://fleet/checkpoint");
+    std::fs::remove_dir_all(place.path("folder")).unwrap();
+    let serving = Serving::from(&place, s3.url(), URL, "");
+    assert_eq!(serving.answer("qa"), want);
+    serving.stop();
 }
 
 #[test]

@@ -176,21 +176,37 @@ pub(crate) fn slice(file: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
     file.get(start..start.checked_add(len)?)
 }
 
+/// Whether a tensor of `len` bytes begins at `offset` of `segment`, as its table of contents has it. A file without one cannot
+/// tell. Reads a few lines of the table, however many tensors there are.
+fn has(segment: &[u8], offset: u64, len: u64) -> bool {
+    let Some(trailer) = trailer(segment) else { return true };
+    let (entries, _) = trailer[..trailer.len() - FOOTER_BYTES].as_chunks::<ENTRY_BYTES>();
+    let place = |entry: &[u8; ENTRY_BYTES]| {
+        let mut numbers = &entry[ENTRY_BYTES - 16..];
+        (numbers.get_u64_le(), numbers.get_u64_le())
+    };
+    // An empty tensor begins where the next one does.
+    let first = entries.partition_point(|entry| place(entry).0 < offset);
+    entries[first..].iter().map(place).take_while(|(begins, _)| *begins == offset).any(|(_, bytes)| bytes == len)
+}
+
 /// The tensor that `weight` points at, inside `segment`'s mapping.
 ///
 /// # Errors
-/// [`Corrupt`](engine::ErrorKind::Corrupt) when it does not lie inside or does not add up.
+/// [`Corrupt`](engine::ErrorKind::Corrupt) when it does not lie inside, is not what lies there or does not add up.
 pub(crate) fn tensor(segment: &Bytes, weight: &WeightRef) -> Result<Tensor> {
     let bytes = size_bytes(weight.dtype, &weight.shape)?;
-    let inside = slice(segment, weight.offset_bytes, bytes).ok_or_else(|| {
+    let lies = |what: &str| {
+        let WeightRef { dtype, shape, offset_bytes, .. } = weight;
+        let len = segment.len();
         Error::corrupt(format!(
-            "a {} weight of shape {:?} is said to be at byte {} of a segment of {} bytes",
-            weight.dtype,
-            weight.shape,
-            weight.offset_bytes,
-            segment.len()
+            "a {dtype} weight of shape {shape:?} is said to be at byte {offset_bytes} of a segment of {len} bytes{what}"
         ))
-    })?;
+    };
+    let inside = slice(segment, weight.offset_bytes, bytes).ok_or_else(|| lies(""))?;
+    if !has(segment, weight.offset_bytes, bytes) {
+        return Err(lies(", where there is no tensor of that size; pack the model again"));
+    }
     Tensor::new(weight.dtype, weight.shape.clone(), segment.slice_ref(inside))
         .map_err(|error| Error::corrupt(error.message))
 }

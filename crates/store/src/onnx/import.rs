@@ -327,3 +327,7 @@ fn folder(path: &Path) -> &Path {
 #[cfg(test)]
 #[path = "import_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "operator_tests.rs"]
+mod operator_tests;

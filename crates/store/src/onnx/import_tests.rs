@@ -9,7 +9,7 @@ use crate::onnx::wire::{
 };
 
 /// The runtime that `make setup` fetched, or the one that the environment names.
-fn onnx() -> Onnx {
+pub(super) fn onnx() -> Onnx {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/onnxruntime/1.31.1/libonnxruntime.so");
     let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE).map_or(fetched, PathBuf::from);
     Onnx::load(Some(&library)).expect("'make setup' fetches the runtime")
@@ -74,7 +74,7 @@ fn floats(name: &str, dims: &[i64], seed: u16) -> TensorProto {
     }
 }
 
-fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
+pub(super) fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
     let dim = dims.iter().map(|&dim| Dim {
         dim_value: (dim >= 0).then_some(dim),
         dim_param: (dim < 0).then(|| format!("axis{dim}")),
@@ -88,7 +88,7 @@ fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
     }
 }
 
-fn node(operator: &str, input: &[&str], output: &str) -> Node {
+pub(super) fn node(operator: &str, input: &[&str], output: &str) -> Node {
     Node {
         op_type: Some(operator.to_owned()),
         input: input.iter().map(|&name| name.to_owned()).collect(),
@@ -212,6 +212,76 @@ fn external_data_is_lifted_and_a_whole_graph_takes_it_in() {
     split.graph.as_mut().unwrap().initializer[0].external_data[0] = entry("location", "../numbers");
     std::fs::write(&path, split.encode_to_vec()).unwrap();
     assert!(identify(&path).unwrap_err().message.contains("outside the model's folder"));
+}
+
+/// A table of `rows` of 64 numbers each, and a row that is added to what is looked up, in a file with holes where nothing but
+/// zeros is: the table from `offset` on, its last row all ones, and behind it twos. Gives the model's path.
+fn in_a_file_with_holes(folder: &Path, rows: u64, offset: u64) -> PathBuf {
+    use std::os::unix::fs::FileExt;
+    const ROW_BYTES: u64 = 64 * 4;
+    let file = std::fs::File::create(folder.join("numbers")).unwrap();
+    let ones: Vec<u8> = [1.0f32; 64].into_iter().flat_map(f32::to_le_bytes).collect();
+    let twos: Vec<u8> = [2.0f32; 64].into_iter().flat_map(f32::to_le_bytes).collect();
+    let end = offset + rows * ROW_BYTES;
+    file.write_all_at(&ones, end - ROW_BYTES).unwrap();
+    file.write_all_at(&twos, end).unwrap();
+    let entry = |key: &str, value: String| Entry { key: Some(key.into()), value: Some(value) };
+    let external = |name: &str, dims: &[i64], at: u64, length: u64| TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(1),
+        dims: dims.to_vec(),
+        data_location: Some(1),
+        external_data: vec![
+            entry("location", "numbers".to_owned()),
+            entry("offset", at.to_string()),
+            entry("length", length.to_string()),
+        ],
+        ..TensorProto::default()
+    };
+    let model = model(Graph {
+        node: vec![node("Gather", &["w", "x"], "g"), node("Add", &["g", "b"], "y")],
+        initializer: vec![
+            external("w", &[i64::try_from(rows).unwrap(), 64], offset, rows * ROW_BYTES),
+            external("b", &[64], end, ROW_BYTES),
+        ],
+        input: vec![value("x", 7, &[-1])],
+        output: vec![value("y", 1, &[-1, 64])],
+        ..Graph::default()
+    });
+    let path = folder.join("m.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    path
+}
+
+#[test]
+fn external_data_may_lie_past_four_gigabytes() {
+    let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
+    let path = in_a_file_with_holes(folder.path(), 1000, 5 << 30);
+    let [form] = lifted_natively(&onnx, &path);
+    let sizes: Vec<usize> = form.weights.iter().map(|weight| weight.data().len()).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 1001 * 256, "{sizes:?}");
+    // A file that ends before its numbers do is no model.
+    std::fs::File::options().write(true).open(folder.path().join("numbers")).unwrap().set_len(5 << 30).unwrap();
+    assert!(import(&onnx, &path, Targets::Native).is_err());
+}
+
+#[test]
+#[ignore = "takes 7 GB of the disk for temporary files, and a minute"]
+fn weights_of_more_than_two_gigabytes_are_packed() {
+    const ROWS: u64 = (9 << 30) / 4 / 256;
+    let folder = tempfile::tempdir().unwrap();
+    let path = in_a_file_with_holes(folder.path(), ROWS, 0);
+    let store = crate::Store::create(folder.path().join("store").to_str().unwrap()).unwrap();
+    let runtimes = engine::Runtimes::new(onnx().into(), None);
+    let request = crate::pack::Request { path, ..crate::pack::Request::default() };
+    let packed = crate::pack::pack(&store, &runtimes, &request).unwrap();
+    assert_eq!((packed.manifest.program.kind, packed.weight_bytes), (ProgramKind::Lifted, (ROWS + 1) * 256));
+    let session = runtimes.onnx().session(&store.program(&packed.manifest.program).unwrap(), 2, engine::Load::AsIs);
+    let weights = runtimes.onnx().bind(store.weights(&packed.manifest).unwrap()).unwrap();
+    let ids: Vec<u8> = [0, ROWS - 1].into_iter().flat_map(u64::to_le_bytes).collect();
+    let ids = Tensor::new(engine::DataType::I64, vec![2], ids.into()).unwrap();
+    let answer = session.unwrap().run(weights.as_ref(), &[ids], &[0]).unwrap();
+    assert_eq!(answer[0].as_f32().unwrap().to_vec(), [[2.0; 64], [3.0; 64]].concat());
 }
 
 /// A product of `x`, `[batch, 3, 128]` or flat, by `w`, spelt in one of several ways.
