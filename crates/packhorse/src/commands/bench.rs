@@ -2,6 +2,7 @@
 
 mod churn;
 mod cycles;
+mod lifting;
 mod overload;
 mod server;
 mod serving;
@@ -68,6 +69,10 @@ pub(crate) struct Args {
 enum Section {
     /// Making packed models ready, beside plain sessions
     Ready,
+    /// What it costs a request that weights come at run time, beside a plain session
+    Lifting,
+    /// What eight bits save and cost
+    Precision,
     /// What serving costs, beside the bare runtime
     Serving,
     /// A model's latency while two hundred others load and unload
@@ -131,6 +136,8 @@ impl Section {
     fn files(self) -> &'static [&'static str] {
         match self {
             Self::Ready | Self::Video => &[],
+            Self::Lifting => &["bert_base_qa.onnx", "resnet18.onnx"],
+            Self::Precision => &["bert_base_qa.onnx"],
             Self::Serving => &["mlp.onnx", "resnet18.onnx"],
             Self::Churn | Self::Cycles => &["convnet.onnx", "fleet"],
             Self::Overload => &["convnet.onnx"],
@@ -140,6 +147,8 @@ impl Section {
     fn title(self) -> &'static str {
         match self {
             Self::Ready => "Making a model ready",
+            Self::Lifting => "What lifting costs a request",
+            Self::Precision => "Eight bits",
             Self::Serving => "What serving costs",
             Self::Churn => "A model while others come and go",
             Self::Overload => "More than it can do",
@@ -151,6 +160,8 @@ impl Section {
     fn measure(self, bench: &Bench) -> Result<String, Exit> {
         match self {
             Self::Ready => bench.ready(),
+            Self::Lifting => lifting::run(bench),
+            Self::Precision => lifting::precision(bench),
             Self::Serving => serving::run(bench),
             Self::Churn => churn::run(bench),
             Self::Overload => overload::run(bench),
