@@ -39,6 +39,7 @@ chaos: build ## kill thirty workers over two hundred videos, on services that fa
 bench: build bench-models ## measure against the floor of this machine
 	$(STEP) 'bench' $(PACKHORSE) bench
 	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MODELS)/mlp.onnx
+	$(STEP) 'bench: texts' $(PYTHON) scripts/bench_text.py $(PACKHORSE) .cache/all-minilm-l6-v2
 
 bench-packing: build bench-models ## thousands of models on this machine, beside plain sessions and FastAPI
 	@scripts/setup.sh packing
