@@ -113,6 +113,11 @@ impl Cache {
         &self.store
     }
 
+    /// How many bytes the folder may have.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     pub(super) fn root(&self) -> &Path {
         self.store.root()
     }

@@ -158,7 +158,8 @@ impl Remote {
     ///
     /// # Errors
     /// As the place's; [`Corrupt`](ErrorKind::Corrupt) for a file that is not what its name says,
-    /// [`Exhausted`](ErrorKind::Exhausted) when neither the budget nor the disk has room for it.
+    /// [`Exhausted`](ErrorKind::Exhausted) when neither the budget nor the disk has room for it at present, and
+    /// [`FailedPrecondition`](ErrorKind::FailedPrecondition) when the budget never has.
     pub fn fetch(&self, manifest: &Manifest, let_go: &(dyn Fn(u64) -> bool + Sync)) -> Result<Fetched> {
         self.fetch_form(manifest, let_go).map_err(|error| {
             // A request for a model whose files have gone is no request for something else.
@@ -194,6 +195,7 @@ impl Remote {
 
     fn fetch_form(&self, manifest: &Manifest, let_go: &(dyn Fn(u64) -> bool + Sync)) -> Result<Fetched> {
         let Parts { others, segments } = parts(manifest)?;
+        self.fits_alone(manifest)?;
         let weights = &manifest.weights;
         // Held before they are looked for, so that what is there stays there.
         let all: Vec<Item> = others.iter().chain(&segments).cloned().collect();
@@ -210,9 +212,26 @@ impl Remote {
         Ok(Fetched { _pinned: pinned })
     }
 
+    /// Whether the model of `manifest` would fit if it had the cache to itself.
+    fn fits_alone(&self, manifest: &Manifest) -> Result<()> {
+        let of = |segment: &SegmentRef| if self.in_part(segment) { segment.used_bytes } else { segment.bytes };
+        let (needed, there) = (manifest.weights.segments.iter().map(of).sum::<u64>(), self.0.cache.bytes_max());
+        if needed <= there {
+            return Ok(());
+        }
+        let reason =
+            format!("its weights take {needed} bytes, and the cache may have {there} (cache-bytes-max); raise that");
+        Err(Error::new(ErrorKind::FailedPrecondition, reason))
+    }
+
+    /// Whether a part of `segment` is fetched for a model that needs so little of it.
+    fn in_part(&self, segment: &SegmentRef) -> bool {
+        segment.bytes >= self.0.part_of_bytes_min && segment.used_bytes.saturating_mul(2) < segment.bytes
+    }
+
     /// What the model of `manifest` needs of its segment number `at`.
     fn need(&self, manifest: &Manifest, at: usize, segment: &SegmentRef) -> Result<Need> {
-        if segment.bytes < self.0.part_of_bytes_min || segment.used_bytes.saturating_mul(2) >= segment.bytes {
+        if !self.in_part(segment) {
             return Ok(Need::Whole);
         }
         let table = self.store().table(&manifest.weights)?;

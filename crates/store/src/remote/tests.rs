@@ -266,6 +266,14 @@ fn a_cache_keeps_its_budget_and_what_is_held() {
     assert_eq!(held_by.lock().unwrap().len(), 1, "more went than had to");
     drop(held_by);
     assert_eq!(served(&remote, "m3").unwrap().0, own_tensors(3));
+    // Nobody has to go for what never fits.
+    own.pack("large", &[tensor(77, 1100 * KB)]);
+    elsewhere.push(&own.store).unwrap();
+    // The first list is the one that was made at the start.
+    [(); 2].map(|()| remote.list().unwrap());
+    let large = remote.manifest("large", 1).unwrap();
+    let error = remote.fetch(&large, &|_| panic!("something was to go")).map(drop).unwrap_err();
+    assert!(error.kind == ErrorKind::FailedPrecondition && error.message.contains("cache-bytes-max"), "{error}");
     drop((held, remote));
     // Another process finds what is there.
     let again = elsewhere.open("cache", 1000 * KB as u64).unwrap();
