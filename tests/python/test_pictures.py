@@ -1,0 +1,164 @@
+"""Pictures in, boxes out, by every API: each of them says the same of a frame of the bundled clip."""
+
+import base64
+import json
+import pathlib
+import struct
+import subprocess
+import tempfile
+import unittest
+import urllib.error
+import urllib.request
+import zlib
+
+import numpy
+import tritonclient.grpc
+import tritonclient.http
+
+import product
+
+BOUNDARY = "a-line-that-is-in-no-picture"
+# Where two runs of the same model may differ: batches and threads add in another order.
+TOLERANCE_PX = 0.05
+
+
+def frame(place, name, *how):
+    """A frame of the clip, in the format that `name` ends in."""
+    file = place / name
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-ss", "10", "-i", product.ASSETS / "street.mp4", "-frames:v", "1",
+                    *how, file], check=True)
+    return file.read_bytes()
+
+
+def chunk(kind, body):
+    """A chunk of a PNG file (PNG specification, 5.3)."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def bomb():
+    """The head of a PNG file that would be 50,000 by 50,000 pixels."""
+    size = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+def multipart(picture, fields):
+    """A form with a file (RFC 7578)."""
+    parts = [f'content-disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
+    parts.append(b'content-disposition: form-data; name="image"; filename="street.png"\r\ncontent-type: image/png\r\n\r\n' + picture)
+    line = f"--{BOUNDARY}".encode()
+    return b"".join(line + b"\r\n" + part + b"\r\n" for part in parts) + line + b"--\r\n"
+
+
+class Pictures(unittest.TestCase):
+    """One server with a detector, and a model of texts beside it."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.place = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="packhorse-pictures-")))
+        cls.store = cls.place / "store"
+        product.packhorse("pack", product.ASSETS / "nanodet_g_coco80.onnx", "--store", cls.store, "--name", "detector",
+                          "--task", "object-detection", "--labels", product.ASSETS / "coco80.txt")
+        texts = product.ROOT / "crates" / "store" / "tests" / "fixtures" / "hf" / "bert-qa"
+        product.packhorse("pack", texts, "--store", cls.store, "--name", "texts")
+        cls.png = frame(cls.place, "street.png")
+        cls.jpeg = frame(cls.place, "street.jpg", "-q:v", "2")
+        cls.server = cls.enterClassContext(product.Server(cls.store))
+
+    def ask(self, path, body, kind="application/json"):
+        """Status and JSON of a POST of `body`, bytes as they are and all else as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://{self.server.http}{path}", data, {"content-type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def assert_same(self, got, want):
+        self.assertEqual([one["label"] for one in got], [one["label"] for one in want])
+        for one, other in zip(got, want, strict=True):
+            self.assertAlmostEqual(one["score"], other["score"], delta=1e-3)
+            for side in ("xmin", "ymin", "xmax", "ymax"):
+                self.assertAlmostEqual(one["box"][side], other["box"][side], delta=TOLERANCE_PX)
+
+
+class Answers(Pictures):
+    def want(self):
+        """What the terminal says."""
+        said = product.packhorse("predict", "detector", "--store", self.store, "--image", self.place / "street.png", "--json")
+        return json.loads(said)
+
+    def test_every_way_says_the_same(self):
+        want = self.want()
+        self.assertIn("person", {one["label"] for one in want})
+        b64 = base64.b64encode(self.png).decode()
+        for path, body, kind, key in (
+            ("/predictions/detector", self.png, "image/png", "detail"),
+            ("/predictions/detector", self.png, "application/octet-stream", "detail"),
+            ("/predictions/detector", multipart(self.png, {}), f"multipart/form-data; boundary={BOUNDARY}", "detail"),
+            ("/predictions/detector", {"image": b64}, "application/json", "detail"),
+        ):
+            status, got = self.ask(path, body, kind)
+            self.assertEqual(status, 200, got)
+            self.assert_same(got[key], want)
+        for instance in ({"b64": b64}, {"image_bytes": {"b64": b64}}):
+            status, got = self.ask("/v1/models/detector:predict", {"instances": [instance, instance]})
+            self.assertEqual(status, 200, got)
+            self.assertEqual(len(got["predictions"]), 2)
+            for prediction in got["predictions"]:
+                self.assert_same(prediction, want)
+
+    def test_bytes_by_the_open_inference_protocol(self):
+        want = self.want()
+        for library, address in ((tritonclient.http, self.server.http), (tritonclient.grpc, self.server.grpc)):
+            client = library.InferenceServerClient(address)
+            column = library.InferInput("image", [1], "BYTES")
+            column.set_data_from_numpy(numpy.array([self.png], dtype=object))
+            answers = client.infer("detector", [column]).as_numpy("answers")
+            self.assert_same(json.loads(answers[0]), want)
+            client.close()
+
+    def test_a_threshold_leaves_the_surer_ones(self):
+        want = self.want()
+        score = sorted(one["score"] for one in want)[len(want) // 2]
+        form = multipart(self.png, {"threshold": score})
+        status, got = self.ask("/predictions/detector", form, f"multipart/form-data; boundary={BOUNDARY}")
+        self.assertEqual(status, 200, got)
+        self.assertLess(len(got["detail"]), len(want))
+        self.assertTrue(all(one["score"] >= score - 1e-3 for one in got["detail"]))
+
+    def test_a_jpeg_and_what_is_drawn_of_it(self):
+        status, got = self.ask("/predictions/detector", self.jpeg, "image/jpeg")
+        self.assertEqual(status, 200, got)
+        self.assertIn("person", {one["label"] for one in got["detail"]})
+        drawn = self.place / "drawn.png"
+        product.packhorse("predict", "detector", "--store", self.store, "--image", self.place / "street.jpg", "--draw", drawn)
+        self.assertEqual(drawn.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
+        # The same picture with boxes on it: as large, and not the same.
+        self.assertEqual(drawn.read_bytes()[16:24], self.png[16:24])
+        self.assertNotEqual(drawn.read_bytes(), self.png)
+
+
+class Refusals(Pictures):
+    """Each by its status and a word of its reason; the server goes on."""
+
+    def test_what_is_no_picture(self):
+        for body, kind, says in (
+            (bomb(), "image/png", "50000"),
+            (self.jpeg[: len(self.jpeg) // 2], "image/jpeg", "picture"),
+            (self.png[:1000], "image/png", "picture"),
+            (b"a text", "image/png", "picture"),
+            ({"image": "no base64!"}, "application/json", "base64"),
+        ):
+            status, told = self.ask("/predictions/detector", body, kind)
+            self.assertEqual(status, 400, told)
+            self.assertIn(says, json.dumps(told))
+        status, told = self.ask("/predictions/texts", self.png, "image/png")
+        self.assertEqual(status, 400, told)
+        self.assertIn("text", json.dumps(told))
+        status, told = self.ask("/predictions/detector", self.png, "image/png")
+        self.assertEqual(status, 200, told)
+
+
+if __name__ == "__main__":
+    unittest.main()
