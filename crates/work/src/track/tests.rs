@@ -74,9 +74,10 @@ fn classes_are_not_mixed() {
     assert_eq!(tracker.step(80_000, &[at(1), at(0)]), [Some(2), Some(1)]);
 }
 
-/// A walker's place and speed in pixels and pixels per second; each has a lane of the picture of its own.
+/// A walker's place and speed in pixels and pixels per second; each has a lane of the picture of its own. None goes half its
+/// width in the longest time without a good look, so that it is found by where it was before its speed is known.
 fn walkers() -> impl Strategy<Value = Vec<(f32, f32)>> {
-    prop::collection::vec((0f32..1000.0, -100f32..100.0), 1..8)
+    prop::collection::vec((0f32..1000.0, -55f32..55.0), 1..8)
 }
 
 proptest! {
@@ -90,10 +91,10 @@ proptest! {
         for (index, (passed_us, moods)) in frames.iter().enumerate() {
             time_us += passed_us;
             let at = |lane: usize, (start, speed): (f32, f32)| {
-                // The first two looks are good; later some show nothing, never two in a row, and some hardly anything.
+                // The first two looks are good; of three later ones the first is, the next may show hardly anything, the last nothing.
                 let score = match moods[lane] {
                     0..=3 if index > 1 && index % 3 == 2 => return None,
-                    4 if index > 1 => 0.2,
+                    4 if index > 1 && index % 3 == 1 => 0.2,
                     _ => 0.9,
                 };
                 Some((lane, seen(0, score, start + speed * time_us as f32 / 1e6, 100.0 * lane as f32)))
@@ -101,7 +102,7 @@ proptest! {
             let found: Vec<_> = walkers.iter().enumerate().filter_map(|(lane, &walker)| at(lane, walker)).collect();
             let numbers = tracker.step(time_us, &found.iter().map(|&(_, one)| one).collect::<Vec<_>>());
             for ((lane, one), number) in found.iter().zip(numbers) {
-                // What is hardly seen right after it was not seen at all has none.
+                // What is hardly seen may have none.
                 let wanted = Some(*lane as u64 + 1);
                 prop_assert!(number == wanted || number.is_none() && one.score < 0.4, "{} {:?} {:?}", lane, number, one);
             }
