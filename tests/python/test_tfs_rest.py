@@ -155,7 +155,7 @@ class Rest(unittest.TestCase):
         self.assertIn("nobody", self.ask("/predictions/nobody?seq_0=Q&seq_1=C", status=404)["detail"])
         for body in (None, "{}"):
             detail = self.ask("/predictions/mlp", body, 400)["detail"]
-            self.assertEqual(detail, "model 'mlp' serves tensors and declares no text task; "
+            self.assertEqual(detail, "model 'mlp' serves tensors and declares no task; "
                                      "use /v2/models/mlp/infer or pack it with a task")
 
     def test_metrics(self):
