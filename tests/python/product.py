@@ -75,6 +75,16 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code
 
+    def ask(self, path, body=None, kind="application/json"):
+        """Status and JSON of a GET, or of a POST of `body`, bytes as they are and all else as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://{self.http}{path}", data, {"content-type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=START_SECONDS_MAX) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
     def drain(self, seconds_max):
         """Asks for a graceful end and returns the exit code."""
         self.process.send_signal(signal.SIGTERM)

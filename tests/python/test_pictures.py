@@ -7,8 +7,6 @@ import struct
 import subprocess
 import tempfile
 import unittest
-import urllib.error
-import urllib.request
 import zlib
 
 import numpy
@@ -64,16 +62,6 @@ class Pictures(unittest.TestCase):
         cls.jpeg = frame(cls.place, "street.jpg", "-q:v", "2")
         cls.server = cls.enterClassContext(product.Server(cls.store))
 
-    def ask(self, path, body, kind="application/json"):
-        """Status and JSON of a POST of `body`, bytes as they are and all else as JSON."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://{self.server.http}{path}", data, {"content-type": kind})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
     def assert_same(self, got, want):
         self.assertEqual([one["label"] for one in got], [one["label"] for one in want])
         for one, other in zip(got, want, strict=True):
@@ -98,11 +86,11 @@ class Answers(Pictures):
             ("/predictions/detector", multipart(self.png, {}), f"multipart/form-data; boundary={BOUNDARY}", "detail"),
             ("/predictions/detector", {"image": b64}, "application/json", "detail"),
         ):
-            status, got = self.ask(path, body, kind)
+            status, got = self.server.ask(path, body, kind)
             self.assertEqual(status, 200, got)
             self.assert_same(got[key], want)
         for instance in ({"b64": b64}, {"image_bytes": {"b64": b64}}):
-            status, got = self.ask("/v1/models/detector:predict", {"instances": [instance, instance]})
+            status, got = self.server.ask("/v1/models/detector:predict", {"instances": [instance, instance]})
             self.assertEqual(status, 200, got)
             self.assertEqual(len(got["predictions"]), 2)
             for prediction in got["predictions"]:
@@ -122,13 +110,13 @@ class Answers(Pictures):
         want = self.want()
         score = sorted(one["score"] for one in want)[len(want) // 2]
         form = multipart(self.png, {"threshold": score})
-        status, got = self.ask("/predictions/detector", form, f"multipart/form-data; boundary={BOUNDARY}")
+        status, got = self.server.ask("/predictions/detector", form, f"multipart/form-data; boundary={BOUNDARY}")
         self.assertEqual(status, 200, got)
         self.assertLess(len(got["detail"]), len(want))
         self.assertTrue(all(one["score"] >= score - 1e-3 for one in got["detail"]))
 
     def test_a_jpeg_and_what_is_drawn_of_it(self):
-        status, got = self.ask("/predictions/detector", self.jpeg, "image/jpeg")
+        status, got = self.server.ask("/predictions/detector", self.jpeg, "image/jpeg")
         self.assertEqual(status, 200, got)
         self.assertIn("person", {one["label"] for one in got["detail"]})
         drawn = self.place / "drawn.png"
@@ -150,13 +138,13 @@ class Refusals(Pictures):
             (b"a text", "image/png", "picture"),
             ({"image": "no base64!"}, "application/json", "base64"),
         ):
-            status, told = self.ask("/predictions/detector", body, kind)
+            status, told = self.server.ask("/predictions/detector", body, kind)
             self.assertEqual(status, 400, told)
             self.assertIn(says, json.dumps(told))
-        status, told = self.ask("/predictions/texts", self.png, "image/png")
+        status, told = self.server.ask("/predictions/texts", self.png, "image/png")
         self.assertEqual(status, 400, told)
         self.assertIn("text", json.dumps(told))
-        status, told = self.ask("/predictions/detector", self.png, "image/png")
+        status, told = self.server.ask("/predictions/detector", self.png, "image/png")
         self.assertEqual(status, 200, told)
 
 

@@ -10,9 +10,7 @@ import pathlib
 import shutil
 import tempfile
 import unittest
-import urllib.error
 import urllib.parse
-import urllib.request
 
 import numpy
 import openai
@@ -68,16 +66,6 @@ class Text(unittest.TestCase):
         cls.questions = plain[:QUESTIONS]
         cls.vectors = cases("embedding")["vectors"][:8]
 
-    def ask(self, path, body=None, kind="application/json"):
-        """Status and JSON of a GET, or of a POST of `body`, bytes as they are and all else as JSON."""
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://{self.server.http}{path}", data, {"content-type": kind})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
     def assert_same(self, got, want):
         self.assertTrue(same(got, want), f"{got} is not {want}")
 
@@ -86,17 +74,17 @@ class Answers(Text):
     def test_the_packing_systems_own_call(self):
         for case in self.questions:
             query = urllib.parse.urlencode({"seq_0": case["question"], "seq_1": case["context"]})
-            status, got = self.ask(f"/predictions/bert-qa?{query}")
+            status, got = self.server.ask(f"/predictions/bert-qa?{query}")
             self.assertEqual((status, got), (200, {"detail": case["answer"]["answer"]}), case)
 
     def test_nothing_asked_is_a_question_of_its_own(self):
-        status, got = self.ask("/predictions/bert-qa")
+        status, got = self.server.ask("/predictions/bert-qa")
         self.assertEqual(status, 200)
         self.assertIsInstance(got["detail"], str)
 
     def test_predictions_of_several(self):
         inputs = [{"question": case["question"], "context": case["context"]} for case in self.questions]
-        status, got = self.ask("/predictions/bert-qa", {"inputs": inputs})
+        status, got = self.server.ask("/predictions/bert-qa", {"inputs": inputs})
         self.assertEqual(status, 200, got)
         self.assert_same(got["detail"], [case["answer"] for case in self.questions])
 
@@ -105,7 +93,7 @@ class Answers(Text):
         columns = {name: [row[name] for row in rows] for name in ("question", "context")}
         want = [case["answer"] for case in self.questions]
         for body, key in (({"instances": rows}, "predictions"), ({"inputs": columns}, "outputs")):
-            status, got = self.ask("/v1/models/bert-qa:predict", body)
+            status, got = self.server.ask("/v1/models/bert-qa:predict", body)
             self.assertEqual(status, 200, got)
             self.assert_same(got[key], want)
 
@@ -129,7 +117,7 @@ class Answers(Text):
             self.assertTrue(chosen, task)
             for case in chosen:
                 body = {"inputs": case["text"], "parameters": case["options"]}
-                status, got = self.ask(f"/predictions/{model}", body)
+                status, got = self.server.ask(f"/predictions/{model}", body)
                 self.assertEqual(status, 200, got)
                 # The reference tells a list of one as its only member.
                 listed = isinstance(got["detail"], list) and isinstance(case["answer"], dict)
@@ -160,7 +148,7 @@ class Refusals(Text):
     """Each by its status and a word of its reason; the server goes on."""
 
     def check(self, path, body, status, says, kind="application/json"):
-        got, told = self.ask(path, body, kind)
+        got, told = self.server.ask(path, body, kind)
         self.assertEqual(got, status, told)
         self.assertIn(says, json.dumps(told))
 
