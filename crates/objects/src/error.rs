@@ -8,7 +8,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use crate::cloud::trace::Said;
 
 /// `error` and what caused it, each said once.
-pub(crate) fn causes(error: &dyn StdError) -> String {
+pub fn causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -22,7 +22,7 @@ pub(crate) fn causes(error: &dyn StdError) -> String {
 }
 
 /// The first cause of `error` that is a `T`.
-fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut at = Some(error);
     while let Some(error) = at {
         if let Some(found) = error.downcast_ref() {

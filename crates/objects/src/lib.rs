@@ -24,6 +24,8 @@ pub use upload::Upload;
 
 mod cloud;
 mod error;
+pub use error::{cause, causes};
+
 mod folder;
 mod http;
 

@@ -38,9 +38,6 @@ pub use result::Summary;
 pub mod refusal;
 pub use refusal::Refusal;
 
-pub mod completion;
-pub use completion::Completion;
-
 pub mod cost;
 pub use cost::Cost;
 

@@ -3,6 +3,7 @@
 use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use engine::{Error, ErrorKind};
+use objects::{cause, causes};
 
 /// `error` as one of ours; `asker` is whose credentials were used.
 pub(super) fn explain<E>(error: &SdkError<E, HttpResponse>, asker: &str) -> Error
@@ -16,7 +17,8 @@ where
         }
         SdkError::TimeoutError(_) => Error::unavailable("the queue's service did not answer in time"),
         // Finding credentials is a part of it, and says in its own words why there are none.
-        other => own(other)
+        other => cause::<Error>(other)
+            .cloned()
             .unwrap_or_else(|| Error::unavailable(format!("the queue's service cannot be reached: {}", causes(other)))),
     }
 }
@@ -50,32 +52,6 @@ fn answered(status: u16, code: &str, message: &str, asker: &str) -> Error {
         _ => ErrorKind::InvalidInput,
     };
     Error::new(kind, words)
-}
-
-/// The first cause that is an error of ours.
-fn own(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
-    let mut at = Some(error);
-    while let Some(error) = at {
-        if let Some(own) = error.downcast_ref::<Error>() {
-            return Some(own.clone());
-        }
-        at = error.source();
-    }
-    None
-}
-
-/// `error` and what caused it, each said once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
