@@ -236,6 +236,9 @@ impl<'a> Running<'a> {
 
     /// That so many more frames were looked at or passed over.
     fn passed(&self, frames: u64) {
+        if frames == 0 {
+            return;
+        }
         let frames = self.looked.fetch_add(frames, Ordering::Relaxed) + frames;
         (self.job.progress)(frames, self.setup.probe.frames_declared);
     }
