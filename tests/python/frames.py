@@ -21,13 +21,14 @@ def size_px(video):
     return stream["width"], stream["height"]
 
 
-def decode(video, filters, pixel_format, size, limit=None):
-    """Yields every frame, or the first `limit`, as u8 [height, width, 3] after `filters`; `size` is (width, height).
+def decode(video, filters, size, limit=None):
+    """Yields every frame, or the first `limit`, as u8 [height, width, 3], red first, after `filters`; `size` is (width, height).
 
     One decoder thread and no frame dropped or doubled, so that two decoders give the same bytes.
     """
     width, height = size
-    chain = ",".join([*filters, f"format={pixel_format}"])
+    # Of its ways to colours, the one that rounds.
+    chain = ",".join([*filters, "format=gbrp"])
     command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-i", str(video), "-map", "0:v:0",
                "-fps_mode", "passthrough", "-vf", chain, "-f", "rawvideo",
                *([] if limit is None else ["-frames:v", str(limit)]), "-"]
@@ -36,7 +37,7 @@ def decode(video, filters, pixel_format, size, limit=None):
         while data := child.stdout.read(frame_bytes):
             if len(data) != frame_bytes:
                 raise RuntimeError(f"ffmpeg ended in the middle of a frame of {video}")
-            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            yield np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(3, height, width)[[2, 0, 1]].transpose(1, 2, 0))
     if child.returncode != 0:
         raise RuntimeError(f"ffmpeg gave up on {video} with exit code {child.returncode}")
 

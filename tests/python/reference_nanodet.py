@@ -88,15 +88,14 @@ def run(video, limit=None, workers=os.cpu_count() or 1):
     width_px, height_px = frames.size_px(video)
     local = threading.local()
 
-    # The model wants blue first. The decoder is asked for red first, as the worker asks it: its two ways of making the one
-    # and the other of luma and chroma differ by up to five levels.
+    # The model wants blue first.
     def one(picture):
         if not hasattr(local, "session"):
             local.session = session(MODEL)
         tensor = ((picture[:, :, ::-1].astype(np.float32) - MEAN) / STD).transpose(2, 0, 1)[np.newaxis]
         return detections(local.session.run(None, {"input_1:0": np.ascontiguousarray(tensor)}), width_px, height_px)
 
-    pictures = frames.decode(video, [f"scale={SIDE_PX}:{SIDE_PX}:flags=bilinear"], "rgb24", (SIDE_PX, SIDE_PX), limit)
+    pictures = frames.decode(video, [f"scale={SIDE_PX}:{SIDE_PX}:flags=bilinear"], (SIDE_PX, SIDE_PX), limit)
     return frames.ordered_map(one, pictures, workers)
 
 

@@ -35,7 +35,7 @@ def run(video, limit=None, workers=os.cpu_count() or 1):
             local.session = session(MODEL)
         return detections(local.session.run(OUTPUTS, {"image_tensor:0": picture[np.newaxis]}), width_px, height_px)
 
-    pictures = frames.decode(video, [], "rgb24", (width_px, height_px), limit)
+    pictures = frames.decode(video, [], (width_px, height_px), limit)
     return frames.ordered_map(one, pictures, workers)
 
 

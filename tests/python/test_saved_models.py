@@ -176,7 +176,7 @@ class SavedModels(unittest.TestCase):
     def test_the_video_systems_call(self):
         street = product.ASSETS / "street.mp4"
         width_px, height_px = frames.size_px(street)
-        pictures = list(frames.decode(street, [], "rgb24", (width_px, height_px), 2))
+        pictures = list(frames.decode(street, [], (width_px, height_px), 2))
         body = {"instances": [picture.tolist() for picture in pictures]}
         status, answer = self.rest("/v1/models/default:predict", body)
         self.assertEqual(status, 200, answer)

@@ -99,7 +99,7 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     // Once to get ready, and some times to see what it takes.
     for _ in 0..=LOOKED {
         let mark = thread_cpu();
-        let inputs = detector.prepare(&frame.picture)?;
+        let inputs = detector.prepare_planes(&frame.planes)?;
         let prepared = thread_cpu();
         let answer = inference.submit(&manifest, inputs)?.wait()?;
         let answered = thread_cpu();
@@ -109,7 +109,8 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     }
     let sightings: Vec<Sighting> = found.iter().map(Sighting::from).collect();
     let about = About { task, probe: &probe, model: (&manifest.name, manifest.version), labels: &manifest.labels };
-    let mut whole = video.frame_at(frame.pts_us, Placement::of(Fit::Source, (probe.width, probe.height))?)?.picture;
+    let mut whole =
+        video.frame_at(frame.pts_us, Placement::of(Fit::Source, (probe.width, probe.height))?)?.planes.to_picture();
     draw(&mut whole, &about, &sightings);
     let costs = video.costs(median(&mut looks[1..]))?;
     let predictions = choices(task.sampling)
@@ -182,7 +183,7 @@ impl Video<'_> {
         let mark = thread_cpu();
         let mut frames = self.open(self.placement, span, choice)?;
         while let Some(frame) = frames.next()? {
-            frames.recycle(frame.picture.pixels);
+            frames.recycle(frame.planes.bytes);
         }
         let report = frames.finish()?;
         let cpu = thread_cpu().saturating_sub(mark) + report.cpu;

@@ -8,7 +8,7 @@ use store::picture::PictureInput;
 use store::task::{Detection, Head, Task};
 
 use crate::output::Output;
-use crate::picture::{Picture, PictureTensor, Placement};
+use crate::picture::{Picture, PictureTensor, Placement, Planes};
 
 mod detr;
 mod nanodet;
@@ -74,6 +74,14 @@ impl Detector {
     /// As [`PictureTensor::tensor`].
     pub fn prepare(&self, fitted: &Picture) -> Result<Vec<Tensor>> {
         Ok(vec![self.input.tensor(fitted)?])
+    }
+
+    /// As [`prepare`](Self::prepare), for one picture whose colours lie apart.
+    ///
+    /// # Errors
+    /// As [`PictureTensor::tensor`].
+    pub fn prepare_planes(&self, fitted: &Planes) -> Result<Vec<Tensor>> {
+        Ok(vec![self.input.tensor_of_planes(fitted)?])
     }
 
     /// The objects that `outputs`, in signature order, report with at least `threshold`, in a picture that lay as

@@ -14,6 +14,9 @@ mod orient;
 mod place;
 pub use place::Placement;
 
+mod planes;
+pub use planes::Planes;
+
 mod fit;
 pub use fit::fit;
 

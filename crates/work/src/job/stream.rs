@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use engine::cpu::thread_cpu;
 use engine::{Error, ErrorKind, Tensor};
-use pipeline::Picture;
+use pipeline::Planes;
 
 use super::collect::{Collector, Step};
 use super::{Running, panicked};
@@ -166,9 +166,9 @@ impl<'a> Stream<'a> {
             }
             let past = |segment: &Segment| segment.before_us.is_some_and(|before_us| frame.pts_us >= before_us);
             if self.access == Access::Seek && past(&self.targets[0]) {
-                let hash = || Seam { frames: frame.index, last_us: frame.previous_us, hash: hash(&frame.picture) };
+                let hash = || Seam { frames: frame.index, last_us: frame.previous_us, hash: hash(&frame.planes) };
                 seam.get_or_insert_with(hash);
-                frames.recycle(frame.picture.pixels);
+                frames.recycle(frame.planes.bytes);
                 continue;
             }
             while target + 1 < self.targets.len() && past(&self.targets[target]) {
@@ -183,18 +183,18 @@ impl<'a> Stream<'a> {
                 if Some(frame.pts_us) != segment.from_us {
                     return Ok(Followed::Refused);
                 }
-                self.send(Step::Head(hash(&frame.picture)))?;
+                self.send(Step::Head(hash(&frame.planes)))?;
             }
             // Of a segment's first frame the plan knows what came before, whichever way the decoder came.
             let previous_us = if offset == 0 { segment.previous_us } else { frame.previous_us };
             let moment = Moment { number: segment.frames_before + offset, pts_us: frame.pts_us, previous_us };
             // What a decoder that comes through meets again is there already.
             if offset >= self.done[target] && task.sampling.wants(&moment) {
-                let inputs = setup.detector.prepare(&frame.picture).map_err(Failure::Task)?;
+                let inputs = setup.detector.prepare_planes(&frame.planes).map_err(Failure::Task)?;
                 self.clock.prepared();
                 self.submit(offset, frame.pts_us, &inputs)?;
             }
-            frames.recycle(frame.picture.pixels);
+            frames.recycle(frame.planes.bytes);
         }
         Ok(Followed::ToTheEnd(Reached { target, begins, seam }))
     }
@@ -325,8 +325,8 @@ struct Seam {
     hash: String,
 }
 
-fn hash(picture: &Picture) -> String {
-    blake3::hash(&picture.pixels).to_hex()[..32].to_owned()
+fn hash(planes: &Planes) -> String {
+    blake3::hash(&planes.bytes).to_hex()[..32].to_owned()
 }
 
 /// The CPU time of the reading thread, lap by lap.

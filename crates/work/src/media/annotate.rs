@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use super::child::{Child, LOG_LEVEL, pipe_failed};
 use super::ffprobe::input_url;
 use super::sheet::{Sheet, SheetPlan};
-use super::{Choice, Decode, Frame, Frames, Probe, Span, Tools};
+use super::{Choice, Decode, Frames, Probe, Span, Tools};
 
 /// The longest wait for a sign of life from decoder or encoder.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -76,20 +76,21 @@ fn run(
     let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
     let mut encoder = job.video.map(|video| Encoder::start(job, video)).transpose()?;
     let mut sheet = job.sheet.map(|plan| Sheet::new(plan, width, height));
-    while let Some(mut frame) = frames.next()? {
+    while let Some(frame) = frames.next()? {
         let marks = marks(frame.index)?;
         if let Some(sheet) = &mut sheet {
             sheet.offer(&frame, job.figures, &marks);
         }
         if let Some(encoder) = &mut encoder {
-            let zoom = zoom_for(frame.picture.width, frame.picture.height);
-            let mut canvas = Canvas::new(&mut frame.picture.pixels, width, height);
+            let mut picture = frame.planes.to_picture();
+            let zoom = zoom_for(picture.width, picture.height);
+            let mut canvas = Canvas::new(&mut picture.pixels, width, height);
             canvas.figures(job.figures, [1.0, 1.0], zoom);
             canvas.marks(&marks, [1.0, 1.0], zoom);
-            encoder.write(&frame)?;
+            encoder.write(frame.pts_s(), &picture.pixels)?;
         }
         progress(frame.index + 1);
-        frames.recycle(frame.picture.pixels);
+        frames.recycle(frame.planes.bytes);
     }
     let report = frames.finish()?;
     encoder.map_or(Ok(()), Encoder::finish)?;
@@ -134,16 +135,16 @@ impl<'a> Encoder<'a> {
         Ok(encoder)
     }
 
-    fn write(&mut self, frame: &Frame) -> Result<()> {
-        let since_s = frame.pts_s() - *self.first_s.get_or_insert(frame.pts_s());
+    fn write(&mut self, pts_s: f64, pixels: &[u8]) -> Result<()> {
+        let since_s = pts_s - *self.first_s.get_or_insert(pts_s);
         // Times that do not rise are nudged: the encoder takes none twice.
         let tick = ((since_s * ENCODER_TICKS_PER_S).round() as u64).max(self.next_tick);
         self.next_tick = tick + 1;
-        let bytes = u32::try_from(frame.picture.pixels.len() / 3 * 4).map_err(|error| pipe_failed("ffmpeg", error))?;
+        let bytes = u32::try_from(pixels.len() / 3 * 4).map_err(|error| pipe_failed("ffmpeg", error))?;
         self.packet.clear();
         self.packet.extend(bytes.to_le_bytes());
         self.packet.extend(tick.to_le_bytes());
-        self.packet.extend(frame.picture.pixels.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]));
+        self.packet.extend(pixels.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]));
         self.send()
     }
 

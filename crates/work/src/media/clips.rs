@@ -110,7 +110,7 @@ fn every_frame_comes_with_its_time() {
         let got: Vec<f64> = frames.iter().map(|frame| frame.pts_s()).collect();
         assert_eq!(got, want, "{name}");
         assert!(frames.iter().zip(0..).all(|(frame, index)| frame.index == index), "{name}");
-        assert!(frames.iter().all(|frame| (frame.picture.width, frame.picture.height) == (64, 48)), "{name}");
+        assert!(frames.iter().all(|frame| (frame.planes.width, frame.planes.height) == (64, 48)), "{name}");
         assert_eq!((report.frames, report.damage_count, report.first_damage), (want.len() as u64, 0, None), "{name}");
     }
 }
@@ -164,11 +164,11 @@ fn pixels_are_those_asked_for() {
         let case = format!("{} {size:?}", path.display());
         let (frames, _) = decode(path, size).unwrap();
         for frame in &frames {
-            assert_eq!((frame.picture.width, frame.picture.height), (width, height), "{case}");
-            assert_eq!(frame.picture.pixels.len(), (width * height * 3) as usize, "{case}");
+            assert_eq!((frame.planes.width, frame.planes.height), (width, height), "{case}");
+            assert_eq!(frame.planes.bytes.len(), (width * height * 3) as usize, "{case}");
         }
         if let Some([first, last]) = corners {
-            let pixels = &frames[0].picture.pixels;
+            let pixels = &frames[0].planes.to_picture().pixels;
             let close = |a: &[u8], b: [u8; 3]| a.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= 2);
             assert!(close(&pixels[..3], first) && close(&pixels[pixels.len() - 3..], last), "{case}");
         }
@@ -176,7 +176,7 @@ fn pixels_are_those_asked_for() {
     // The display matrix counts against the clock: the upper right corner becomes the upper left one.
     let (flat, _) = decode(&whole, Fit::Source).unwrap();
     let (turned, _) = decode(&turned, Fit::Source).unwrap();
-    let at = |frame: &Frame, x: u32, y: u32| frame.picture.pixels[((y * frame.picture.width + x) * 3) as usize];
+    let at = |frame: &Frame, x: u32, y: u32| frame.planes.rgb()[0][(y * frame.planes.width + x) as usize];
     for (x, y) in [(0, 0), (63, 0), (0, 47), (20, 10), (50, 30)] {
         let (a, b) = (at(&flat[5], x, y), at(&turned[5], y, 63 - x));
         assert!(a.abs_diff(b) <= 40, "({x}, {y}): {a}, {b}");
@@ -313,7 +313,7 @@ fn a_decoder_that_fails_late_is_damage() {
     let probe = probe(&tools(), &path).unwrap();
     let tools = stand_in(&clips, "half", &format!("{ONE_FRAME}; printf x; echo '[error] torn' >&2; exit 1"));
     let mut frames = Frames::open(&tools, &path, &probe, &whole(ONE_PIXEL, &probe)).unwrap();
-    assert_eq!(frames.next().unwrap().unwrap().picture.pixels, b"abc");
+    assert_eq!(frames.next().unwrap().unwrap().planes.bytes, b"abc");
     assert_eq!(frames.next().unwrap(), None);
     let report = frames.finish().unwrap();
     assert_eq!((report.frames, report.damage_count, report.first_damage.as_deref()), (1, 1, Some("torn")));
@@ -326,10 +326,10 @@ fn an_early_end_leaves_nothing_behind() {
     let probe = probe(&tools(), &path).unwrap();
     let mut frames = Frames::open(&tools(), &path, &probe, &whole(Fit::Source, &probe)).unwrap();
     let first = frames.next().unwrap().unwrap();
-    let (address, length) = (first.picture.pixels.as_ptr(), first.picture.pixels.len());
-    frames.recycle(first.picture.pixels);
+    let (address, length) = (first.planes.bytes.as_ptr(), first.planes.bytes.len());
+    frames.recycle(first.planes.bytes);
     let second = frames.next().unwrap().unwrap();
-    assert_eq!((second.index, second.picture.pixels.as_ptr(), second.picture.pixels.len()), (1, address, length));
+    assert_eq!((second.index, second.planes.bytes.as_ptr(), second.planes.bytes.len()), (1, address, length));
     let report = frames.finish().unwrap();
     assert_eq!((report.frames, report.damage_count), (2, 0));
 

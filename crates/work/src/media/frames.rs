@@ -11,7 +11,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
-use pipeline::Picture;
+use pipeline::Planes;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
 use super::ffprobe::input_url;
@@ -36,7 +36,7 @@ pub struct Frame {
     /// When the frame of the span before it is; `None` for the first.
     pub previous_us: Option<i64>,
     /// Of the size that [`Decode`] asked for.
-    pub picture: Picture,
+    pub planes: Planes,
 }
 
 impl Frame {
@@ -143,9 +143,9 @@ impl Frames {
     /// then.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and a caller must not walk past that")]
     pub fn next(&mut self) -> Result<Option<Frame>> {
-        let mut pixels = self.spare.pop().unwrap_or_default();
-        pixels.resize(self.frame_bytes, 0);
-        if !self.fill(&mut pixels)? {
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.resize(self.frame_bytes, 0);
+        if !self.fill(&mut bytes)? {
             return Ok(None);
         }
         let Some(Stamp { index, pts_us, previous_us }) = self.stamps.kept.pop_front() else {
@@ -156,18 +156,13 @@ impl Frames {
             )));
         };
         self.given = index + 1;
-        Ok(Some(Frame {
-            index,
-            pts_us,
-            previous_us,
-            picture: Picture { width: self.width, height: self.height, pixels },
-        }))
+        Ok(Some(Frame { index, pts_us, previous_us, planes: Planes { width: self.width, height: self.height, bytes } }))
     }
 
-    /// Takes back the pixels of a frame that is done with, so that their memory serves again.
-    pub fn recycle(&mut self, pixels: Vec<u8>) {
+    /// Takes back the bytes of a frame that is done with, so that their memory serves again.
+    pub fn recycle(&mut self, bytes: Vec<u8>) {
         if self.spare.len() < SPARE_BUFFERS_MAX {
-            self.spare.push(pixels);
+            self.spare.push(bytes);
         }
     }
 

@@ -61,8 +61,8 @@ impl Sheet {
             return;
         };
         let [width, height] = self.thumb;
-        let mut thumb = shrink(&frame.picture, width, height);
-        let scale = [width as f32 / frame.picture.width as f32, height as f32 / frame.picture.height as f32];
+        let mut thumb = shrink(&frame.planes.to_picture(), width, height);
+        let scale = [width as f32 / frame.planes.width as f32, height as f32 / frame.planes.height as f32];
         let mut canvas = Canvas::new(&mut thumb, width, height);
         canvas.figures(figures, scale, 1);
         canvas.marks(marks, scale, 1);

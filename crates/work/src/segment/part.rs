@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Spent;
 
 /// The format of parts that this build writes, and the only one it reads; it is in the hash as well.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// How the decoder came to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -37,7 +37,7 @@ pub(super) fn write(clip: &Path, out: &Path) -> Outcome {
 fn spell(frame: &Frame, out: &mut impl Write) -> std::io::Result<()> {
     let shape: [u32; 4] = [1, HEIGHT, WIDTH, 3];
     write!(out, r#"{{"inputs":[{{"name":"image_tensor:0","datatype":"UINT8","shape":{shape:?},"data":"#)?;
-    serde_json::to_writer(&mut *out, &frame.picture.pixels)?;
+    serde_json::to_writer(&mut *out, &frame.planes.to_picture().pixels)?;
     write!(out, r#"}}],"outputs":[{{"name":"num_detections:0"}},{{"name":"detection_scores:0"}}]}}"#)?;
     out.flush()
 }
