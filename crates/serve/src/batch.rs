@@ -7,14 +7,12 @@ use crate::costs::Costs;
 use crate::wake::WAKE_COST;
 
 /// How many of `waiting` items one lane takes when `idle` lanes, itself among them, could: work is shared before it is
-/// batched, for a lane that does nothing helps nobody, unless it is over before another lane could be there.
-pub(crate) fn take(waiting: u64, idle: u64, costs: &Costs, batching_max: u64) -> u64 {
-    if batching_max <= 1 || waiting <= 1 {
-        return 1;
-    }
+/// batched, for a lane that does nothing helps nobody, unless it is over before another lane could be there. Asks for the
+/// size past which a batch saves nothing when there is one to be made.
+pub(crate) fn take(waiting: u64, idle: u64, costs: &Costs, worthwhile_size: impl FnOnce() -> u64) -> u64 {
     let brief = costs.curve().reckoned(waiting) < WAKE_COST;
     let share = if brief { waiting } else { waiting.div_ceil(idle.max(1)) };
-    if share <= 1 { 1 } else { share.min(costs.worthwhile_size(batching_max)).max(1) }
+    if share <= 1 { 1 } else { share.min(worthwhile_size()).max(1) }
 }
 
 /// Joins the same input of several requests along the first dimension. They agree in everything but that.
@@ -91,23 +89,25 @@ mod tests {
         for items in [1, 2, 4, 8, 16] {
             costs.learn(items, Duration::from_micros(100));
         }
-        for (waiting, idle, max, want) in [
-            (1, 2, 32, 1),
-            (2, 2, 32, 1),
-            (4, 2, 32, 2),
-            (100, 1, 16, 16),
-            (100, 1, 1, 1),
-            (100, 1, 0, 1),
-            (3, 8, 32, 1),
-        ] {
-            assert_eq!(take(waiting, idle, &costs, max), want, "{waiting} waiting, {idle} idle, at most {max}");
+        for (waiting, idle, max, want) in
+            [(1, 2, 32, 1), (2, 2, 32, 1), (4, 2, 32, 2), (100, 1, 16, 16), (100, 1, 1, 1), (3, 8, 32, 1)]
+        {
+            assert_eq!(
+                take(waiting, idle, &costs, || costs.worthwhile_size(max)),
+                want,
+                "{waiting} waiting, {idle} idle, at most {max}"
+            );
         }
         let brief = Costs::default();
         for items in [1, 2, 4, 8, 16] {
             brief.learn(items, Duration::from_micros(2 + items));
         }
         for (waiting, idle, want) in [(1, 2, 1), (2, 2, 2), (8, 4, 8), (64, 2, 16)] {
-            assert_eq!(take(waiting, idle, &brief, 16), want, "{waiting} brief ones waiting, {idle} idle");
+            assert_eq!(
+                take(waiting, idle, &brief, || brief.worthwhile_size(16)),
+                want,
+                "{waiting} brief ones waiting, {idle} idle"
+            );
         }
     }
 

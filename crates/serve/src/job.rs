@@ -16,6 +16,8 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Tensor>,
     /// Indices into the signature's outputs.
     pub(crate) outputs: Vec<usize>,
+    /// Tokens of each of its items, where it may be filled up to run with longer ones.
+    pub(crate) length: Option<usize>,
     /// As [`InferRequest::priority`](crate::InferRequest::priority).
     pub(crate) priority: u32,
     pub(crate) deadline: Option<Instant>,

@@ -11,6 +11,7 @@ use rustix::process::{Pid, setpriority_process};
 use crate::batch::{join, split};
 use crate::job::Job;
 use crate::model::Model;
+use crate::padding::Filled;
 use crate::residency::Program;
 use crate::scheduler::Scheduler;
 use crate::stats::RunTimes;
@@ -84,28 +85,37 @@ impl Lane<'_> {
         let (begun, clock) = (Instant::now(), CpuClock::start(std::slice::from_ref(job)));
         let tensors = self.compute(&job.inputs, &job.outputs)?;
         let times = RunTimes { infer: begun.elapsed(), ..RunTimes::default() };
-        self.ran(1, job.items(), times);
+        self.ran(1, job.items(), job.length, times);
         Ok(self.response(job, tensors, clock.elapsed()))
     }
 
     fn together(&self, jobs: &[Job]) -> Result<Vec<InferResponse>> {
         let (begun, clock) = (Instant::now(), CpuClock::start(jobs));
+        let filled = Filled::of(self.model.padding(), jobs);
         let inputs = (0..jobs[0].inputs.len())
-            .map(|index| join(&jobs.iter().map(|job| &job.inputs[index]).collect::<Vec<_>>()))
+            .map(|index| {
+                let parts: Vec<&Tensor> = jobs.iter().map(|job| &job.inputs[index]).collect();
+                filled.as_ref().map_or_else(|| join(&parts), |filled| filled.join(index, &parts))
+            })
             .collect::<Result<Vec<_>>>()?;
         let joined = Instant::now();
         let outputs = self.compute(&inputs, &jobs[0].outputs)?;
         let computed = Instant::now();
         let items: Vec<usize> = jobs.iter().map(Job::items).collect();
-        let mut parts: Vec<_> =
-            outputs.iter().map(|output| split(output, &items).map(Vec::into_iter)).collect::<Result<_>>()?;
+        let apart = |(output, &index): (&Tensor, &usize)| {
+            let parts = split(output, &items)?;
+            let parts = if let Some(filled) = &filled { filled.cut(index, parts)? } else { parts };
+            Ok(parts.into_iter())
+        };
+        let mut parts: Vec<_> = outputs.iter().zip(&jobs[0].outputs).map(apart).collect::<Result<_>>()?;
         let cpu_each = clock.elapsed() / u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         let answers = jobs
             .iter()
             .map(|job| self.response(job, parts.iter_mut().filter_map(Iterator::next).collect(), cpu_each))
             .collect();
         let times = RunTimes { input: joined - begun, infer: computed - joined, output: computed.elapsed() };
-        self.ran(jobs.len(), items.iter().sum(), times);
+        let longest = jobs.iter().map(|job| job.length).max().flatten();
+        self.ran(jobs.len(), items.iter().sum(), longest, times);
         Ok(answers)
     }
 
@@ -114,11 +124,15 @@ impl Lane<'_> {
         self.program.session(self.lane).run(ready.weights(), inputs, outputs)
     }
 
-    fn ran(&self, requests: usize, items: usize, times: RunTimes) {
+    /// A run of so many requests and items is over; of texts, each is `length` tokens with its padding.
+    fn ran(&self, requests: usize, items: usize, length: Option<usize>, times: RunTimes) {
         let all = times.input + times.infer + times.output;
         self.scheduler.metrics().ran(self.lane, items, all);
         self.model.recorder().ran(requests as u64, items as u64, times);
         self.model.costs().learn(items as u64, all);
+        if let Some(length) = length {
+            self.model.lengths().learn(items.saturating_mul(length), all);
+        }
     }
 
     fn response(&self, job: &Job, tensors: Vec<Tensor>, compute_cpu: Duration) -> InferResponse {

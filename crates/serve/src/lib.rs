@@ -30,6 +30,8 @@ mod fair;
 mod guest;
 mod hold;
 mod job;
+mod lengths;
+mod padding;
 mod queue;
 mod waiting;
 mod wake;

@@ -8,11 +8,13 @@ use arc_swap::ArcSwapOption;
 use engine::{Error, ErrorKind, Result, Signature};
 use pipeline::Pipeline;
 use store::manifest::ProgramKind;
+use store::padding::Padding;
 use store::repository::{Declared, Settings};
 use store::{LatencyClass, Manifest, Serving};
 
 use crate::costs::Costs;
 use crate::hold::Arrivals;
+use crate::lengths::Lengths;
 use crate::residency::{AtHand, Files, Program, Ready, Slot, Traffic};
 use crate::stats::{Recorder, Statistics};
 
@@ -46,6 +48,8 @@ pub struct Model {
     statistics: Recorder,
     /// What lanes have learnt of its runs; read by the scheduler.
     costs: Costs,
+    /// The same by length, of a model that is padded.
+    lengths: Lengths,
     /// How its requests come; the scheduler's.
     arrivals: Arrivals,
 }
@@ -68,6 +72,7 @@ impl Model {
             pipeline: OnceLock::new(),
             statistics: Recorder::default(),
             costs: Costs::default(),
+            lengths: Lengths::default(),
             arrivals: Arrivals::default(),
         })
     }
@@ -135,6 +140,15 @@ impl Model {
 
     pub(crate) fn costs(&self) -> &Costs {
         &self.costs
+    }
+
+    pub(crate) fn lengths(&self) -> &Lengths {
+        &self.lengths
+    }
+
+    /// How its items are filled up to run together, where they are.
+    pub(crate) fn padding(&self) -> Option<&Padding> {
+        self.manifest.padding.as_ref().filter(|_| self.max_batch_size() > 1)
     }
 
     pub(crate) fn arrivals(&self) -> &Arrivals {

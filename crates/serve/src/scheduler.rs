@@ -15,6 +15,7 @@ use crate::desk::Desk;
 use crate::infer::{inputs_in_order, output_indices};
 use crate::job::Job;
 use crate::model::Model;
+use crate::padding;
 use crate::queue::{Next, Queues, Wake};
 use crate::reply::Reply;
 use crate::residency::Residency;
@@ -194,10 +195,12 @@ impl Scheduler {
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
         model.traffic().asked();
+        let length = model.padding().and_then(|padding| padding::length(padding, &inputs));
         let job = Job {
             model,
             inputs,
             outputs,
+            length,
             priority,
             deadline,
             submitted: Instant::now(),

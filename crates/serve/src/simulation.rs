@@ -168,6 +168,7 @@ impl World {
         let inputs = vec![Tensor::from_f32(vec![1, 1], vec![0.0]).unwrap()];
         let (submitted, reply) = (self.now(), Box::new(Client));
         let job = Job {
+            length: None,
             model,
             inputs,
             outputs: Vec::new(),

@@ -8,6 +8,7 @@ use engine::{Error, ErrorKind};
 
 use crate::costs::Curve;
 use crate::job::Job;
+use crate::lengths::{self, Room, Row};
 use crate::model::Model;
 use crate::residency::{AtHand, Program};
 use crate::{QueueLimits, batch, hold};
@@ -18,6 +19,10 @@ const SWEPT_PER_REFUSAL: usize = 256;
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Held back, a request with a deadline keeps so many times its batch's expected cost.
 const DEADLINE_RESERVE: f64 = 1.5;
+/// So many requests in line are looked at for those nearest in length, so that a long line costs no more.
+const NEIGHBOURS_MAX: usize = 256;
+/// Tokens of a batch, padding among them: what a run takes in memory grows with them.
+const TOKENS_MAX: usize = 8192;
 
 /// What a queue waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +146,7 @@ impl Queue {
         if serving.max_queue_delay_us == Some(0) || waiting >= max || self.preferred(waiting).is_some() {
             return None;
         }
-        let (oldest, deadline) = self.alike()?;
+        let (oldest, deadline) = self.alike(serving.max_queue_delay_us.is_some())?;
         let curve = self.model.costs().curve();
         let (until, size) = match serving.max_queue_delay_us {
             Some(delay_us) => {
@@ -171,9 +176,43 @@ impl Queue {
     /// The requests that run next, together: the first, and those behind it that fit it, as many as pay, and `most`
     /// items.
     pub(crate) fn take(&mut self, now: Instant, idle: usize, most: u64) -> Vec<Job> {
-        let size = self.size(now, idle).min(most);
+        let size = usize::try_from(self.size(now, idle).min(most)).unwrap_or(usize::MAX);
         let Some((_, first)) = self.jobs.pop_first() else { return Vec::new() };
-        let mut room = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(first.items());
+        let chosen = match self.row(&first) {
+            Some(row) => self.near(&first, row, size),
+            None => self.fitting(&first, size),
+        };
+        let others = chosen.iter().filter_map(|place| self.jobs.remove(place)).collect::<Vec<_>>();
+        let batch: Vec<Job> = std::iter::once(first).chain(others).collect();
+        self.items -= batch.iter().map(Job::items).sum::<usize>();
+        batch
+    }
+
+    /// `job` as a row among others of other lengths, when it may be one. Sizes that somebody asked for are made of what is
+    /// of one length.
+    fn row(&self, job: &Job) -> Option<Row> {
+        let length = job.length.filter(|_| self.model.serving().preferred_batch_sizes.is_empty())?;
+        Some(Row { items: job.items(), length })
+    }
+
+    /// Those that go with `first`, which is `row`, because together they are cheaper by their lengths: `size` items in all.
+    fn near(&self, first: &Job, row: Row, size: usize) -> Vec<(u32, u64)> {
+        if size <= row.items {
+            return Vec::new();
+        }
+        let others = self.jobs.iter().filter(|(_, job)| job.outputs == first.outputs);
+        let (places, rows): (Vec<_>, Vec<_>) =
+            others.filter_map(|(&place, job)| Some((place, self.row(job)?))).take(NEIGHBOURS_MAX).unzip();
+        let room = Room { items: size, tokens: TOKENS_MAX };
+        lengths::company(row, &rows, room, self.model.lengths().line().as_ref())
+            .into_iter()
+            .map(|at| places[at])
+            .collect()
+    }
+
+    /// Those that go with `first` because they are of its shape: `size` items in all.
+    fn fitting(&self, first: &Job, size: usize) -> Vec<(u32, u64)> {
+        let mut room = size.saturating_sub(first.items());
         let mut fitting = Vec::new();
         for (&place, job) in &self.jobs {
             if room == 0 {
@@ -184,10 +223,7 @@ impl Queue {
                 fitting.push(place);
             }
         }
-        let others = fitting.iter().filter_map(|place| self.jobs.remove(place)).collect::<Vec<_>>();
-        let batch: Vec<Job> = std::iter::once(first).chain(others).collect();
-        self.items -= batch.iter().map(Job::items).sum::<usize>();
-        batch
+        fitting
     }
 
     /// The most items of the next run.
@@ -197,6 +233,11 @@ impl Queue {
         if max <= 1 || waiting <= 1 {
             return 1;
         }
+        // What batches of different lengths cost says nothing of the next: it is looked at row by row.
+        let worthwhile_size = || {
+            let by_length = self.jobs.values().next().is_some_and(|first| self.row(first).is_some());
+            if by_length { max } else { costs.worthwhile_size(max) }
+        };
         let delay = self.model.serving().max_queue_delay_us.filter(|&us| us > 0).map(Duration::from_micros);
         // Of those that would go, not of all that wait.
         let next = self.jobs.values().take(usize::try_from(max).unwrap_or(usize::MAX));
@@ -207,9 +248,9 @@ impl Queue {
             (Some(_), Some(delay)) if due(delay) => max.min(waiting),
             (Some(size), _) => size,
             // What was waited for goes together.
-            (None, Some(_)) if self.model.serving().preferred_batch_sizes.is_empty() => costs.worthwhile_size(max),
+            (None, Some(_)) if self.model.serving().preferred_batch_sizes.is_empty() => worthwhile_size(),
             (None, Some(_)) => max.min(waiting),
-            (None, None) => batch::take(waiting, idle as u64, costs, max),
+            (None, None) => batch::take(waiting, idle as u64, costs, worthwhile_size),
         }
     }
 
@@ -228,12 +269,14 @@ impl Queue {
     }
 
     /// When the oldest came and the earliest deadline, of requests that can all run together; `None` when there are
-    /// others among them, which would be held back for a batch that is not theirs.
-    fn alike(&self) -> Option<(Instant, Option<Instant>)> {
+    /// others among them, which would be held back for a batch that is not theirs. Those of other lengths are among them
+    /// unless `mixed`: whether it pays to go together is known when they are there, and not before.
+    fn alike(&self, mixed: bool) -> Option<(Instant, Option<Instant>)> {
         let first = self.jobs.values().next()?;
         let (mut oldest, mut deadline) = (first.submitted, None::<Instant>);
         for job in self.jobs.values() {
-            if !first.fits(job) {
+            let pads = || mixed && self.row(first).is_some() && self.row(job).is_some() && first.outputs == job.outputs;
+            if !first.fits(job) && !pads() {
                 return None;
             }
             oldest = oldest.min(job.submitted);

@@ -22,6 +22,7 @@ mod hf;
 pub mod labels;
 mod onnx;
 pub mod pack;
+pub mod padding;
 mod place;
 pub mod saved_model;
 pub mod specimen;

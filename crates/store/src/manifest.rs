@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::io_error;
 use crate::content::Content;
+use crate::padding::Padding;
 use crate::precision::Precision;
 use crate::table::WeightRef;
 use crate::task::Task;
@@ -46,6 +47,9 @@ pub struct Manifest {
     /// the model was not seen to treat the items of a batch apart from each other.
     #[serde(default)]
     pub max_batch_size: u64,
+    /// How items of different lengths are put together, when that was seen to change no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Padding>,
     /// What the tensors mean, when the packer was told or could tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,

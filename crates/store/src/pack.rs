@@ -15,7 +15,7 @@ use crate::onnx::import::{self, Compiled, Imported};
 use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::precision::Precision;
 use crate::task::Task;
-use crate::{Store, hf, name, saved_model};
+use crate::{Store, hf, name, padding, saved_model};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug, Default)]
@@ -193,6 +193,10 @@ impl Draft {
         if request.copy {
             forms.iter_mut().for_each(|form| form.origins.clear());
         }
+        let padding = match (task.as_ref().and_then(Task::text), &forms[..]) {
+            (Some(text), [form]) if max_batch_size > 1 => padding::seen(runtimes.onnx(), form, &signature, text)?,
+            _ => None,
+        };
         let manifest = Manifest {
             format: FORMAT,
             name: identity.name,
@@ -202,6 +206,7 @@ impl Draft {
             inputs: signature.inputs.iter().map(Io::from_spec).collect(),
             outputs: signature.outputs.iter().map(Io::from_spec).collect(),
             max_batch_size,
+            padding,
             task,
             labels,
             files: BTreeMap::new(),

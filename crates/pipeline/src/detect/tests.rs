@@ -39,6 +39,7 @@ fn manifest(task: Option<Detection>, outputs: &[&str]) -> Manifest {
         others: Default::default(),
         precision: Default::default(),
         per_cpu: false,
+        padding: None,
     }
 }
 

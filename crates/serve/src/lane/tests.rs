@@ -170,37 +170,45 @@ fn a_request_that_fails_in_a_batch_fails_alone() {
     }
 }
 
-/// A real model through a real runtime. Rows of a larger matrix may be summed in another order, so answers agree to a
-/// millionth of the largest number in them, and not to the bit.
-#[test]
-fn a_real_model_answers_together_as_alone() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+/// The runtime that the set-up fetched.
+fn onnx() -> Onnx {
     let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE)
-        .map_or_else(|| workspace.join(".cache/onnxruntime/1.31.1/libonnxruntime.so"), PathBuf::from);
-    let onnx = || Onnx::load(Some(&library)).expect("'make setup' fetches the runtime");
+        .map_or_else(|| workspace().join(".cache/onnxruntime/1.31.1/libonnxruntime.so"), PathBuf::from);
+    Onnx::load(Some(&library)).expect("'make setup' fetches the runtime")
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The model in `file` as `m`, in a store in a folder that goes with the first.
+fn packed(file: &str) -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_str().unwrap();
-    let store = Store::create(path).unwrap();
-    let file = workspace.join("assets/bert_tiny_qa.onnx");
-    let request = Request { path: file, name: Some("m".to_owned()), ..Request::default() };
+    let store = Store::create(folder.path().to_str().unwrap()).unwrap();
+    let request = Request { path: workspace().join(file), name: Some("m".to_owned()), ..Request::default() };
     pack(&store, &Runtimes::new(onnx().into(), None), &request).unwrap();
-    let inputs = store.manifest("m", 1).unwrap().inputs;
-    let tensor = |seed: usize| {
-        // Ids of words for the first input, ones for a mask and whatever else there is.
-        let values = |place: usize| (0..12).map(move |at| if place == 0 { (seed * 37 + at * 11) % 900 + 5 } else { 1 });
-        let bytes = |place| values(place).flat_map(|value| (value as u64).to_le_bytes()).collect::<Vec<u8>>();
-        let of = |place| Tensor::new(DataType::I64, vec![1, 12], bytes(place).into()).unwrap();
-        inputs.iter().enumerate().map(|(place, input)| (input.name.clone(), of(place))).collect::<Vec<_>>()
+    (folder, store)
+}
+
+/// A text of made-up words, as many as `length`.
+fn text(inputs: &[store::manifest::Io], seed: usize, length: usize) -> Vec<(String, Tensor)> {
+    let of = |input: &store::manifest::Io| {
+        let value = |at: usize| match &input.name[..] {
+            "attention_mask" => 1,
+            "token_type_ids" => 0,
+            _ => (seed * 37 + at * 11) % 500 + 5,
+        };
+        let bytes: Vec<u8> = (0..length).flat_map(|at| (value(at) as u64).to_le_bytes()).collect();
+        (input.name.clone(), Tensor::new(DataType::I64, vec![1, length], bytes.into()).unwrap())
     };
-    let run = |serving| {
-        let (answers, batches) = answers(Store::open(path).unwrap(), onnx(), serving, (0..24).map(tensor).collect());
-        (answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), batches)
-    };
-    let (together, batches) = run(Serving { preferred_batch_sizes: vec![8], ..Serving::default() });
-    assert_eq!(batches, BTreeMap::from([(8, 3)]), "batches of eight");
-    let (apart, batches) = run(alone());
-    assert_eq!(batches, BTreeMap::from([(1, 24)]));
-    for (index, (together, apart)) in together.iter().zip(&apart).enumerate() {
+    inputs.iter().map(of).collect()
+}
+
+/// Rows of a larger matrix may be summed in another order, so answers agree to a millionth of the largest number in them,
+/// and not to the bit.
+fn assert_same(together: &[Result<InferResponse>], apart: &[Result<InferResponse>]) {
+    for (index, (together, apart)) in together.iter().zip(apart).enumerate() {
+        let (together, apart) = (together.as_ref().unwrap(), apart.as_ref().unwrap());
         for ((name, one), (_, other)) in together.outputs.iter().zip(&apart.outputs) {
             assert_eq!(one.shape(), other.shape(), "{index} {name}");
             let (one, other) = (floats(one), floats(other));
@@ -208,5 +216,48 @@ fn a_real_model_answers_together_as_alone() {
             let apart = one.iter().zip(&other).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
             assert!(apart <= largest * 1e-6, "{index} {name}: {apart} of {largest}");
         }
+    }
+}
+
+#[test]
+fn a_real_model_answers_together_as_alone() {
+    let (folder, store) = packed("assets/bert_tiny_qa.onnx");
+    let inputs = store.manifest("m", 1).unwrap().inputs;
+    let run = |serving| {
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        answers(store, onnx(), serving, (0..24).map(|seed| text(&inputs, seed, 12)).collect())
+    };
+    let (together, batches) = run(Serving { preferred_batch_sizes: vec![8], ..Serving::default() });
+    assert_eq!(batches, BTreeMap::from([(8, 3)]), "batches of eight");
+    let (apart, batches) = run(alone());
+    assert_eq!(batches, BTreeMap::from([(1, 24)]));
+    assert_same(&together, &apart);
+}
+
+/// Every head of the families that are packed from folders: the first two texts that run go together, since nothing is
+/// known of what they cost, and no two are of one length.
+#[test]
+fn texts_of_different_lengths_answer_together_as_alone() {
+    for (model, cut) in [
+        ("bert-qa", &[true, true][..]),
+        ("bert-sequence", &[false]),
+        ("bert-token", &[true]),
+        ("bert-mlm", &[true]),
+        ("roberta-qa", &[true, true]),
+        ("roberta-token", &[true]),
+        ("xlm-qa", &[true, true]),
+    ] {
+        let (folder, store) = packed(&format!("crates/pipeline/tests/fixtures/text/models/{model}"));
+        let manifest = store.manifest("m", 1).unwrap();
+        assert_eq!(manifest.padding.expect(model).cut, cut, "{model}");
+        let run = |serving| {
+            let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+            let texts = (0..24).map(|seed| text(&manifest.inputs, seed, 5 + seed * 3));
+            answers(store, onnx(), serving, texts.collect())
+        };
+        let (together, batches) = run(Serving::default());
+        assert!(batches.keys().any(|&size| size > 1), "{model}: {batches:?}");
+        let (apart, _) = run(alone());
+        assert_same(&together, &apart);
     }
 }

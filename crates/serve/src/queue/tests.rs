@@ -53,6 +53,7 @@ fn job(model: &Arc<Model>) -> Job {
         model: Arc::clone(model),
         inputs: Vec::new(),
         outputs: Vec::new(),
+        length: None,
         priority: 0,
         deadline: None,
         submitted: Instant::now(),
@@ -369,6 +370,61 @@ fn what_cannot_go_together_or_has_no_time_is_not_held() {
     let mut queue = Queue::new(Arc::clone(&unknown));
     queue.push(Job { deadline: at(1000), ..with(&unknown, &[1, 4], &[0], 0) }, 0);
     assert_eq!(queue.hold(now, 1), None, "a deadline, and nothing known of runs");
+}
+
+/// A model that takes texts of any length, of whose runs it is known that each takes 30 ms and 1 ms a token.
+fn padded(serving: Serving) -> Arc<Model> {
+    let manifest: Manifest = serde_json::from_value(serde_json::json!({
+        "format": 3, "name": "m", "version": 1, "source": {"format": "hugging-face", "hash": "", "bytes": 0},
+        "program": {"hash": "", "kind": "lifted", "target": "portable"},
+        "inputs": [], "outputs": [], "max_batch_size": 8, "padding": {"fill": [0], "mask": 0, "cut": [true]},
+    }))
+    .unwrap();
+    let model = Model::unloaded(1, manifest, Settings { serving, ..Settings::default() }.into()).unwrap();
+    for tokens in [10, 20, 100, 500].repeat(8) {
+        model.lengths().learn(tokens, Duration::from_millis(30 + tokens as u64));
+    }
+    Arc::new(model)
+}
+
+#[test]
+fn short_texts_go_with_short_ones_and_long_ones_alone() {
+    let wanted = || Serving { preferred_batch_sizes: vec![2], ..Serving::default() };
+    let (short, long) = ([1usize, 10], [1usize, 500]);
+    for (what, serving, lengths, want) in [
+        ("by length", Serving::default(), [Some(10), Some(500), Some(12), Some(9)], vec![vec![10, 9, 12], vec![500]]),
+        (
+            "what cannot be filled up",
+            Serving::default(),
+            [None, Some(500), Some(12), None],
+            vec![vec![10, 10], vec![500], vec![12]],
+        ),
+        (
+            "sizes that were asked for",
+            wanted(),
+            [Some(10), Some(500), Some(12), Some(10)],
+            vec![vec![10, 10], vec![500], vec![12]],
+        ),
+    ] {
+        let model = padded(serving);
+        let job = |length: &Option<usize>| {
+            let shape = length.map_or(short, |length| if length == 500 { long } else { [1, length] });
+            Job { length: *length, ..with(&model, &shape, &[0], 0) }
+        };
+        let got = batches(&model, lengths.iter().map(job).collect());
+        let got: Vec<Vec<usize>> = got.iter().map(|batch| batch.iter().map(|shape| shape[1]).collect()).collect();
+        assert_eq!(got, want, "{what}");
+    }
+}
+
+#[test]
+fn texts_of_other_lengths_are_company_where_a_model_waits_for_some() {
+    let now = Instant::now();
+    for (delay_us, want) in [(Some(50_000), Some(50_000)), (None, None)] {
+        let model = padded(Serving { max_queue_delay_us: delay_us, ..Serving::default() });
+        let job = |length| Job { length: Some(length), submitted: now, ..with(&model, &[1, length], &[0], 0) };
+        assert_eq!(held(&model, vec![job(4), job(7)], now).0, want);
+    }
 }
 
 #[test]

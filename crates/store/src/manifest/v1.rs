@@ -71,6 +71,7 @@ impl Manifest {
             weights: weights(self.segments, table)?,
             others: Vec::new(),
             precision: Precision::Float,
+            padding: None,
             per_cpu: false,
         })
     }

@@ -67,7 +67,8 @@ fn how_far(want: &Tensor, got: &Tensor) -> String {
     format!(" by {off:.2e}, where its largest value is {largest:.2e}")
 }
 
-fn close(want: &Tensor, got: &Tensor) -> bool {
+/// Whether two answers are one but for the order of additions.
+pub(crate) fn close(want: &Tensor, got: &Tensor) -> bool {
     if want.dtype() != got.dtype() || want.shape() != got.shape() {
         return false;
     }

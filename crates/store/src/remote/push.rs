@@ -380,6 +380,7 @@ fn bare(manifest: &Manifest) -> Manifest {
         weights: Weights::default(),
         others: Vec::new(),
         per_cpu: false,
+        padding: None,
         ..manifest.clone()
     }
 }

@@ -119,6 +119,7 @@ fn manifest(name: &str, program: &str, weights: Weights) -> Manifest {
         others: Vec::new(),
         precision: Precision::Float,
         per_cpu: false,
+        padding: None,
     }
 }
 
