@@ -1,4 +1,7 @@
-//! The in-process scheduler as the worker's way to inference.
+//! The worker's ways to inference: the in-process scheduler, and other machines in front of it.
+
+mod attached;
+pub(crate) use attached::{Attached, Otherwise};
 
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -6,6 +9,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use engine::{Result, Tensor};
 use serve::{InferRequest, InferResponse, Origin, Reply, Scheduler};
 use store::Manifest;
+use work::cost::Remote;
 use work::{Answer, Inference, Pending};
 
 /// Inference on the lanes of this process.
@@ -17,6 +21,19 @@ impl Inference for InProcess {
     }
 
     fn submit(&self, model: &Manifest, inputs: Vec<Tensor>) -> Result<Pending> {
+        let (sender, receiver) = sync_channel(1);
+        self.submit_to(model, inputs, ToWorker { sender, remote: None })?;
+        Ok(Pending(receiver))
+    }
+
+    fn lanes(&self) -> usize {
+        self.0.lanes()
+    }
+}
+
+impl InProcess {
+    /// As [`submit`](Inference::submit), for somebody who waits already.
+    fn submit_to(&self, model: &Manifest, inputs: Vec<Tensor>, reply: ToWorker) -> Result<()> {
         let names = model.inputs.iter().map(|input| input.name.clone());
         let request = InferRequest {
             model: model.name.clone(),
@@ -27,17 +44,15 @@ impl Inference for InProcess {
             deadline: None,
             origin: Origin::default(),
         };
-        let (sender, receiver) = sync_channel(1);
-        self.0.submit(request, Box::new(ToWorker(sender)))?;
-        Ok(Pending(receiver))
-    }
-
-    fn lanes(&self) -> usize {
-        self.0.lanes()
+        self.0.submit(request, Box::new(reply)).map(drop)
     }
 }
 
-struct ToWorker(SyncSender<Result<Answer>>);
+struct ToWorker {
+    sender: SyncSender<Result<Answer>>,
+    /// What was asked of other machines before.
+    remote: Option<Remote>,
+}
 
 impl Reply for ToWorker {
     fn gone(&self) -> bool {
@@ -53,7 +68,8 @@ impl Reply for ToWorker {
         let answer = answer.map(|response| Answer {
             outputs: response.outputs.into_iter().map(|(_, tensor)| tensor).collect(),
             cpu: response.timing.compute_cpu,
+            remote: self.remote,
         });
-        let _ = self.0.send(answer);
+        let _ = self.sender.send(answer);
     }
 }

@@ -14,6 +14,7 @@ mod forms;
 mod full_disk;
 mod interrupted;
 mod packs;
+mod remote;
 #[path = "../../objects/tests/servers/mod.rs"]
 mod servers;
 mod serving;

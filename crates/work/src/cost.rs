@@ -21,6 +21,44 @@ pub struct Spent {
     pub wait_decoder_s: f64,
     /// What they waited for room in front of the model.
     pub wait_model_s: f64,
+    /// What was asked of other machines, where there are any to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
+}
+
+/// What asking other machines took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Remote {
+    /// Frames that they answered.
+    pub frames_remote: u64,
+    /// Frames that were worked here since nobody answered.
+    pub frames_local: u64,
+    /// Calls, all of them.
+    pub calls: u64,
+    /// Those that were sent again because one before had failed.
+    pub retries: u64,
+    /// Those that were sent to a second machine because the first took long.
+    pub hedges: u64,
+    /// Bytes of the questions that were answered, as they were sent.
+    pub sent_bytes: u64,
+    /// Bytes of the answers.
+    pub received_bytes: u64,
+    /// From question to answer, or until it was given up; of all questions, many of which were under way at a time.
+    pub wait_s: f64,
+}
+
+impl AddAssign for Remote {
+    fn add_assign(&mut self, other: Self) {
+        self.frames_remote += other.frames_remote;
+        self.frames_local += other.frames_local;
+        self.calls += other.calls;
+        self.retries += other.retries;
+        self.hedges += other.hedges;
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+        self.wait_s += other.wait_s;
+    }
 }
 
 impl Spent {
@@ -38,6 +76,9 @@ impl AddAssign for Spent {
         self.post_s += other.post_s;
         self.wait_decoder_s += other.wait_decoder_s;
         self.wait_model_s += other.wait_model_s;
+        if let Some(other) = other.remote {
+            *self.remote.get_or_insert_default() += other;
+        }
     }
 }
 

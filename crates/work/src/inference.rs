@@ -8,6 +8,8 @@ use std::time::Duration;
 use engine::{Error, Result, Tensor};
 use store::Manifest;
 
+use crate::cost::Remote;
+
 /// Something that runs models.
 pub trait Inference: Send + Sync {
     /// The newest version of the model called `name`.
@@ -25,6 +27,12 @@ pub trait Inference: Send + Sync {
 
     /// How many batches can be computed at once; a caller keeps about twice as many in flight.
     fn lanes(&self) -> usize;
+
+    /// How far answers may be from the model's own, as a share of an output's largest value; `None` when they are its own,
+    /// bit for bit, wherever they are computed.
+    fn tolerance(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// An answer on its way.
@@ -34,8 +42,10 @@ pub struct Pending(pub Receiver<Result<Answer>>);
 pub struct Answer {
     /// In signature order.
     pub outputs: Vec<Tensor>,
-    /// CPU time of the run itself.
+    /// CPU time of the run itself, if it ran here.
     pub cpu: Duration,
+    /// What asking other machines for it took, where there are any to ask.
+    pub remote: Option<Remote>,
 }
 
 impl Pending {

@@ -104,6 +104,9 @@ pub struct Summary {
     pub model: ModelIdentity,
     /// Detections below this score were not reported, unless they are of an object that was followed.
     pub threshold: f32,
+    /// Where frames were worked, if answers may be others there; what is the same bit for bit is not told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference: Option<Inferred>,
     /// Which frames were looked at.
     pub sampling: Sampling,
     /// Frames of the video.
@@ -144,6 +147,17 @@ pub struct ModelIdentity {
     pub version: u64,
     /// The hash of its program.
     pub program: String,
+}
+
+/// Where the frames of a result were worked whose answers may differ from the model's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inferred {
+    /// By how much, as a share of the largest value of an output.
+    pub tolerance: f64,
+    /// Frames that other machines answered.
+    pub frames_remote: u64,
+    /// Frames that were worked by the model itself.
+    pub frames_local: u64,
 }
 
 /// How often a class was seen.

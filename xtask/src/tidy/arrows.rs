@@ -11,7 +11,7 @@ struct Layer {
     reason: &'static str,
 }
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 11] = [
     Layer {
         name: "engine",
         may_import: &[],
@@ -33,12 +33,17 @@ const LAYERS: [Layer; 10] = [
         may_import: &["engine", "store"],
         reason: "pipeline knows what tensors mean and not where they come from: server and worker both stand on it",
     },
+    Layer {
+        name: "remote",
+        may_import: &["engine", "proto"],
+        reason: "remote asks other servers: it knows neither our own nor the worker that asks",
+    },
     Layer { name: "serve", may_import: &["engine", "pipeline", "proto", "store"], reason: PEERS },
     Layer { name: "work", may_import: &["engine", "objects", "pipeline", "proto", "store"], reason: PEERS },
     Layer { name: "bench", may_import: &["engine", "proto", "store"], reason: PEERS },
     Layer {
         name: "packhorse",
-        may_import: &["bench", "engine", "objects", "pipeline", "proto", "serve", "store", "work"],
+        may_import: &["bench", "engine", "objects", "pipeline", "proto", "remote", "serve", "store", "work"],
         reason: "only the binary joins the libraries",
     },
     Layer { name: "xtask", may_import: &[], reason: "the chores must build when a library does not" },

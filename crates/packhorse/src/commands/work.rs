@@ -1,5 +1,7 @@
 //! `packhorse work`
 
+mod infer;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -16,9 +18,9 @@ use work::queue::SqsOptions;
 use work::task::Template;
 use work::{Config, Cost, LazySpool, Mode, Observer, Report, Spool, Stop, Summary, Task, Worker};
 
+use self::infer::InferArgs;
 use super::{print_json, say};
 use crate::exit::Exit;
-use crate::inference::InProcess;
 use crate::node::{self, Place};
 use crate::places::Outside;
 use crate::{Outcome, signal};
@@ -68,6 +70,8 @@ pub(crate) struct Args {
     /// Seconds after which what is done of a video is made durable; a worker that is killed loses no more than that
     #[arg(long, env = "PACKHORSE_CHECKPOINT", default_value_t = 10.0, value_name = "SECONDS", value_parser = checkpoint)]
     checkpoint: f64,
+    #[command(flatten)]
+    infer: InferArgs,
 }
 
 fn checkpoint(text: &str) -> Result<f64, String> {
@@ -89,6 +93,9 @@ struct Line {
     dead: u64,
     released: u64,
     lost: u64,
+    /// What was asked of other machines, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<work::cost::Remote>,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -110,6 +117,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let spool = args.spool(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
+    let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;
     let config = Config {
@@ -118,13 +126,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
         checkpoint: Checkpoint { every: Duration::from_secs_f64(args.checkpoint), ..Checkpoint::default() },
         ..Config::default()
     };
-    let worker =
-        Worker { queue, objects, inference: Arc::new(InProcess(Arc::clone(&scheduler))), tools, spool, config };
+    let worker = Worker { queue, objects, inference: runner.inference(), tools, spool, config };
     let outcome = worker.run(mode, &stop, &Progress::default());
     // Whatever was still on a lane belongs to a job that has ended.
     scheduler.drain(Duration::from_secs(5));
     let Report { completed, dead, released, lost } = outcome?;
-    print_json(&Line { completed, dead, released, lost })?;
+    print_json(&Line { completed, dead, released, lost, remote: runner.used() })?;
     match dead {
         0 => Ok(()),
         1 => Err(Exit::Failed("a task went to the dead letters".to_owned())),
@@ -205,6 +212,14 @@ impl Progress {
     }
 }
 
+/// Where frames were worked, when there was a choice.
+fn elsewhere(cost: &Cost) -> String {
+    let told = |remote: work::cost::Remote| {
+        format!("; {} frames on other machines, {} here", remote.frames_remote, remote.frames_local)
+    };
+    cost.spent.remote.map(told).unwrap_or_default()
+}
+
 impl Observer for Progress {
     fn started(&self, task: &Task, delivery: u32) {
         if delivery > 1 {
@@ -232,7 +247,7 @@ impl Observer for Progress {
     fn finished(&self, task: &Task, summary: &Summary, cost: Option<&Cost>) {
         let speed = cost.map_or_else(
             || "finished before".to_owned(),
-            |cost| format!("{:.1} fps, bottleneck: {}", cost.fps, cost.bottleneck.name()),
+            |cost| format!("{:.1} fps, bottleneck: {}{}", cost.fps, cost.bottleneck.name(), elsewhere(cost)),
         );
         let Summary { frames, detections, .. } = summary;
         self.end(task, format_args!("{}: {frames} frames, {detections} detections, {speed}", task.input));

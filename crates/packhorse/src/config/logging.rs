@@ -18,7 +18,7 @@ use super::value::{LogFormat, LogLevel};
 const FILTER_VARIABLE: &str = "PACKHORSE_LOG";
 
 /// The crates whose words are ours.
-const OURS: [&str; 5] = ["packhorse", "serve", "store", "engine", "work"];
+const OURS: [&str; 6] = ["packhorse", "serve", "store", "engine", "work", "remote"];
 
 /// What decides which lines are written.
 type Lines = Box<dyn Filter<Registry> + Send + Sync>;

@@ -16,7 +16,7 @@ use engine::{Error, Result, Runtimes};
 use store::specimen::Specimen;
 use store::task::{Task, TaskChoice};
 
-pub use wish::{InputWish, Wish};
+pub use wish::{InputWish, Wish, somebody};
 
 /// What was found out.
 #[derive(Clone, Debug, PartialEq)]

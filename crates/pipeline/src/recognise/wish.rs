@@ -155,7 +155,10 @@ pub(super) fn preset_names() -> String {
 }
 
 /// A picture of somebody, for models to be tried on.
-pub(super) fn somebody() -> Result<Picture> {
+///
+/// # Errors
+/// None that is seen: the picture is part of the program.
+pub fn somebody() -> Result<Picture> {
     const ASTRONAUT: &[u8] = include_bytes!("astronaut.jpg");
     crate::picture::decode(ASTRONAUT, &crate::picture::Bounds::default(), &mut |_| Ok(()))
 }

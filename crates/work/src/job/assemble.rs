@@ -14,7 +14,7 @@ use crate::output::files::{Files, Whole};
 use crate::output::{About, Seen};
 use crate::policy::Failure;
 use crate::quality::{Decoded, report};
-use crate::result::{self, ModelIdentity, Summary, Tally, Video, by_name, parts_folder};
+use crate::result::{self, Inferred, ModelIdentity, Summary, Tally, Video, by_name, parts_folder};
 use crate::sampling::Sampling;
 use crate::segment::{Part, PartName, Plan};
 
@@ -56,6 +56,10 @@ pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
     let (spent, frames) = (walk.spent, decoded.frames);
     let found = Found { tally, decoded, errors: walk.errors, first_error: walk.first_error };
     let mut summary = sum_up(job, setup, ledger.plan(), found)?;
+    summary.inference = job.inference.tolerance().map(|tolerance| {
+        let remote = spent.remote.unwrap_or_default();
+        Inferred { tolerance, frames_remote: remote.frames_remote, frames_local: remote.frames_local }
+    });
     let names = &manifest.labels;
     summary.tracks = walk.tracker.map(|tracker| tracker.numbered());
     summary.zones = by_name(walk.places.in_zones(), names);
@@ -118,6 +122,7 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
             program: manifest.program.hash.clone(),
         },
         threshold: job.task.threshold,
+        inference: None,
         sampling: job.task.sampling,
         frames,
         frames_looked: tally.frames,

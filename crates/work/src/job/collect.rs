@@ -97,6 +97,9 @@ impl<'a> Collector<'a> {
         self.found += found.len();
         self.part.looks.push(Look { offset, pts_us, found });
         self.part.spent.infer_s += answer.cpu.as_secs_f64();
+        if let Some(remote) = answer.remote {
+            *self.part.spent.remote.get_or_insert_default() += remote;
+        }
         self.part.spent.post_s += thread_cpu().saturating_sub(mark).as_secs_f64();
         self.pass(offset + 1);
         let due = self.since.elapsed() >= job.checkpoint.every;

@@ -90,6 +90,9 @@ fn hash(job: &Job<'_>, source: &Source, manifest: &Manifest, plan: &Plan) -> Str
     let task = job.task;
     let model = (&manifest.source.hash, &manifest.program.hash, &manifest.task);
     let settings = (crate::segment::PART_FORMAT, job.decoder, task.threshold_of_use(), task.sampling);
-    let text = serde_json::json!([source.stamp(), model, settings, plan]).to_string();
+    let mut all = vec![serde_json::json!([source.stamp(), model, settings, plan])];
+    // Answers that may be others than the model's own are of another kind, wherever a frame of them was worked.
+    all.extend(job.inference.tolerance().map(|tolerance| serde_json::json!({ "tolerance": tolerance })));
+    let text: String = all.iter().map(serde_json::Value::to_string).collect();
     blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
 }

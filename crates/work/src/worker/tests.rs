@@ -76,7 +76,7 @@ impl Inference for Brightness {
             tensor(&[1], vec![1.0])?,
         ];
         let (sender, receiver) = sync_channel(1);
-        sender.send(Ok(Answer { outputs, cpu: Duration::from_millis(1) })).unwrap();
+        sender.send(Ok(Answer { outputs, cpu: Duration::from_millis(1), remote: None })).unwrap();
         Ok(Pending(receiver))
     }
 
