@@ -17,7 +17,7 @@ PYTHON = .cache/venv-clients/bin/python
 MODELS = .cache/bench
 PACKED = $(MODELS)/packing
 
-.PHONY: help setup demo test chaos bench bench-packing bench-models lint build test-rust test-python
+.PHONY: help setup demo test chaos bench bench-packing bench-video bench-models lint build test-rust test-python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -44,6 +44,11 @@ bench: build bench-models ## measure against the floor of this machine
 bench-packing: build bench-models ## thousands of models on this machine, beside plain sessions and FastAPI
 	@scripts/setup.sh packing
 	$(STEP) 'bench: packing' .cache/venv-packing/bin/python scripts/bench_packing.py $(PACKHORSE) $(PACKED)
+
+bench-video: build ## the video worker beside frames as JSON to a model server, and over two hours
+	@scripts/setup.sh video
+	$(STEP) 'bench: video' .cache/venv-video/bin/python scripts/bench_video.py $(PACKHORSE) assets/person_ssdlite_odapi.onnx \
+		assets/person.txt assets/street.mp4
 
 bench-models: ## the models that 'make bench' measures with, made once
 	@scripts/setup.sh test

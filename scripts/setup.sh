@@ -231,6 +231,11 @@ make_packing() {
     make_venv .cache/venv-packing scripts/packing.txt
 }
 
+# What 'make bench-video' reads frames with, beside the worker.
+make_video() {
+    make_venv .cache/venv-video scripts/opencv.txt
+}
+
 case ${1-} in
 '')
     scripts/step.sh 'set-up: tools' $setup tools
@@ -250,6 +255,10 @@ packing)
     scripts/step.sh 'set-up: the server in Python beside this one' $setup packing-venv
     scripts/step.sh 'set-up: handwritten digits' $setup digits
     ;;
+video)
+    $setup
+    scripts/step.sh 'set-up: OpenCV' $setup video-venv
+    ;;
 tools) check_tools ;;
 onnxruntime) fetch_onnxruntime ;;
 clients) make_clients ;;
@@ -259,6 +268,7 @@ minilm) fetch_minilm ;;
 tensorflow) fetch_tensorflow ;;
 ssdlite) fetch_ssdlite ;;
 packing-venv) make_packing ;;
+video-venv) make_video ;;
 digits) fetch_digits ;;
-*) stop "no such set-up: $1" 'setup.sh, setup.sh test or setup.sh packing' ;;
+*) stop "no such set-up: $1" 'setup.sh, setup.sh test, setup.sh packing or setup.sh video' ;;
 esac
