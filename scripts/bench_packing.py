@@ -183,7 +183,7 @@ def alone(bench, title, path, model):
     rows, store = [], bench.folder / ("tiny" if path == TINY else "base")
     session = models.bare(path)
     with Server(bench.packhorse, store) as server:
-        for tokens in (8, 32, 128):
+        for tokens in (8, 32, 128, 384):
             say(f"{title}: one request at a time, {tokens} tokens")
             inputs = models.question(tokens)
             load, plain, served = Load(bench.packhorse, bench.scratch, inputs), [], []
@@ -251,6 +251,13 @@ def peers(bench):
         told = f"plain sessions of {name} ({plain['sessions']} of them)"
         each = plain["bytes_each"]
         rows.append([told, f"{each / 1e6:.1f}", "", f"{(1 << 30) / each:.1f}", "", "", "", ""])
+    say("plain sessions of bert-tiny, one and all")
+    command = [python, script, "cycle", TINY, str(PLAIN_BYTES["bert-tiny"])]
+    cycled = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    table(["plain sessions of bert-tiny in a loop, a thread a core", "runs a second", "of one"], [
+        ["one of them", f"{cycled['one']:.0f}", "1.00"],
+        [f"{cycled['sessions']} of them, Zipf(1.0)", f"{cycled['zipf']:.0f}", f"{cycled['ratio']:.2f}"],
+    ])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

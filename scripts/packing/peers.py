@@ -1,13 +1,19 @@
 """What a user has without this: plain sessions in one process, and models behind FastAPI.
 
 peers.py plain MODEL.onnx BUDGET_BYTES    sessions until they take so much, then a line of JSON
+peers.py cycle MODEL.onnx BUDGET_BYTES    the same, and then what they do a second, one of them and all by Zipf's law
 peers.py serve PORT MODEL.onnx...         POST /predictions/N, blocking, every model in memory from the start
 """
 
+import concurrent.futures
+import itertools
 import json
+import os
 import pathlib
 import sys
 import time
+
+CYCLES, CYCLE_S = 3, 4
 
 
 def private_bytes():
@@ -16,18 +22,60 @@ def private_bytes():
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
 
 
-def plain(path, budget_bytes):
-    """One session after the other, as many as `budget_bytes` hold. They are of one file, which costs what as many files cost:
-    a plain session shares nothing."""
-    from onnxruntime import InferenceSession
+def sessions_of(path, budget_bytes, **settings):
+    """One session after the other, as many as `budget_bytes` hold, and the seconds that each took. They are of one file, which
+    costs what as many files cost: a plain session shares nothing."""
+    from onnxruntime import InferenceSession, SessionOptions
 
-    before, sessions, took = private_bytes(), [], []
+    options = SessionOptions()
+    for name, value in settings.items():
+        setattr(options, name, value)
+    sessions, took = [], []
     while private_bytes() < budget_bytes:
         begun = time.monotonic()
-        sessions.append(InferenceSession(path, providers=["CPUExecutionProvider"]))
+        sessions.append(InferenceSession(path, options, providers=["CPUExecutionProvider"]))
         took.append(time.monotonic() - begun)
+    return sessions, took
+
+
+def plain(path, budget_bytes):
+    """What sessions take."""
+    before = private_bytes()
+    sessions, took = sessions_of(path, budget_bytes)
     each = (private_bytes() - before) / len(sessions)
     print(json.dumps({"sessions": len(sessions), "bytes_each": each, "load_ms": sorted(took)[len(took) // 2] * 1e3}))
+
+
+def cycle(path, budget_bytes):
+    """What asking many models instead of one costs the bare runtime: a thread a core, each in a loop, no server."""
+    import numpy
+
+    import models
+
+    sessions = sessions_of(path, budget_bytes, intra_op_num_threads=1)[0]
+    inputs, cores = models.question(), sorted(os.sched_getaffinity(0))
+    weights = 1 / numpy.arange(1, len(sessions) + 1)
+    orders = {"one": numpy.zeros(1 << 16, int),
+              "zipf": numpy.random.default_rng(5).choice(len(sessions), 1 << 16, p=weights / weights.sum())}
+    rates = {way: [] for way in orders}
+
+    def runs(order, core):
+        os.sched_setaffinity(0, {core})
+        count, until = 0, time.monotonic() + CYCLE_S
+        for index in itertools.cycle(order[core % 2 * (len(order) // 2):]):
+            sessions[index].run(None, inputs)
+            count += 1
+            if time.monotonic() >= until:
+                return count / CYCLE_S
+
+    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
+        for _ in range(CYCLES + 1):
+            for way, order in orders.items():
+                rates[way].append(sum(pool.map(lambda core: runs(order, core), cores)))
+    # The first round is for the arenas.
+    one, zipf = (numpy.array(rates[way][1:]) for way in ("one", "zipf"))
+    print(json.dumps({"sessions": len(sessions), "one": numpy.median(one), "zipf": numpy.median(zipf),
+                      "ratio": numpy.median(zipf / one)}))
 
 
 def serve(port, paths):
@@ -55,7 +103,7 @@ def serve(port, paths):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "plain":
-        plain(sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1] in ("plain", "cycle"):
+        {"plain": plain, "cycle": cycle}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
     else:
         serve(int(sys.argv[2]), sys.argv[3:])
