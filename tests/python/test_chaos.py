@@ -12,6 +12,7 @@ import tempfile
 import time
 import unittest
 
+import cluster
 import faults
 import product
 import services
@@ -58,32 +59,33 @@ def make_videos(place, chance):
 
 
 class Workers:
-    """Two workers at a time, some of which are killed."""
+    """A worker in each of some pods, of which some are killed."""
 
-    def __init__(self, command, environment, log):
-        self.command, self.environment, self.log = command, environment, log
-        self.running = []
+    def __init__(self, command, environments, log):
+        self.command, self.environments, self.log = command, environments, log
+        self.running = {}
 
-    def keep(self, count):
-        """Starts workers until `count` run. None of them ends by itself."""
-        ended = [worker.poll() for worker in self.running if worker.poll() is not None]
+    def keep(self):
+        """Starts what does not run. None of them ends by itself."""
+        ended = [worker.poll() for worker in self.running.values() if worker.poll() is not None]
         if ended:
             raise AssertionError(f"a worker ended by itself with {ended}")
-        while len(self.running) < count:
-            self.running.append(subprocess.Popen([*self.command, "--mode", "serve"], env=self.environment,
-                                                 stdout=subprocess.DEVNULL, stderr=self.log))
+        for pod, environment in self.environments.items():
+            if pod not in self.running:
+                self.running[pod] = subprocess.Popen([*self.command, "--mode", "serve"], env=environment,
+                                                     stdout=subprocess.DEVNULL, stderr=self.log)
 
     def kill(self, chance):
         """kill -9 of one of them."""
-        worker = self.running.pop(chance.randrange(len(self.running)))
+        worker = self.running.pop(chance.choice(sorted(self.running)))
         worker.kill()
         worker.wait()
 
     def stop(self):
         """Asks all to end, and says how they did."""
-        for worker in self.running:
+        for worker in self.running.values():
             worker.terminate()
-        return [worker.wait(60) for worker in self.running]
+        return [worker.wait(60) for worker in self.running.values()]
 
 
 class Chaos(unittest.TestCase):
@@ -116,10 +118,7 @@ class Chaos(unittest.TestCase):
         undisturbed = self.undisturbed()
         aws = self.enterContext(services.MiniStack())
         sqs, s3 = aws.client("sqs"), aws.client("s3")
-        dead_url = sqs.create_queue(QueueName="dead")["QueueUrl"]
-        dead_arn = sqs.get_queue_attributes(QueueUrl=dead_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        policy = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": 100})
-        url = sqs.create_queue(QueueName="videos", Attributes={"RedrivePolicy": policy})["QueueUrl"]
+        url, dead_url = aws.queue("videos", 100)
         s3.create_bucket(Bucket="bucket")
         for name in self.good + self.bad:
             s3.put_object(Bucket="bucket", Key=f"in/{name}", Body=(self.place / "all" / name).read_bytes())
@@ -132,31 +131,37 @@ class Chaos(unittest.TestCase):
         self.assertEqual(submitted.returncode, 0, submitted.stderr)
         tasks = {task["id"]: task["input"].rsplit("/", 1)[1] for task in product.json_lines(submitted.stdout)}
         self.assertEqual(sorted(tasks.values()), sorted(self.good + self.bad))
-        self.work(environment, url)
+        api = self.enterContext(cluster.ApiServer(self.place / "account"))
+        self.work({pod: {**environment, **api.environment(pod)} for pod in ("worker-0", "worker-1")}, url)
 
         print(f"{VIDEOS} videos, {KILLS} workers killed, requests: {network.counts}", flush=True)
         self.check_results(s3, tasks, undisturbed)
         self.check_dead(sqs, url, dead_url, tasks)
         self.check_nothing_left(sqs, s3, url)
+        self.assertEqual([api.annotations(pod) for pod in api.pods], [{}, {}])
+        self.assertTrue(all(len(history) > 2 for history in api.pods.values()), "nothing was ever protected")
 
-    def work(self, environment, url):
+    def work(self, environments, url):
         """Kills so many workers, spread over the work, then lets the rest drain the queue."""
         log = open(self.place / "workers.log", "w+", encoding="utf-8")
         self.addCleanup(log.close)
         command = [product.BINARY, "work", "--queue", url, "--store", self.store, "--output", "s3://bucket/out",
                    "--spool", self.place / "spool", "--visibility", "6", "--checkpoint", "0.2", "--receives-max", "99"]
         command = [str(part) for part in command]
-        workers, deadline = Workers(command, environment, log), time.monotonic() + SECONDS_MAX
-        self.addCleanup(lambda: [worker.kill() for worker in workers.running])
+        workers, deadline = Workers(command, environments, log), time.monotonic() + SECONDS_MAX
+        self.addCleanup(lambda: [worker.kill() for worker in workers.running.values()])
         for _ in range(KILLS):
-            workers.keep(2)
+            workers.keep()
             time.sleep(self.chance.uniform(0.3, 2.5))
             workers.kill(self.chance)
         # 1 says that there were dead letters.
         self.assertLessEqual(set(workers.stop()), {0, 1}, self.told(log))
-        last = subprocess.Popen([*command, "--mode", "drain-once"], env=environment, stdout=log, stderr=log)
-        self.addCleanup(last.kill)
-        self.assertIn(last.wait(max(1, deadline - time.monotonic())), (0, 1), self.told(log))
+        # In each pod, whose last worker may have been killed.
+        last = [subprocess.Popen([*command, "--mode", "drain-once"], env=environment, stdout=log, stderr=log)
+                for environment in environments.values()]
+        self.addCleanup(lambda: [worker.kill() for worker in last])
+        for worker in last:
+            self.assertIn(worker.wait(max(1, deadline - time.monotonic())), (0, 1), self.told(log))
 
     @staticmethod
     def told(log):

@@ -32,6 +32,8 @@ const WAITING_MAX: usize = 4;
 
 /// Pieces that are taken at once.
 const TAKEN_MAX: usize = 32;
+/// After so long without a piece, whoever takes them is asked whether he still wants any.
+const LOOK: Duration = Duration::from_millis(200);
 
 type Piece = (u64, Bytes);
 
@@ -82,8 +84,12 @@ pub(crate) fn fetch(
                     Err(error) => Err(Error::internal(format!("a reader's task ended: {error}"))),
                 },
                 taken = receiver.recv_many(&mut pieces, TAKEN_MAX) => Ok(Some(taken)),
+                () = tokio::time::sleep(LOOK) => Ok(None),
             }
         }))??;
+        if taken.is_none() {
+            sink(0, Bytes::new())?;
+        }
         for (offset, bytes) in pieces.drain(..) {
             sink(offset, bytes)?;
         }

@@ -47,15 +47,7 @@ impl Clients {
             Some(path) => certificates(path)?,
             None => Vec::new(),
         };
-        let client = || {
-            let builder = reqwest::Client::builder()
-                .user_agent(concat!("packhorse/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(limits.connect)
-                .pool_idle_timeout(Duration::from_secs(30))
-                .tcp_nodelay(true)
-                .tls_certs_merge(extra.clone());
-            builder.redirect(Policy::none())
-        };
+        let client = || plain(limits).tls_certs_merge(extra.clone());
         let build = |builder: reqwest::ClientBuilder| {
             builder.build().map_err(|error| Error::internal(format!("no HTTP client: {}", causes(&error))))
         };
@@ -74,6 +66,16 @@ impl Clients {
             sdk: build(client())?,
         })
     }
+}
+
+/// What all clients have in common. None follows where it is sent, unless it says so.
+pub(crate) fn plain(limits: &Limits) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("packhorse/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(limits.connect)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .tcp_nodelay(true);
+    builder.redirect(Policy::none())
 }
 
 fn certificates(path: &str) -> Result<Vec<reqwest::Certificate>> {

@@ -29,6 +29,9 @@ pub use error::{cause, causes};
 mod folder;
 mod http;
 
+mod caller;
+pub use caller::Caller;
+
 pub mod aws;
 
 pub mod conformance;

@@ -201,12 +201,14 @@ impl Network {
         })
     }
 
-    /// Where Amazon's service called `id` is, such as `SQS`, when somebody said another address than its own.
+    /// Where Amazon's service called `id` is, such as `SQS` or `Auto Scaling`, when somebody said another address than its
+    /// own.
     ///
     /// # Errors
     /// As [`aws`](Self::aws).
     pub fn aws_endpoint(&self, id: &str) -> Result<Option<String>> {
-        self.aws()?.endpoint(&self.variables, id, &format!("AWS_ENDPOINT_URL_{id}"))
+        let variable = format!("AWS_ENDPOINT_URL_{}", id.to_ascii_uppercase().replace(' ', "_"));
+        self.aws()?.endpoint(&self.variables, id, &variable)
     }
 
     /// Whose credentials Amazon's services were asked with, for people.

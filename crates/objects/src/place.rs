@@ -18,6 +18,7 @@ pub(crate) trait Backend: Send + Sync {
     fn get(&self, key: &str, bytes_max: u64, unless: Option<&Tag>) -> Result<Option<(Object, Bytes)>>;
     /// The bytes in `range`, which is not empty, of whatever the object is now.
     fn peek(&self, key: &str, range: Range<u64>) -> Result<(Object, Bytes)>;
+    /// The sink is given a piece without bytes, too, while none comes, so that it can end it at any time.
     fn fetch(&self, object: &Object, ranges: Vec<Range<u64>>, parallel: usize, sink: Sink<'_>) -> Result<()>;
     fn page(&self, ask: &Ask) -> Result<(Page, Option<String>)>;
     fn put(&self, key: &str, bytes: Bytes, when: &When) -> Result<Tag>;
@@ -139,6 +140,21 @@ impl Place {
         parallel: usize,
         sink: &mut dyn FnMut(u64, Bytes) -> Result<()>,
     ) -> Result<()> {
+        self.fetch_while(object, ranges, parallel, &|| true, sink)
+    }
+
+    /// As [`fetch`](Self::fetch), for as long as `wanted` says so, which is asked at every piece and a few times a second.
+    ///
+    /// # Errors
+    /// [`Cancelled`](engine::ErrorKind::Cancelled) when it is not wanted any more.
+    pub fn fetch_while(
+        &self,
+        object: &Object,
+        ranges: Vec<Range<u64>>,
+        parallel: usize,
+        wanted: &dyn Fn() -> bool,
+        sink: &mut dyn FnMut(u64, Bytes) -> Result<()>,
+    ) -> Result<()> {
         let object = Object { key: self.address.full(&object.key), ..object.clone() };
         if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > object.bytes) {
             return Err(engine::Error::invalid(format!(
@@ -148,7 +164,12 @@ impl Place {
             .context(self.address.url_of(&object.key)));
         }
         let ranges: Vec<_> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
-        if ranges.is_empty() { Ok(()) } else { self.back.fetch(&object, ranges, parallel.max(1), sink) }
+        let mut sink = |offset: u64, bytes: Bytes| match () {
+            () if !wanted() => Err(engine::Error::new(engine::ErrorKind::Cancelled, "it is not wanted any more")),
+            () if bytes.is_empty() => Ok(()),
+            () => sink(offset, bytes),
+        };
+        if ranges.is_empty() { Ok(()) } else { self.back.fetch(&object, ranges, parallel.max(1), &mut sink) }
     }
 
     /// What begins with `prefix`, page by page; a page is one request, made when it is asked for.

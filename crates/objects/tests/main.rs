@@ -7,4 +7,5 @@ mod servers;
 mod buckets;
 mod credentials;
 mod folders;
+mod instance;
 mod web;

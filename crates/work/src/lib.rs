@@ -55,6 +55,12 @@ pub mod examine;
 
 pub mod policy;
 
+pub mod notice;
+pub use notice::Notice;
+
+pub mod protection;
+pub use protection::Protection;
+
 pub mod worker;
 pub use worker::{Config, Mode, Observer, Report, Worker};
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use engine::{Error, ErrorKind, Result};
 use objects::{Network, Object, Place};
 use rustix::fs::{FlockOperation, flock};
@@ -145,14 +146,9 @@ impl Spool {
             let end = object.bytes.min(done + WINDOW_BYTES);
             let starts = (done..end).step_by(usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX));
             let ranges = starts.map(|start| start..end.min(start + RANGE_BYTES)).collect();
-            place
-                .fetch(object, ranges, PARALLEL, &mut |offset, bytes| {
-                    if cancelled() {
-                        return Err(stopped());
-                    }
-                    file.write_all_at(&bytes, offset).map_err(|e| self.fault(&e))
-                })
-                .map_err(maybe_later)?;
+            let mut write = |offset, bytes: Bytes| file.write_all_at(&bytes, offset).map_err(|e| self.fault(&e));
+            let fetched = place.fetch_while(object, ranges, PARALLEL, &|| !cancelled(), &mut write);
+            fetched.map_err(maybe_later)?;
             file.sync_data().map_err(|e| self.fault(&e))?;
             done = end;
         }

@@ -21,6 +21,7 @@ use crate::media::Tools;
 use crate::object::{ObjectStore, Put};
 use crate::output::Form;
 use crate::policy::{Failure, placed};
+use crate::protection::{Busy, Protection};
 use crate::queue::{Lease, Received, TaskQueue};
 use crate::refusal::failed_key;
 use crate::result::{Summary, cost_key, summary_key};
@@ -46,6 +47,8 @@ pub struct Worker {
     pub tools: Tools,
     /// Where videos are fetched to that are elsewhere; without it, they are refused.
     pub spool: Option<LazySpool>,
+    /// What keeps others from taking this worker away while it holds a task.
+    pub protection: Protection,
     /// How patient it is.
     pub config: Config,
 }
@@ -150,8 +153,10 @@ impl Worker {
                 return Ok(true);
             }
         };
+        // Until the task is ended or given back, or its lease is over.
+        let busy = self.protection.busy(self.config.visibility);
         run.observer.started(&lease.task, lease.receive_count);
-        let attempted = match self.attempt(&lease, run) {
+        let attempted = match self.attempt(&lease, &busy, run) {
             // Whatever broke while everything was being taken down, the task is not to blame for it.
             Err(Failure::Task(_)) if run.is_over() => Err(Failure::Stopped),
             other => other,
@@ -164,7 +169,12 @@ impl Worker {
     }
 
     /// Works the task and makes its result durable, with the lease kept alive meanwhile.
-    fn attempt(&self, lease: &Lease, run: &Run<'_>) -> std::result::Result<(Summary, Option<Cost>), Failure> {
+    fn attempt(
+        &self,
+        lease: &Lease,
+        busy: &Busy,
+        run: &Run<'_>,
+    ) -> std::result::Result<(Summary, Option<Cost>), Failure> {
         if let Some(summary) = self.durable(&lease.task).map_err(placed)? {
             return Ok((summary, None));
         }
@@ -175,7 +185,7 @@ impl Worker {
         std::thread::scope(|scope| {
             // Dropped before the scope joins the heartbeat, on a panic too.
             let _done = RequestOnDrop(&done);
-            scope.spawn(|| self.heartbeat(lease, &done, &lost));
+            scope.spawn(|| self.heartbeat(lease, busy, &done, &lost));
             let cancelled = || run.is_over() || lost.load(Ordering::Relaxed);
             let worked = self.work(lease, &cancelled, run);
             match worked {
@@ -208,10 +218,10 @@ impl Worker {
         }
     }
 
-    fn heartbeat(&self, lease: &Lease, done: &Stop, lost: &AtomicBool) {
+    fn heartbeat(&self, lease: &Lease, busy: &Busy, done: &Stop, lost: &AtomicBool) {
         while !done.wait(self.config.visibility / 3) {
             match self.queue.extend(lease, self.config.visibility) {
-                Ok(()) => {}
+                Ok(()) => busy.renew(self.config.visibility),
                 Err(error) if error.kind == ErrorKind::Cancelled => {
                     lost.store(true, Ordering::Relaxed);
                     return;

@@ -3,8 +3,12 @@
 mod chain;
 mod client;
 mod held;
+mod instance;
+mod query;
 
 pub(crate) use held::Held;
+pub use instance::Instance;
+pub use query::{Query, Service};
 
 use std::sync::Arc;
 
@@ -13,6 +17,7 @@ use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 pub use aws_types::SdkConfig;
 use aws_types::region::Region;
@@ -77,6 +82,14 @@ impl Account {
     /// Whose credentials are used, for people: where they come from and which key; never the secret.
     pub fn description(&self) -> String {
         self.held.description()
+    }
+
+    /// The credentials, as they are now.
+    ///
+    /// # Errors
+    /// [`Forbidden`](engine::ErrorKind::Forbidden) when there are none, with what was tried.
+    pub(crate) fn credentials(&self, network: &Network) -> Result<Credentials> {
+        network.block_on(self.held.get()).map(|found| found.credentials)
     }
 
     /// Looks for credentials now.

@@ -5,6 +5,8 @@ mod open;
 mod service;
 pub(crate) mod trace;
 
+pub(crate) use service::read as read_complaint;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -154,7 +154,7 @@ async fn beginning(body: HttpResponseBody) -> Bytes {
 }
 
 /// What a complaint says, in XML as S3, Google and Azure write it, or nowhere but in its head.
-fn read(status: u16, headers: &HeaderMap, complaint: &[u8]) -> Said {
+pub(crate) fn read(status: u16, headers: &HeaderMap, complaint: &[u8]) -> Said {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let text = String::from_utf8_lossy(complaint);
     let element = |name: &str| {

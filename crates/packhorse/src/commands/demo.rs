@@ -17,7 +17,7 @@ use store::pack::{Request, Targets, pack};
 use store::task::TaskChoice;
 use work::media::Tools;
 use work::queue::Options;
-use work::{Config, Cost, FolderStore, Mode, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
+use work::{Config, Cost, FolderStore, Mode, Protection, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
 
 use super::serve::{Addresses, Server};
 use super::work::Progress;
@@ -130,6 +130,7 @@ pub(super) fn drain(
         inference: Arc::new(InProcess(Arc::clone(scheduler))),
         tools: Tools::from_env(),
         spool: None,
+        protection: Protection::none(),
         config: Config::default(),
     };
     let report = worker.run(Mode::DrainOnce, &Stop::new(), &Progress::default())?;

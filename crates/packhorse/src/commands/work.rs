@@ -1,6 +1,7 @@
 //! `packhorse work`
 
 mod infer;
+mod taken;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -19,6 +20,7 @@ use work::task::Template;
 use work::{Config, Cost, LazySpool, Mode, Observer, Report, Spool, Stop, Summary, Task, Worker};
 
 use self::infer::InferArgs;
+use self::taken::Taken;
 use super::{print_json, say};
 use crate::exit::Exit;
 use crate::node::{self, Place};
@@ -72,6 +74,8 @@ pub(crate) struct Args {
     checkpoint: f64,
     #[command(flatten)]
     infer: InferArgs,
+    #[command(flatten)]
+    taken: Taken,
 }
 
 fn checkpoint(text: &str) -> Result<f64, String> {
@@ -115,19 +119,24 @@ pub(crate) fn run(args: &Args) -> Outcome {
     queue.depth().map_err(|error| Exit::configuration(&error))?;
     let objects = outside.output(&args.output)?;
     let spool = args.spool(&outside)?;
+    let protection = args.taken.protection(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
     let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;
+    let _watch = args.taken.watch(&outside, &stop)?;
     let config = Config {
         visibility: Duration::from_secs(args.visibility),
         videos_max: usize::from(args.videos_max),
         checkpoint: Checkpoint { every: Duration::from_secs_f64(args.checkpoint), ..Checkpoint::default() },
         ..Config::default()
     };
-    let worker = Worker { queue, objects, inference: runner.inference(), tools, spool, config };
+    let inference = runner.inference();
+    let worker = Worker { queue, objects, inference, tools, spool, protection, config };
     let outcome = worker.run(mode, &stop, &Progress::default());
+    // What it holds up is taken away first, while there is time.
+    drop(worker);
     // Whatever was still on a lane belongs to a job that has ended.
     scheduler.drain(Duration::from_secs(5));
     let Report { completed, dead, released, lost } = outcome?;

@@ -263,6 +263,7 @@ impl Yard {
             inference: Arc::new(Brightness::new(inference)),
             tools: Tools::from_env(),
             spool: None,
+            protection: Protection::none(),
             // The clock stands still, so a delay would never end.
             config: Config {
                 patience: Patience { delays: vec![Duration::ZERO], ..Patience::default() },
@@ -339,6 +340,7 @@ fn works_again(worker: &Worker, yard: &Yard) -> bool {
         inference,
         tools: worker.tools.clone(),
         spool: None,
+        protection: Protection::none(),
         config: worker.config.clone(),
     };
     assert_eq!(run(&again, Mode::DrainOnce).unwrap(), Report { completed: 1, ..Report::default() });

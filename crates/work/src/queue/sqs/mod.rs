@@ -36,6 +36,8 @@ use crate::{Stop, Task};
 
 /// All tries of a request that somebody waits for who is being stopped.
 const HASTE: Duration = Duration::from_secs(3);
+/// How late the answer to a look may be that is over.
+const ANSWER: Duration = Duration::from_secs(1);
 /// All tries of any other.
 const LEISURE: Duration = Duration::from_secs(30);
 /// The longest delay that a message may be sent with.
@@ -46,9 +48,9 @@ const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// How a queue behaves.
 #[derive(Clone)]
 pub struct SqsOptions {
-    /// Ends a wait for messages; what is held can still be ended and given back.
+    /// No more looks for messages; what is held can still be ended and given back.
     pub stop: Stop,
-    /// How long one look waits for a message, at most 20 seconds.
+    /// How long one look waits for a message, at most 20 seconds, and so how long a worker takes to stop that waits for one.
     pub wait: Duration,
     /// A task received this often without an end is given up; fewer when the queue's own policy takes it away before.
     pub receives_max: u32,
@@ -64,7 +66,7 @@ impl Default for SqsOptions {
     fn default() -> Self {
         Self {
             stop: Stop::new(),
-            wait: Duration::from_secs(20),
+            wait: Duration::from_secs(5),
             receives_max: 10,
             // The service's twelve hours, and time to hand over.
             held_max: Duration::from_secs(12 * 3600 - 120),
@@ -279,10 +281,13 @@ impl TaskQueue for SqsQueue {
         // Known before anything is received that may have to go there.
         self.policy()?;
         loop {
-            let wanted = || !self.options.stop.requested();
-            if !wanted() {
+            if self.options.stop.requested() {
                 return Ok(Received::Nothing);
             }
+            // A look that is given up goes on at the service, which hides what it finds. So it is let come to its end, and
+            // what comes is given back; only a service that does not answer is left.
+            let asked = Instant::now();
+            let wanted = || !self.options.stop.requested() || asked.elapsed() < self.options.wait + ANSWER;
             let ask = (1, seconds(visibility), seconds(self.options.wait));
             let letters = self.service.receive(&self.url, ask, &wanted).map_err(|error| self.of(error))?;
             let Some(letter) = letters.into_iter().next() else { return Ok(Received::Nothing) };
