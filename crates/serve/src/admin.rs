@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::http::{self as api, Parts, Refusal, Route};
+use crate::http::{self as api, Listener, Parts, Refusal, Route};
 use crate::listen::{self, ListenLimits, Speaks};
 use crate::{Connections, Scheduler};
 
@@ -30,7 +30,7 @@ pub struct Admin {
 }
 
 /// Serves metrics and probes on `listener`, by GET alone: `/metrics`, `/livez`, `/readyz`, `/v2/health/live` and
-/// `/v2/health/ready`, and each of them by the names that other servers have for it.
+/// `/v2/health/ready`, each of them by the names that other servers have for it, and `/openapi.json`, which lists them.
 ///
 /// # Errors
 /// [`Internal`](engine::ErrorKind::Internal) when the system gives no thread or no event queue.
@@ -92,6 +92,7 @@ fn answer(scheduler: &Scheduler, method: &Method, path: &str) -> Response<Parts>
         };
     }
     match api::route(method, path) {
+        Ok(Route::Document) => api::openapi(Listener::Admin),
         Ok(Route::Live) => api::live(),
         Ok(Route::Ready) => api::ready(scheduler),
         Ok(Route::Ping) => api::ping(scheduler),

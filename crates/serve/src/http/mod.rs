@@ -3,6 +3,7 @@
 //! Nothing is decided here: a call is routed, decoded, handed to the scheduler, and its answer encoded.
 
 mod body;
+mod calls;
 mod compress;
 mod document;
 mod elements;
@@ -10,6 +11,7 @@ mod error;
 mod incoming;
 mod multipart;
 mod openai;
+mod openapi;
 mod request;
 mod response;
 mod router;
@@ -37,6 +39,7 @@ use crate::triton::{SharedMemory, extensions, give};
 use crate::{Bodies, Connections, Management, Model, Origin, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
+pub(crate) use openapi::{Listener, document as openapi};
 use request::{Bounds, Call};
 use router::Target;
 pub(crate) use router::{Route, route};
@@ -153,6 +156,7 @@ where
 {
     let memory = limits.shared_memory.as_deref();
     Ok(match route {
+        Route::Document => openapi(Listener::Inference),
         Route::Live => live(),
         Route::Ready => ready(scheduler),
         Route::Ping => ping(scheduler),

@@ -11,6 +11,8 @@ use super::triton::Change;
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
+    /// What the REST APIs are, for programs.
+    Document,
     /// Whether the process answers at all.
     Live,
     /// Whether it takes work.
@@ -76,7 +78,8 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
         | Route::LogChange
         | Route::MemoryRegister(_)
         | Route::MemoryUnregister(_) => (&[Method::POST], "POST"),
-        Route::Live
+        Route::Document
+        | Route::Live
         | Route::Ready
         | Route::Ping
         | Route::Server
@@ -100,6 +103,7 @@ fn of_path(path: &str) -> Option<Route> {
     let segments: Vec<Cow<'_, str>> = path.strip_prefix('/')?.split('/').map(decoded).collect::<Option<_>>()?;
     let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
     Some(match segments.as_slice() {
+        ["openapi.json"] => Route::Document,
         ["v2", "health", "live"] | ["livez" | "healthz"] | ["-", "healthz"] => Route::Live,
         ["v2", "health", "ready"] | ["readyz"] => Route::Ready,
         ["ping" | "health"] => Route::Ping,
@@ -180,6 +184,7 @@ mod tests {
         for (method, path, want) in [
             (get, "/v2/health/live", Route::Live),
             (get, "/ping", Route::Ping),
+            (get, "/openapi.json", Route::Document),
             (get, "/health", Route::Ping),
             (get, "/healthz", Route::Live),
             (get, "/v2/logging", Route::LogSettings),

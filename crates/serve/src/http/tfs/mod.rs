@@ -80,6 +80,28 @@ fn check_method(method: &Method, path: &str, asked: &Path) -> std::result::Resul
     if allowed.contains(method) { Ok(()) } else { Err(Refusal::wrong_method(method, path, allow)) }
 }
 
+/// Which of these calls `method` and `path` are; a new one does not compile before it has a number here, and is looked for in
+/// the OpenAPI document.
+#[cfg(test)]
+pub(super) fn kind(method: &Method, path: &str) -> Option<usize> {
+    let asked = path::path(path).filter(|asked| check_method(method, path, asked).is_ok())?;
+    Some(match asked {
+        Path::Malformed(_) => return None,
+        Path::Root => 0,
+        Path::Metrics => 1,
+        Path::Predictions(_) => 2,
+        Path::Models => 3,
+        Path::Model(_, Call::Status) => 4,
+        Path::Model(_, Call::Metadata) => 5,
+        Path::Model(_, Call::Predict) => 6,
+        Path::Model(_, Call::Classify) => 7,
+        Path::Model(_, Call::Regress) => 8,
+        Path::Model(_, Call::Explain) => 9,
+    })
+}
+#[cfg(test)]
+pub(super) const KINDS: usize = 10;
+
 async fn answer(
     scheduler: &Scheduler,
     limits: &HttpLimits,
