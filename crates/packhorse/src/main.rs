@@ -5,6 +5,7 @@ mod config;
 mod environment;
 mod exit;
 mod inference;
+mod migration;
 mod node;
 mod places;
 mod signal;

@@ -13,6 +13,7 @@ mod draining;
 mod forms;
 mod full_disk;
 mod interrupted;
+mod migration;
 mod packs;
 mod remote;
 #[path = "../../objects/tests/servers/mod.rs"]

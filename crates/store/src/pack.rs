@@ -141,6 +141,29 @@ fn extend(store: &Store, runtimes: &Runtimes, request: &Request, manifest: &Mani
     Ok(Packed { changed: true, stored_bytes, notes, ..unchanged(extended)? })
 }
 
+/// The model of `base` under another name as well: all of its files are shared, and only a manifest is written, unless the very
+/// same is there.
+///
+/// # Errors
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a name that is none, [`NotFound`](ErrorKind::NotFound) for a model that is
+/// gone, [`Unavailable`](ErrorKind::Unavailable) when gc took its files.
+pub fn under(store: &Store, base: &Manifest, name: &str) -> Result<Packed> {
+    name::check(name)?;
+    let base = store.manifest(&base.name, base.version)?;
+    let existing = existing(store, name)?;
+    let named = |version| Manifest { name: name.to_owned(), version, ..base.clone() };
+    if let Some(known) = existing.iter().find(|known| **known == named(known.version)) {
+        return unchanged(known.clone());
+    }
+    let manifest = named(existing.iter().map(|known| known.version).max().unwrap_or(0) + 1);
+    match store.commit(&manifest)? {
+        Some(Written::New) => Ok(Packed { changed: true, ..unchanged(manifest)? }),
+        // Another packer was faster with this version.
+        Some(Written::Existed) => under(store, &base, name),
+        None => Err(Error::unavailable(format!("gc took what model '{}' needs; pack it again", base.name))),
+    }
+}
+
 /// What is said of a model that is in the store as `manifest` says.
 fn unchanged(manifest: Manifest) -> Result<Packed> {
     let manifest = manifest.on(&engine::cpu::target())?;

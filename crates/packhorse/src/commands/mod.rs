@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod load;
 pub(crate) mod look;
+mod migrate;
 pub(crate) mod models;
 pub(crate) mod pack;
 pub(crate) mod predict;

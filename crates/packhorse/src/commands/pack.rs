@@ -13,18 +13,22 @@ use store::pack::{Packed, Request, Targets, is_checkpoint, is_model_folder, name
 use store::task::{Scores, Task, TaskChoice};
 use store::{Precision, Store};
 
-use super::{human_bytes, print_json, say};
+use super::{human_bytes, migrate, print_json, say};
 use crate::exit::Exit;
 use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// ONNX files, folders of Hugging Face models and SavedModels, and folders of which every file that ends in .onnx is packed
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "from", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// The packing system's config.properties: packs the model that it names under the names that it serves, and says of each
+    /// key what became of it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["paths", "name", "version", "labels", "Meaning"])]
+    from: Option<PathBuf>,
     /// The folder of packs; made when it is not there
     #[arg(long, env = "PACKHORSE_STORE")]
-    store: String,
+    pub(super) store: String,
     /// The model's name, for one file [default: the file's name without its ending]
     #[arg(long)]
     name: Option<String>,
@@ -177,6 +181,9 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    if let Some(file) = &args.from {
+        return migrate::run(args, file);
+    }
     let files = files(args)?;
     if let Some(name) = &args.name {
         store::name::check(name).map_err(|error| Exit::configuration(&error))?;
@@ -189,18 +196,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let mut failures = Vec::new();
     for file in &files {
         let started = Instant::now();
-        let mut request = Request {
-            path: file.clone(),
-            name: args.name.clone(),
-            version: args.version,
-            task: None,
-            labels: labels.clone(),
-            copy: args.copy,
-            precision: args.precision.into(),
-            calibration: args.calibration.clone(),
-            tolerance: Some(args.tolerance),
-            targets: args.target.into(),
-        };
+        let mut request = Request { labels: labels.clone(), ..request(args, file) };
         let notes = wish.as_ref().map_or(Ok(Vec::new()), |wish| meant(&runtimes, &mut request, wish));
         let packed = notes.and_then(|notes| {
             let mut packed = pack(&store, &runtimes, &request)?;
@@ -208,14 +204,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             Ok(packed)
         });
         match packed {
-            Ok(packed) => {
-                let accuracy = Accuracy::of(&store, &packed.manifest)?;
-                describe(&packed, started.elapsed().as_secs_f64());
-                if let Some(accuracy) = &accuracy {
-                    describe_accuracy(accuracy);
-                }
-                print_json(&report(&packed, accuracy.as_ref()))?;
-            }
+            Ok(packed) => tell(&store, &packed, started.elapsed().as_secs_f64())?,
             Err(error) => failures.push(error.message),
         }
     }
@@ -226,6 +215,32 @@ pub(crate) fn run(args: &Args) -> Outcome {
         failures.push(format!("{} of {} files could not be packed", failures.len(), files.len()));
     }
     Err(Exit::Failed(failures.join("\npackhorse: ")))
+}
+
+/// What `args` ask for of the model at `path`.
+pub(super) fn request(args: &Args, path: &Path) -> Request {
+    Request {
+        path: path.to_owned(),
+        name: args.name.clone(),
+        version: args.version,
+        task: None,
+        labels: BTreeMap::new(),
+        copy: args.copy,
+        precision: args.precision.into(),
+        calibration: args.calibration.clone(),
+        tolerance: Some(args.tolerance),
+        targets: args.target.into(),
+    }
+}
+
+/// Says what became of a pack, to people and to programs.
+pub(super) fn tell(store: &Store, packed: &Packed, seconds: f64) -> Outcome {
+    let accuracy = Accuracy::of(store, &packed.manifest)?;
+    describe(packed, seconds);
+    if let Some(accuracy) = &accuracy {
+        describe_accuracy(accuracy);
+    }
+    print_json(&report(packed, accuracy.as_ref()))
 }
 
 /// Finds out what the model of `request` is for, and packs it so; returns what there is to say of that besides.
