@@ -7,8 +7,8 @@ lists of numbers to /v1/models/MODEL:predict, the way workers do that keep a mod
 worker, every frame, boxes included; and once more with a model that is packed so that the decoder brings frames to the size to which the
 graph would bring them. CPU is that of all processes, the server's and the decoder's too, from the kernel's accounting.
 
-long: the clip again and again until it is HOURS long (2 unless told), every frame, and the worker's and its decoder's resident memory
-four times a second.
+long: the clip again and again until it is HOURS long (2 unless told), every frame, and the worker's and its decoders' resident memory
+four times a second, what they share counted once.
 
 Prints tables in Markdown.
 """
@@ -32,7 +32,6 @@ INSIDE_PX = 300
 CLIENT_FRAMES = 50
 SCORE_MIN = 0.4
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def say(text):
@@ -60,11 +59,12 @@ def children(pid):
 
 
 def resident_bytes(pid):
-    """Memory of a process in RAM; 0 when it has gone."""
+    """Memory of a process in RAM, its share of what it shares with others; 0 when it has gone."""
     try:
-        return int(pathlib.Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * PAGE_BYTES
+        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def run(*command):

@@ -31,7 +31,7 @@ pub struct Model {
     settings: Arc<Settings>,
     /// Where what it is made of is.
     files: Files,
-    /// Where its program is, when it is in memory; shared with all models of that program.
+    /// Where its program is, when it is in memory, and what its runs cost; shared with all models of that program.
     slot: Arc<Slot>,
     /// Its weights, when they are bound: put there by whichever lane comes first, and taken away when something else needs
     /// the room.
@@ -46,10 +46,6 @@ pub struct Model {
     pipeline: OnceLock<Arc<dyn Pipeline>>,
     /// Added to by lanes, read by APIs.
     statistics: Recorder,
-    /// What lanes have learnt of its runs; read by the scheduler.
-    costs: Costs,
-    /// The same by length, of a model that is padded.
-    lengths: Lengths,
     /// How its requests come; the scheduler's.
     arrivals: Arrivals,
 }
@@ -71,8 +67,6 @@ impl Model {
             traffic: Traffic::default(),
             pipeline: OnceLock::new(),
             statistics: Recorder::default(),
-            costs: Costs::default(),
-            lengths: Lengths::default(),
             arrivals: Arrivals::default(),
         })
     }
@@ -138,12 +132,14 @@ impl Model {
         &self.statistics
     }
 
+    /// What lanes have learnt of the runs of its program; read by the scheduler.
     pub(crate) fn costs(&self) -> &Costs {
-        &self.costs
+        self.slot.costs()
     }
 
+    /// The same by length, of a model that is padded.
     pub(crate) fn lengths(&self) -> &Lengths {
-        &self.lengths
+        self.slot.lengths()
     }
 
     /// How its items are filled up to run together, where they are.

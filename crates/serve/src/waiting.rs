@@ -167,9 +167,10 @@ impl Queue {
         Some(until.min(latest)).filter(|&until| until > now)
     }
 
-    /// The most items of a run that is over sooner than a lane could be woken for it; `None` when the next one is none.
+    /// The most items of a run that is over sooner than a lane could be woken for it; `None` when the next one is none, as
+    /// of a model that is to be made ready first.
     pub(crate) fn brief(&self) -> Option<u64> {
-        let first = self.jobs.values().next()?;
+        let first = self.jobs.values().next().filter(|_| self.model.is_bound())?;
         self.model.costs().curve().brief(first.items() as u64)
     }
 

@@ -14,6 +14,8 @@ use store::manifest::ProgramKind;
 use super::Residency;
 use super::budget::{Charge, MemoryKind};
 use super::room::least_private_bytes;
+use crate::costs::Costs;
+use crate::lengths::Lengths;
 use crate::model::Model;
 
 /// How long the loader waits for room that requests in progress will free.
@@ -50,7 +52,8 @@ impl Program {
     }
 }
 
-/// The place of a program in memory, which its models share, and which may be empty.
+/// The place of a program in memory, which its models share, and which may be empty. What runs cost is a matter of the
+/// program and not of the weights, so what was learnt of one model is known of the next before it is asked for first.
 #[derive(Default)]
 pub(crate) struct Slot {
     /// The program's hash.
@@ -59,9 +62,21 @@ pub(crate) struct Slot {
     program: ArcSwapOption<Program>,
     /// What its sessions took when they were built last, in bytes; 0 when they never were. Locked while they are built.
     building: Mutex<u64>,
+    /// Written by lanes, read by the scheduler.
+    costs: Costs,
+    /// The same by length, of models that are padded.
+    lengths: Lengths,
 }
 
 impl Slot {
+    pub(crate) fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    pub(crate) fn lengths(&self) -> &Lengths {
+        &self.lengths
+    }
+
     pub(super) fn hash(&self) -> &str {
         &self.hash
     }

@@ -195,6 +195,20 @@ fn lifted(count: usize, bytes: u64) -> (tempfile::TempDir, Store) {
 }
 
 #[test]
+fn what_runs_of_a_program_cost_is_known_of_all_its_models() {
+    let (_folder, store) = lifted(2, 4096);
+    let residency = within(store, 1 << 30, 1, &[]);
+    for _ in 0..100 {
+        model(&residency, "large0").costs().learn(1, Duration::from_micros(10));
+    }
+    assert_eq!(model(&residency, "large1").costs().curve().reckoned(1), Duration::from_micros(10));
+    let (_folder, store) = whole(2);
+    let residency = within(store, 1 << 30, 1, &[]);
+    model(&residency, "m0").costs().learn(1, Duration::from_micros(10));
+    assert_eq!(model(&residency, "m1").costs().curve().run_s(1), None, "another program");
+}
+
+#[test]
 fn weights_go_by_what_is_their_own() {
     const BYTES: u64 = 1 << 20;
     let (_folder, store) = lifted(4, BYTES);
