@@ -34,6 +34,7 @@ mod serving;
 
 pub mod remote;
 pub mod repository;
+pub mod untrusted;
 
 pub use folder::{Listed, Store};
 pub use manifest::Manifest;

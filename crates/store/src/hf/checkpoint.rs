@@ -153,7 +153,7 @@ fn widened(halves: &[u8], widen: impl Fn([u8; 2]) -> f32) -> Bytes {
 }
 
 /// The header of a safetensors file and where its tensors start. The file is exactly as long as they say.
-fn header(bytes: &[u8]) -> Result<(Metadata, usize)> {
+pub(crate) fn header(bytes: &[u8]) -> Result<(Metadata, usize)> {
     let broken = |reason: &str| Error::invalid(format!("this is no safetensors file: {reason}"));
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| broken("it is shorter than its length field"))?;
     let length = u64::from_le_bytes(*length);

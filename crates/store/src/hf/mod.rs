@@ -5,7 +5,7 @@
 //! into a graph (`encoder` and `head` hold the mathematics, `graph` the format) and a list of the tensors it wants;
 //! `checkpoint` finds these; `import` joins the two. `text` says what the tensors mean to people.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod config;
 mod encoder;
 mod graph;

@@ -15,7 +15,7 @@ mod names;
 mod quantise;
 mod rewriting;
 mod roles;
-mod sparse;
+pub(crate) mod sparse;
 
 pub(crate) mod probe;
 pub(crate) mod tensor;

@@ -31,6 +31,23 @@ pub enum CacheBytes {
     AtMost(u64),
 }
 
+impl CacheBytes {
+    /// How many that is for a cache in the folder `place`, which takes so many `bytes` already.
+    ///
+    /// # Errors
+    /// When the folder cannot be looked at.
+    pub(crate) fn of(self, place: &Path, bytes: u64) -> Result<u64> {
+        match self {
+            Self::AtMost(most) => Ok(most),
+            Self::Auto => {
+                let disk = rustix::fs::statvfs(place)
+                    .map_err(|source| io_error(place, "cannot be looked at", &source.into()))?;
+                Ok(disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(bytes) / 10 * 9)
+            }
+        }
+    }
+}
+
 /// What a cache did since it was opened, and what is in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CacheCounts {
@@ -96,14 +113,7 @@ impl Cache {
         tempfile::tempfile_in(place).map_err(|source| io_error(place, "cannot be written", &source))?;
         let pins = Arc::new(Pins::open(place)?);
         let bytes = scan(place)?.iter().map(|file| file.bytes).sum();
-        let bytes_max = match bytes_max {
-            CacheBytes::AtMost(bytes) => bytes,
-            CacheBytes::Auto => {
-                let disk = rustix::fs::statvfs(place)
-                    .map_err(|source| io_error(place, "cannot be looked at", &source.into()))?;
-                (disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(bytes)) / 10 * 9
-            }
-        };
+        let bytes_max = bytes_max.of(place, bytes)?;
         let seen = Mutex::new(Seen { bytes, at: Instant::now(), cost: Cost::default() });
         Ok(Self { store, bytes_max, pins, seen, counts: Counts::default() })
     }

@@ -29,11 +29,11 @@ pub(super) const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 const SHARD_MODELS: usize = 1000;
 
 /// Which version of which model.
-pub(super) type Which = (String, u64);
+pub(crate) type Which = (String, u64);
 
 /// One manifest, as it lies in the bucket.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The manifest object's tag.
     pub(super) etag: Option<String>,
     /// Its text, in one line.
@@ -55,7 +55,7 @@ impl Entry {
 }
 
 /// Every manifest that is known.
-pub(super) type Entries = BTreeMap<Which, Entry>;
+pub(crate) type Entries = BTreeMap<Which, Entry>;
 
 /// One manifest in a shard.
 #[derive(Serialize)]
@@ -80,7 +80,7 @@ struct ReadLine {
 /// What the root says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Root {
+pub(crate) struct Root {
     format: u32,
     /// The hash of each shard, by the first bits of the hash of its models' names; empty for one without models.
     pub(super) shards: Vec<String>,
@@ -105,7 +105,7 @@ impl Root {
     /// # Errors
     /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is none, [`Unsupported`](engine::ErrorKind::Unsupported) when a
     /// newer build wrote it.
-    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct FormatOnly {
             format: u32,
@@ -128,7 +128,7 @@ impl Root {
     }
 
     /// The shard of the models called `name`.
-    pub(super) fn shard_of(&self, name: &str) -> usize {
+    pub(crate) fn shard_of(&self, name: &str) -> usize {
         let hash = blake3::hash(name.as_bytes());
         let first = hash.as_bytes().first_chunk().map_or(0, |four| u32::from_be_bytes(*four));
         let bits = self.shards.len().trailing_zeros();
@@ -158,7 +158,7 @@ pub(super) fn encode<'a>(entries: impl Iterator<Item = (&'a Which, &'a Entry)>) 
 ///
 /// # Errors
 /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is no shard.
-pub(super) fn decode(bytes: &[u8], entries: &mut Entries) -> Result<()> {
+pub(crate) fn decode(bytes: &[u8], entries: &mut Entries) -> Result<()> {
     let corrupt = |reason: String| Error::corrupt(format!("it is no part of a catalogue: {reason}"));
     let mut text = Vec::new();
     let inflated = flate2::read::DeflateDecoder::new(bytes).take(4 * SHARD_BYTES_MAX).read_to_end(&mut text);

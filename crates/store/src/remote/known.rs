@@ -180,7 +180,7 @@ impl Known {
 /// # Errors
 /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is none or speaks of another model,
 /// [`Unsupported`](engine::ErrorKind::Unsupported) when a newer build wrote it.
-pub(super) fn parse((name, version): &Which, entry: &Entry) -> Result<Manifest> {
+pub(crate) fn parse((name, version): &Which, entry: &Entry) -> Result<Manifest> {
     let manifest = Manifest::parse(entry.manifest.get().as_bytes())?;
     if manifest.name != *name || manifest.version != *version {
         let (name, version) = (&manifest.name, manifest.version);

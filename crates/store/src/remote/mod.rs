@@ -5,10 +5,10 @@
 
 mod bucket;
 mod cache;
-mod catalog;
+pub(crate) mod catalog;
 mod fetch;
 mod item;
-mod known;
+pub(crate) mod known;
 mod partial;
 mod pins;
 mod plan;

@@ -2,13 +2,17 @@
 //! file's stamp to its manifest, so that a file that did not change is not read again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine::{Error, Result, Runtimes};
 
 use super::listing::digest;
+use super::prune::{self, Pruned};
+use crate::lock::Hold;
 use crate::manifest::FORMAT;
 use crate::onnx::import;
 use crate::pack::{self, Draft, Identity, Request, Targets};
+use crate::remote::CacheBytes;
 use crate::task::{Detection, Task};
 use crate::{Manifest, Store, atomic, saved_model};
 
@@ -17,6 +21,8 @@ use crate::{Manifest, Store, atomic, saved_model};
 pub struct PackCache {
     store: Store,
     index: PathBuf,
+    /// What it may take, on disk.
+    bytes_max: CacheBytes,
     /// Removed with this value, where the cache is for one run.
     _private: Option<tempfile::TempDir>,
 }
@@ -32,7 +38,7 @@ impl PackCache {
         std::fs::create_dir_all(&index).map_err(|source| atomic::io_error(&index, "cannot be made", &source))?;
         // A folder that can be read and not written would fail at the first model.
         tempfile::tempfile_in(&index).map_err(|source| atomic::io_error(&index, "cannot be written", &source))?;
-        Ok(Self { store, index, _private: None })
+        Ok(Self { store, index, bytes_max: CacheBytes::Auto, _private: None })
     }
 
     /// A cache that goes with this value.
@@ -47,6 +53,11 @@ impl PackCache {
         Ok(Self { _private: Some(folder), ..cache })
     }
 
+    /// The same, which takes no more than `bytes_max` when it is [pruned](Self::prune).
+    pub fn at_most(self, bytes_max: CacheBytes) -> Self {
+        Self { bytes_max, ..self }
+    }
+
     /// Where it is.
     pub fn root(&self) -> &Path {
         self.store.root()
@@ -58,8 +69,35 @@ impl PackCache {
 
     /// The manifest of the file that `key` stands for, if it was packed before and is all there.
     pub(super) fn find(&self, key: &Key<'_>) -> Option<Manifest> {
-        let manifest = Manifest::read(&self.path(key), key.name, key.version).ok()?;
+        // Whoever prunes sees the mark, or was there before, and then there is nothing.
+        let _held = self.store.lock(Hold::Shared).ok()?;
+        let path = self.path(key);
+        let manifest = Manifest::read(&path, key.name, key.version).ok()?;
+        prune::mark(&path);
         self.store.holds(&manifest).then_some(manifest)
+    }
+
+    /// Marks what the files that `keys` stand for were packed to as named by a repository, and what `served` models are made of
+    /// as used, whatever names them.
+    ///
+    /// # Errors
+    /// As the file system's.
+    pub(super) fn mark(&self, keys: &[Key<'_>], served: &[Arc<Manifest>]) -> Result<()> {
+        let _held = self.store.lock(Hold::Shared)?;
+        keys.iter().for_each(|key| prune::mark(&self.path(key)));
+        for manifest in served {
+            self.store.touch(manifest)?;
+        }
+        Ok(())
+    }
+
+    /// Removes packs that no repository has named for a week; where the cache takes more than it may, also those that nobody
+    /// has named for some hours, the longest forgotten first. Then files that no pack needs.
+    ///
+    /// # Errors
+    /// As the file system's.
+    pub(super) fn prune(&self) -> Result<Pruned> {
+        prune::prune(&self.store, &self.index, self.bytes_max)
     }
 
     /// Packs the file that `key` stands for. Reads all of it, once, into a copy: whoever changes it meanwhile changes

@@ -22,7 +22,7 @@ use crate::{Serving, name};
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a text that is no configuration or does not agree with itself,
 /// [`Unsupported`](engine::ErrorKind::Unsupported) for a model that this build cannot serve as it is meant.
-pub(super) fn read(model: &str, text: &str) -> Result<Settings> {
+pub(crate) fn read(model: &str, text: &str) -> Result<Settings> {
     settings(model, text::model_config(text)?)
 }
 
@@ -30,7 +30,7 @@ pub(super) fn read(model: &str, text: &str) -> Result<Settings> {
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn read_json(model: &str, json: &str) -> Result<Settings> {
+pub(crate) fn read_json(model: &str, json: &str) -> Result<Settings> {
     settings(model, text::model_config_json(json)?)
 }
 
@@ -64,12 +64,17 @@ fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
     if !model_file.is_empty() {
         name::check(&model_file).map_err(|error| error.context("default_model_filename"))?;
     }
+    let inputs = config.input.iter().map(|input| (&input.name, &input.dims, &input.reshape));
+    let outputs = config.output.iter().map(|output| (&output.name, &output.dims, &output.reshape));
+    let (input_reshapes, output_reshapes) = (reshapes(inputs, batched)?, reshapes(outputs, batched)?);
     let input = |input: wire::ModelInput| tensor(input.data_type(), input.name, &input.dims, batched);
     let output = |output: wire::ModelOutput| tensor(output.data_type(), output.name, &output.dims, batched);
     let declared = Declared {
         max_batch_size,
         inputs: config.input.into_iter().map(input).collect::<Result<_>>()?,
         outputs: config.output.into_iter().map(output).collect::<Result<_>>()?,
+        input_reshapes,
+        output_reshapes,
         policy: config.version_policy.map(policy).transpose()?.flatten(),
         label_files,
         parameters: config.parameters.into_iter().map(|(key, value)| (key, value.string_value)).collect(),
@@ -113,15 +118,12 @@ fn refuse(config: &ModelConfig) -> Result<()> {
     }
     let stateful = matches!(config.scheduling_choice, Some(SchedulingChoice::SequenceBatching(_)));
     let decoupled = config.model_transaction_policy.as_ref().is_some_and(|policy| policy.decoupled);
-    let reshaped = config.input.iter().any(|input| input.reshape.is_some())
-        || config.output.iter().any(|output| output.reshape.is_some());
     let agents = config.model_repository_agents.as_ref().is_some_and(|agents| !agents.agents.is_empty());
     let libraries =
         config.model_operations.as_ref().is_some_and(|operations| !operations.op_library_filename.is_empty());
     for (asked, field) in [
         (stateful, "sequence_batching"),
         (decoupled, "model_transaction_policy.decoupled"),
-        (reshaped, "reshape"),
         (config.input.iter().any(|input| input.allow_ragged_batch), "allow_ragged_batch"),
         (config.input.iter().any(|input| input.is_shape_tensor), "is_shape_tensor"),
         (!config.batch_input.is_empty(), "batch_input"),
@@ -240,8 +242,41 @@ fn tensor(kind: wire::DataType, name: String, dims: &[i64], batched: bool) -> Re
         other => other.as_str_name().trim_start_matches("TYPE_"),
     };
     // Without dimensions they are the file's.
-    let shape = if batched && !dims.is_empty() { [&[-1], dims].concat() } else { dims.to_vec() };
+    let shape = if dims.is_empty() { Vec::new() } else { with_batch(dims, batched) };
     Ok(Io { name, datatype: datatype.to_owned(), shape, any_rank: false })
+}
+
+fn with_batch(dims: &[i64], batched: bool) -> Vec<i64> {
+    if batched { [&[-1], dims].concat() } else { dims.to_vec() }
+}
+
+/// The model's own shapes of those tensors that clients know in another shape, by name.
+fn reshapes<'a>(
+    tensors: impl Iterator<Item = (&'a String, &'a Vec<i64>, &'a Option<wire::ModelTensorReshape>)>,
+    batched: bool,
+) -> Result<BTreeMap<String, Vec<i64>>> {
+    let reshaped = tensors.filter_map(|(name, dims, reshape)| Some((name, dims, &reshape.as_ref()?.shape)));
+    let one = |(name, dims, shape): (&String, &Vec<i64>, &Vec<i64>)| {
+        // As many elements, whatever the dimensions that vary come to.
+        let elements = |dims: &[i64]| {
+            let varying = dims.iter().filter(|&&dim| dim == -1).count();
+            let fixed = dims
+                .iter()
+                .filter(|&&dim| dim != -1)
+                .try_fold(1i64, |product, &dim| (dim > 0).then(|| product.checked_mul(dim)).flatten());
+            fixed.map(|fixed| (varying, fixed))
+        };
+        match (elements(dims), elements(shape)) {
+            (Some(outside), Some(inside)) if !dims.is_empty() && outside == inside => {
+                Ok((name.clone(), with_batch(shape, batched)))
+            }
+            _ => Err(Error::invalid(format!(
+                "'{name}' has dims {dims:?} and is reshaped to {shape:?}; both need the same number of elements, and as \
+                 many dimensions of -1"
+            ))),
+        }
+    };
+    reshaped.map(one).collect()
 }
 
 #[cfg(test)]
@@ -282,6 +317,11 @@ mod tests {
         assert_eq!((&declared.inputs[0].shape[..], &declared.outputs[0].datatype[..]), (&[-1, 3, -1][..], "BYTES"));
         assert_eq!(declared.policy, Some(VersionPolicy::Specific(vec![1, 3])));
         assert_eq!((&declared.label_files["y"][..], &declared.parameters["k"][..]), ("labels.txt", "v"));
+        let text = r#"
+            max_batch_size: 4 input { name: "x" dims: 1 reshape { } } output { name: "y" dims: [ -1, 6 ] reshape { shape: [ 2, -1, 3 ] } }"#;
+        let declared = read("m", text).unwrap().declared.unwrap();
+        assert_eq!((&declared.inputs[0].shape[..], &declared.input_reshapes["x"][..]), (&[-1, 1][..], &[-1][..]));
+        assert_eq!(declared.output_reshapes["y"], [-1, 2, -1, 3]);
         let json = r#"{"max_batch_size": 16, "version_policy": {"latest": {"num_versions": 2}}}"#;
         let declared = read_json("m", json).unwrap().declared.unwrap();
         assert_eq!((declared.max_batch_size, declared.policy), (Some(16), Some(VersionPolicy::Latest(2))));
@@ -316,7 +356,10 @@ mod tests {
                 "sequence_batching",
             ),
             ("model_transaction_policy { decoupled: true }", ErrorKind::Unsupported, "decoupled"),
-            ("input { name: \"x\" reshape { shape: [ 1 ] } }", ErrorKind::Unsupported, "reshape"),
+            ("input { name: \"x\" reshape { shape: [ 1 ] } }", ErrorKind::InvalidInput, "reshaped to [1]"),
+            ("input { name: \"x\" dims: [ 2, 3 ] reshape { shape: 5 } }", ErrorKind::InvalidInput, "reshaped to [5]"),
+            ("input { name: \"x\" dims: [ 2, -1 ] reshape { shape: 2 } }", ErrorKind::InvalidInput, "reshaped to [2]"),
+            ("output { name: \"y\" dims: 1 reshape { shape: [ -1, 0 ] } }", ErrorKind::InvalidInput, "reshaped to"),
             ("input { name: \"x\" allow_ragged_batch: true }", ErrorKind::Unsupported, "allow_ragged_batch"),
             ("max_batch_size: -1", ErrorKind::InvalidInput, "max_batch_size"),
             ("max_batch_size: 2 dynamic_batching { preferred_batch_size: 4 }", ErrorKind::InvalidInput, "preferred"),

@@ -5,22 +5,25 @@
 //! always is a pack.
 
 mod cache;
-mod config;
+pub(crate) mod config;
 mod layout;
 mod listing;
 mod onnx_folder;
+mod prune;
 mod settings;
-mod text;
+pub(crate) mod text;
 mod tfs;
 mod triton;
 
 pub use cache::PackCache;
 pub use layout::Layout;
 pub use listing::{Listed, Listing, Source, Version, VersionPolicy};
+pub use prune::Pruned;
 pub use settings::{Declared, Settings};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{Error, Result, Runtimes};
 
@@ -118,6 +121,29 @@ impl Repository {
             self.at_hand(name, version, found)
         });
         wanted.into_iter().map(|(name, version)| (name.clone(), version)).zip(manifests).collect()
+    }
+
+    /// How often [`upkeep`](Self::upkeep) is due; never where there is no cache of packs.
+    pub fn upkeep_every(&self) -> Option<Duration> {
+        self.cache.as_ref().map(|_| prune::MARK_EVERY)
+    }
+
+    /// Keeps what this repository names and what `served` models are made of in the cache of packs, and removes what no
+    /// repository has named for long.
+    ///
+    /// # Errors
+    /// When the repository or the cache cannot be read or written; nothing that is in use is gone then.
+    pub fn upkeep(&self, served: &[Arc<Manifest>]) -> Result<Pruned> {
+        let Some(cache) = &self.cache else { return Ok(Pruned::default()) };
+        let listing = self.list()?;
+        let versions =
+            listing.iter().flat_map(|(name, listed)| listed.versions.iter().map(move |version| (name, version)));
+        let keys = versions.filter_map(|(name, (&version, found))| match &found.source {
+            Source::File { path, stamp } => Some(Key { name, version, file: path, stamp }),
+            _ => None,
+        });
+        cache.mark(&keys.collect::<Vec<_>>(), served)?;
+        cache.prune()
     }
 
     /// The manifest of `version` of `name`; packs the file when it was not packed yet, which takes as long as it takes.

@@ -30,6 +30,11 @@ pub struct Declared {
     pub inputs: Vec<Io>,
     /// Outputs, likewise.
     pub outputs: Vec<Io>,
+    /// The shapes that the model itself has of inputs that come in another shape, by name, with the dimension of the batch
+    /// where there is one.
+    pub input_reshapes: BTreeMap<String, Vec<i64>>,
+    /// The same of outputs that go out in another shape.
+    pub output_reshapes: BTreeMap<String, Vec<i64>>,
     /// Which versions are served, when it says so.
     pub policy: Option<VersionPolicy>,
     /// Files of class names, by output.
@@ -69,15 +74,26 @@ impl Settings {
         }
         for want in &declared.inputs {
             let io = find("input", &mut manifest.inputs, want)?;
-            io.shape = checked("input", io, want, Compare::WhereKnown)?;
+            let reshape = declared.input_reshapes.get(&want.name);
+            let shape = checked("input", io, &of_the_model(want, reshape), Compare::WhereKnown)?;
+            io.shape = reshape.map_or(shape, |_| want.shape.clone());
             io.any_rank &= want.shape.is_empty();
         }
         for want in &declared.outputs {
             let io = find("output", &mut manifest.outputs, want)?;
-            checked("output", io, want, Compare::Exactly)?;
+            let reshape = declared.output_reshapes.get(&want.name);
+            checked("output", io, &of_the_model(want, reshape), Compare::Exactly)?;
+            if reshape.is_some() {
+                (io.shape, io.any_rank) = (want.shape.clone(), false);
+            }
         }
         Ok(())
     }
+}
+
+/// The tensor `want` as the model itself has it.
+fn of_the_model(want: &Io, reshape: Option<&Vec<i64>>) -> Io {
+    Io { shape: reshape.unwrap_or(&want.shape).clone(), ..want.clone() }
 }
 
 /// How dimensions are held against each other: Triton's runtime for ONNX lets the configuration say more of an input than
@@ -164,10 +180,22 @@ mod tests {
             ("no batch in the file", &[1, 4], Some(8), None, None, Err("max_batch_size")),
             ("an output", &[-1, 4], Some(8), None, Some(io("y", "INT64", &[-1, 3])), Ok(&[-1, 4])),
             ("an output that says more", &[-1, 4], Some(8), None, Some(io("y", "INT64", &[2, 3])), Err("output 'y'")),
+            ("an input in another shape", &[-1, 4], Some(8), Some(io("x", "FP32", &[-1, 1, 4])), None, Ok(&[-1, 1, 4])),
+            ("another than the file's", &[-1, 5], Some(8), Some(io("x", "FP32", &[-1, 1, 4])), None, Err("[-1, 4]")),
+            ("an output in another shape", &[-1, 4], Some(8), None, Some(io("y", "INT64", &[-1, 3, 1])), Ok(&[-1, 4])),
             ("an output that is none", &[-1, 4], Some(8), None, Some(io("w", "INT64", &[-1, 3])), Err("'w'")),
         ] {
+            // A dimension of 1 is one that the model itself does not have.
+            let reshapes = |io: &Option<Io>| {
+                let reshaped = io.iter().filter(|io| io.shape == [-1, 1, 4] || io.shape == [-1, 3, 1]);
+                reshaped
+                    .map(|io| (io.name.clone(), io.shape.iter().copied().filter(|&dim| dim != 1).collect()))
+                    .collect()
+            };
             let declared = Declared {
                 max_batch_size: batch,
+                input_reshapes: reshapes(&input),
+                output_reshapes: reshapes(&output),
                 inputs: input.into_iter().collect(),
                 outputs: output.into_iter().collect(),
                 ..Declared::default()

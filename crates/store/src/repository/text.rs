@@ -25,7 +25,7 @@ pub(super) fn model_config(text: &str) -> Result<proto::inference::ModelConfig> 
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the field or the word that is wrong.
-pub(super) fn server_config(text: &str) -> Result<ModelServerConfig> {
+pub(crate) fn server_config(text: &str) -> Result<ModelServerConfig> {
     from_text("tensorflow.serving.ModelServerConfig", text)
 }
 

@@ -44,7 +44,7 @@ const GRAPH_BYTES_MAX: u64 = 1 << 31;
 /// The program of a SavedModel: which signature is served. Its files are in the manifest's list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Description {
+pub(crate) struct Description {
     /// The signature's name.
     signature: String,
     tags: Vec<String>,
@@ -142,7 +142,7 @@ fn batch_max(runtimes: &Runtimes, session: &dyn Session) -> Result<u64> {
 }
 
 /// Which signature of the SavedModel in `files` is served, and what is to be said of it. Runs nothing.
-fn describe(files: &[(String, Bytes)]) -> Result<(Description, Vec<String>)> {
+pub(crate) fn describe(files: &[(String, Bytes)]) -> Result<(Description, Vec<String>)> {
     let graph = files.iter().find(|(name, _)| name == FILE).map(|(_, bytes)| bytes.clone());
     let graph = graph.ok_or_else(|| Error::invalid(format!("there is no {FILE}; give the folder that holds one")))?;
     if graph.len() as u64 >= GRAPH_BYTES_MAX {

@@ -47,11 +47,30 @@ const HELD_FILES_MAX: usize = 256;
 /// read: then nothing is removed.
 pub fn collect(store: &Store, grace: Duration, dry_run: bool) -> Result<Collected> {
     let now = now(store)?;
-    let too_young = |modified: SystemTime| now.checked_sub(grace).is_none_or(|cutoff| modified >= cutoff);
     let mut needed = HashSet::new();
     for manifest in readable(store)? {
         needed.extend(manifest.content()?);
     }
+    let collected = unneeded(store, &needed, (now, grace), dry_run)?;
+    if !dry_run {
+        let _held = store.lock(Hold::Alone)?;
+        for name in store.names()? {
+            // Only an empty one goes.
+            let _ = std::fs::remove_dir(store.root().join("models").join(name));
+        }
+    }
+    Ok(collected)
+}
+
+/// As [`collect`], of a store whose manifests are elsewhere: they name `needed`, and were read after `now`, which
+/// [`now`] told.
+pub(crate) fn unneeded(
+    store: &Store,
+    needed: &HashSet<PathBuf>,
+    (now, grace): (SystemTime, Duration),
+    dry_run: bool,
+) -> Result<Collected> {
+    let too_young = |modified: SystemTime| now.checked_sub(grace).is_none_or(|cutoff| modified >= cutoff);
     let mut found = Collected::default();
     for path in candidates(store)?.into_iter().filter(|path| !needed.contains(path)) {
         let Some((bytes, modified)) = look(&store.root().join(&path))? else { continue };
@@ -81,17 +100,12 @@ pub fn collect(store: &Store, grace: Duration, dry_run: bool) -> Result<Collecte
             }
         }
     }
-    let _held = store.lock(Hold::Alone)?;
-    for name in store.names()? {
-        // Only an empty one goes.
-        let _ = std::fs::remove_dir(store.root().join("models").join(name));
-    }
     Ok(Collected { files: gone, young: found.young })
 }
 
 /// The time by the clock that files are stamped with, which may be another machine's; taken while no packer is between
 /// its marks and its manifest, so that whoever marked earlier has a manifest that is seen.
-fn now(store: &Store) -> Result<SystemTime> {
+pub(crate) fn now(store: &Store) -> Result<SystemTime> {
     let _held = store.lock(Hold::Alone)?;
     let stamp = tempfile::Builder::new().prefix(PART).tempfile_in(store.root());
     let time = stamp.and_then(|stamp| stamp.as_file().metadata()?.modified());

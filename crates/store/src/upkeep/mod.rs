@@ -5,7 +5,7 @@
 //! used within its grace period.
 
 mod compact;
-mod gc;
+pub(crate) mod gc;
 mod remove;
 #[cfg(test)]
 pub(crate) mod tests;
