@@ -189,6 +189,36 @@ class Triton(Repositories):
             given = tritonclient.http.InferInput("x", [1, 3], "FP32").set_data_from_numpy(X[:1])
             self.assertTrue(http.infer("full", [given], outputs=[wanted]).as_numpy("y")[0, 0].endswith(b":2:cat"))
 
+    def test_a_batch_larger_than_the_configuration_allows_is_refused(self):
+        self.fill()
+        with self.served() as server:
+            for module, client in self.clients(server):
+                for name, rows, taken in (("full", 8, True), ("full", 9, False), ("plain", 9, True)):
+                    with self.subTest(module.__name__, name=name, rows=rows):
+                        given = module.InferInput("x", [rows, 3], "FP32").set_data_from_numpy(np.ones((rows, 3), np.float32))
+                        if taken:
+                            self.assertEqual(client.infer(name, [given]).as_numpy("y").shape, (rows, 3))
+                            continue
+                        with self.assertRaises(InferenceServerException) as refused:
+                            client.infer(name, [given])
+                        self.assertIn("batch of 9, and the max_batch_size of model 'full' is 8", refused.exception.message())
+                        self.assertIn(refused.exception.status(), ("400", "StatusCode.INVALID_ARGUMENT"))
+
+    def test_a_tensor_may_have_another_shape_for_clients(self):
+        put(self.root / "reshaped" / "1" / "model.onnx", 3)
+        self.config("reshaped", """
+            max_batch_size: 8
+            input [ { name: "x" data_type: TYPE_FP32 dims: [ 3, 1 ] reshape { shape: [ 3 ] } } ]
+            output [ { name: "y" data_type: TYPE_FP32 dims: [ 1, 3, 1 ] reshape { shape: [ 3 ] } } ]""")
+        with self.served() as server:
+            for module, client in self.clients(server):
+                with self.subTest(module.__name__):
+                    given = module.InferInput("x", [2, 3, 1], "FP32").set_data_from_numpy(X.reshape(2, 3, 1))
+                    answer = client.infer("reshaped", [given]).as_numpy("y")
+                    np.testing.assert_array_equal(answer, (X * 3).reshape(2, 1, 3, 1))
+                    given = module.InferInput("x", [2, 3], "FP32").set_data_from_numpy(X)
+                    self.assertIn("[-1, 3, 1]", refusal(client.infer, "reshaped", [given]))
+
     def test_a_start_over_an_unchanged_repository_packs_nothing(self):
         put(self.root / "plain" / "1" / "model.onnx", 2)
         with self.served() as server:

@@ -76,7 +76,7 @@ impl Place<'_> {
         if let Layout::Packs(store) = layout {
             return Ok(store.into());
         }
-        Ok(Repository::new(layout, self.cache()?, packer))
+        Ok(Repository::new(layout, self.cache()?.at_most(self.cache_bytes_max), packer))
     }
 
     /// That the place can be one, as far as can be told without a runtime and without asking anybody else.

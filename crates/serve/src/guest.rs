@@ -1,9 +1,12 @@
 //! Guests on lanes: the network's threads. What is over sooner than a lane could be woken for it, the thread that brought
 //! it runs by itself, on a lane that sleeps and is lent to it, when it has read all that there was to read. So a request
 //! to a small model changes no thread on its way, and no more is computed at a time than there are lanes.
+//!
+//! A guest who brought more than the queues hold takes a breath before it reads on, for as long as the lanes do not notice:
+//! what comes meanwhile is then read, and refused, together, instead of taking a lane's core away for each.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{Scheduler, lane};
 
@@ -16,6 +19,8 @@ thread_local! {
 struct Guest {
     number: usize,
     brought: bool,
+    /// For how long it leaves the network alone, because of what was refused.
+    breath: Duration,
 }
 
 /// The guest that the calling thread is, if it is one: it brings a request, and will [look](Scheduler::look) for it.
@@ -25,19 +30,30 @@ pub(crate) fn brings() -> Option<usize> {
     Some(guest.number)
 }
 
+/// What the calling thread brought was refused; if it is a guest, it will leave the network alone for this long.
+pub(crate) fn will_breathe(breath: Duration) {
+    if let Some(guest) = GUEST.get() {
+        GUEST.set(Some(Guest { breath, ..guest }));
+    }
+}
+
 impl Scheduler {
     /// Makes the calling thread a guest, who promises to [look](Self::look) for what it brought before it sleeps and
     /// before it does anything that takes long.
     pub(crate) fn welcome(&self) {
         let number = self.lock().sleepers.welcome();
-        GUEST.set(Some(Guest { number, brought: false }));
+        GUEST.set(Some(Guest { number, brought: false, breath: Duration::ZERO }));
     }
 
-    /// Runs what is brief, if the calling thread is a guest and brought anything since it last looked.
+    /// Runs what is brief, if the calling thread is a guest and brought anything since it last looked, and takes a breath if
+    /// some of it was refused.
     pub(crate) fn look(&self) {
-        let Some(Guest { number, brought: true }) = GUEST.get() else { return };
-        GUEST.set(Some(Guest { number, brought: false }));
-        while self.run_brief(number) {}
+        let Some(Guest { number, brought, breath }) = GUEST.get() else { return };
+        GUEST.set(Some(Guest { number, brought: false, breath: Duration::ZERO }));
+        while brought && self.run_brief(number) {}
+        if !breath.is_zero() {
+            std::thread::sleep(breath);
+        }
     }
 
     /// Whether there was something brief and a lane to run it on.

@@ -98,6 +98,21 @@ pub(crate) fn inputs_in_order(signature: &Signature, inputs: Vec<(String, Tensor
         .collect()
 }
 
+/// Checks that none of `inputs`, of a request for the model called `model`, has more than `items_max` items.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming both numbers.
+pub(crate) fn check_items(model: &str, inputs: &[Tensor], items_max: Option<u64>) -> Result<()> {
+    let Some(most) = items_max else { return Ok(()) };
+    let items = inputs.iter().filter_map(|input| input.shape().first().copied()).max().unwrap_or(0);
+    if items as u64 <= most {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the request has a batch of {items}, and the max_batch_size of model '{model}' is {most}; send it in parts"
+    )))
+}
+
 /// The indices in `signature` of the outputs called `names`; of all of them when there are no names.
 ///
 /// # Errors
@@ -119,4 +134,61 @@ pub(crate) fn output_indices(signature: &Signature, names: &[String]) -> Result<
 fn names_of(specs: &[TensorSpec]) -> String {
     let names: Vec<_> = specs.iter().map(|spec| format!("'{}'", spec.name)).collect();
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::ErrorKind;
+    use serde_json::json;
+    use store::Serving;
+    use store::repository::{Declared, Settings};
+
+    use super::*;
+    use crate::Model;
+
+    /// Whether a request of so many `items` is taken, of a model that was `seen` to batch so many, is `set` to batch so many,
+    /// and is `declared` to take so many.
+    #[track_caller]
+    fn check(items: &[usize], (seen, set, declared): (u64, Option<u64>, Option<u64>), taken: bool) {
+        let manifest = serde_json::from_value(json!({
+            "format": 1, "name": "m", "version": 1, "source": {"format": "onnx", "hash": "", "bytes": 0},
+            "program": {"hash": "", "kind": "lifted", "target": "portable"},
+            "inputs": [], "outputs": [], "max_batch_size": seen,
+        }))
+        .unwrap();
+        let settings = Settings {
+            serving: Serving { max_batch_size: set, ..Serving::default() },
+            declared: declared.map(|size| Declared { max_batch_size: Some(size), ..Declared::default() }),
+            ..Settings::default()
+        };
+        let model = Model::unloaded(1, manifest, settings.into()).unwrap();
+        let input = |&items: &usize| Tensor::from_f32(vec![items, 1], vec![0.0; items]).unwrap();
+        let inputs: Vec<Tensor> = items.iter().map(input).collect();
+        match check_items("m", &inputs, model.request_items_max()) {
+            Ok(()) => assert!(taken),
+            Err(error) => {
+                assert!(!taken && error.kind == ErrorKind::InvalidInput, "{error}");
+                assert!(error.message.contains("batch of 9") && error.message.contains("'m' is 8"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_brings_no_more_items_than_somebody_set() {
+        for (items, sizes, taken) in [
+            (&[8][..], (32, Some(8), Some(8)), true),
+            (&[9], (32, Some(8), Some(8)), false),
+            (&[1, 9], (32, Some(8), Some(8)), false),
+            // The items of its batches are not apart, and its configuration says that they are batches.
+            (&[9], (0, Some(8), Some(8)), false),
+            (&[9], (8, None, None), true),
+            (&[9], (32, Some(8), None), true),
+            (&[9], (32, Some(0), Some(0)), true),
+            (&[], (32, Some(8), Some(8)), true),
+        ] {
+            check(items, sizes, taken);
+        }
+        let scalar = Tensor::from_f32(Vec::new(), vec![1.0]).unwrap();
+        check_items("m", &[scalar], Some(1)).unwrap();
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use engine::{Error, Result, Tensor, cpu};
 use rustix::process::{Pid, setpriority_process};
+use store::repository::Pruned;
 
 use crate::batch::{join, split};
 use crate::job::Job;
@@ -86,7 +87,7 @@ impl Lane<'_> {
         let tensors = self.compute(&job.inputs, &job.outputs)?;
         let times = RunTimes { infer: begun.elapsed(), ..RunTimes::default() };
         self.ran(1, job.items(), job.length, times);
-        Ok(self.response(job, tensors, clock.elapsed()))
+        self.response(job, tensors, clock.elapsed())
     }
 
     fn together(&self, jobs: &[Job]) -> Result<Vec<InferResponse>> {
@@ -112,7 +113,7 @@ impl Lane<'_> {
         let answers = jobs
             .iter()
             .map(|job| self.response(job, parts.iter_mut().filter_map(Iterator::next).collect(), cpu_each))
-            .collect();
+            .collect::<Result<_>>()?;
         let times = RunTimes { input: joined - begun, infer: computed - joined, output: computed.elapsed() };
         let longest = jobs.iter().map(|job| job.length).max().flatten();
         self.ran(jobs.len(), items.iter().sum(), longest, times);
@@ -135,15 +136,17 @@ impl Lane<'_> {
         }
     }
 
-    fn response(&self, job: &Job, tensors: Vec<Tensor>, compute_cpu: Duration) -> InferResponse {
-        let manifest = self.model.manifest();
-        let names = job.outputs.iter().map(|&index| self.model.signature().outputs[index].name.clone());
-        InferResponse {
+    fn response(&self, job: &Job, tensors: Vec<Tensor>, compute_cpu: Duration) -> Result<InferResponse> {
+        let (manifest, specs) = (self.model.manifest(), &self.model.signature().outputs);
+        let output = |(&index, tensor): (&usize, Tensor)| {
+            Ok((specs[index].name.clone(), self.model.reshapes().given(index, tensor)?))
+        };
+        Ok(InferResponse {
             model: manifest.name.clone(),
             version: manifest.version,
-            outputs: names.zip(tensors).collect(),
+            outputs: job.outputs.iter().zip(tensors).map(output).collect::<Result<_>>()?,
             timing: Timing { queue: queued(job, self.started), compute: self.started.elapsed(), compute_cpu },
-        }
+        })
     }
 }
 
@@ -176,14 +179,29 @@ pub(crate) fn poll(scheduler: &Scheduler, interval: Duration) {
     }
 }
 
-/// The life of the packer: it packs what has to be before it can be served, until nothing is left.
+/// The life of the packer: it packs what has to be before it can be served, until nothing is left, and then looks after the
+/// cache of packs, where there is one.
 pub(crate) fn settle(scheduler: &Scheduler) {
     step_back();
-    let models = scheduler.residency().unsettled();
-    tracing::info!(models, "packing what the repository holds; each model is served when it is packed");
-    while !scheduler.is_leaving() && scheduler.residency().settle_next() {}
-    if scheduler.residency().is_settled() {
-        tracing::info!("every model is served or refused");
+    let residency = scheduler.residency();
+    let models = residency.unsettled();
+    if models > 0 {
+        tracing::info!(models, "packing what the repository holds; each model is served when it is packed");
+        while !scheduler.is_leaving() && residency.settle_next() {}
+        if residency.is_settled() {
+            tracing::info!("every model is served or refused");
+        }
+    }
+    let Some(every) = residency.upkeep_every() else { return };
+    while !scheduler.is_leaving() {
+        match residency.upkeep() {
+            Ok(Pruned { packs: 0, bytes: 0 }) => {}
+            Ok(Pruned { packs, bytes }) => tracing::info!(packs, bytes, "packs went that no repository names"),
+            Err(error) => tracing::warn!(%error, "the cache of packs is not looked after"),
+        }
+        if !scheduler.sleep(every) {
+            return;
+        }
     }
 }
 

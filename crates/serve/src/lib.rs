@@ -42,6 +42,7 @@ pub use desk::{Answers, Ask};
 mod lane;
 mod reply;
 pub use reply::Reply;
+mod reshape;
 mod scheduler;
 pub use scheduler::Scheduler;
 
@@ -67,6 +68,7 @@ pub mod admin;
 pub mod grpc;
 pub mod http;
 pub mod manage;
+pub mod untrusted;
 pub use manage::{LogLevels, LogSwitch, Management};
 
 #[cfg(test)]

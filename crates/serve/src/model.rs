@@ -15,6 +15,7 @@ use store::{LatencyClass, Manifest, Serving};
 use crate::costs::Costs;
 use crate::hold::Arrivals;
 use crate::lengths::Lengths;
+use crate::reshape::Reshapes;
 use crate::residency::{AtHand, Files, Program, Ready, Slot, Traffic};
 use crate::stats::{Recorder, Statistics};
 
@@ -27,6 +28,8 @@ pub struct Model {
     id: u64,
     manifest: Arc<Manifest>,
     signature: Signature,
+    /// Of its repository's making; nothing in most models.
+    reshapes: Reshapes,
     /// What its repository says about it.
     settings: Arc<Settings>,
     /// Where what it is made of is.
@@ -54,8 +57,10 @@ impl Model {
     /// The model of `manifest`, cold.
     pub(crate) fn unloaded(id: u64, manifest: Manifest, settings: Arc<Settings>) -> Result<Self> {
         let signature = manifest.signature()?;
+        let reshapes = settings.declared.as_ref().map(|declared| Reshapes::of(declared, &signature));
         Ok(Self {
             id,
+            reshapes: reshapes.unwrap_or_default(),
             manifest: Arc::new(manifest),
             signature,
             settings,
@@ -84,6 +89,11 @@ impl Model {
     /// What it takes and gives, under the names that clients use.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// Which of its tensors clients know in another shape.
+    pub(crate) fn reshapes(&self) -> &Reshapes {
+        &self.reshapes
     }
 
     /// How its requests are queued and put together, where its repository says so.
@@ -117,6 +127,12 @@ impl Model {
     pub fn max_batch_size(&self) -> u64 {
         let seen = self.manifest.max_batch_size;
         self.settings.serving.max_batch_size.map_or(seen, |wanted| wanted.min(seen))
+    }
+
+    /// The most items that one request may bring, where its configuration says so. What was only found out, and what only
+    /// bounds the batches that are made here, is no limit.
+    pub(crate) fn request_items_max(&self) -> Option<u64> {
+        self.declared()?.max_batch_size.filter(|&items| items > 0)
     }
 
     /// What it has done since it was loaded.

@@ -161,6 +161,13 @@ impl Queues {
         })
     }
 
+    /// How long whoever brought a job of `model` that was refused may leave the network alone; not at all while a lane has
+    /// nothing to do.
+    pub(crate) fn breath(&self, model: &Model) -> Option<Duration> {
+        let queue = self.queues.get(&model.id()).filter(|_| self.idle() == 0)?;
+        queue.breath(self.lanes)
+    }
+
     /// Jobs that left a full queue because nobody waits for them any more, each with the reason; once.
     pub(crate) fn swept(&mut self) -> Vec<(Job, Error)> {
         std::mem::take(&mut self.swept)

@@ -45,6 +45,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use engine::memory::{self, Usage};
 use engine::{Engine, Error, ErrorKind, Result};
+use store::repository::Pruned;
 use store::{Repository, Serving};
 
 use crate::catalog::{self, Catalog, Control, IndexEntry};
@@ -215,6 +216,20 @@ impl Residency {
     /// Whether every version that was there at the start is served or refused.
     pub fn is_settled(&self) -> bool {
         self.unsettled.load(Ordering::Acquire) == 0
+    }
+
+    /// How often [`upkeep`](Self::upkeep) is due, where it ever is.
+    pub(crate) fn upkeep_every(&self) -> Option<Duration> {
+        self.repository.upkeep_every()
+    }
+
+    /// Looks after the cache of packs.
+    ///
+    /// # Errors
+    /// As [`Repository::upkeep`].
+    pub(crate) fn upkeep(&self) -> Result<Pruned> {
+        let served: Vec<_> = self.models().iter().map(|model| Arc::clone(model.manifest())).collect();
+        self.repository.upkeep(&served)
     }
 
     /// Every version of every model that is served, by name and then version.

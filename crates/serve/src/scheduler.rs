@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::changes::Changes;
 use crate::desk::Desk;
-use crate::infer::{inputs_in_order, output_indices};
+use crate::infer::{check_items, inputs_in_order, output_indices};
 use crate::job::Job;
 use crate::model::Model;
 use crate::padding;
@@ -114,12 +114,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Packs what waits for it, on a thread of its own with a low priority, and serves each model as it is packed.
+    /// Packs what waits for it, on a thread of its own with a low priority, serves each model as it is packed, and looks after
+    /// the cache of packs.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
     pub fn settle(self: &Arc<Self>) -> Result<()> {
-        if self.residency.is_settled() {
+        if self.residency.is_settled() && self.residency.upkeep_every().is_none() {
             return Ok(());
         }
         let scheduler = Arc::clone(self);
@@ -192,6 +193,8 @@ impl Scheduler {
     pub(crate) fn try_submit(&self, request: InferRequest, reply: Box<dyn Reply>) -> Result<()> {
         let model = self.residency.model(&request.model, request.version)?;
         let inputs = inputs_in_order(model.signature(), request.inputs)?;
+        check_items(&request.model, &inputs, model.request_items_max())?;
+        let inputs = model.reshapes().taken(inputs)?;
         let outputs = output_indices(model.signature(), &request.outputs)?;
         let (priority, deadline) = (request.priority, request.deadline);
         model.traffic().asked();
@@ -208,10 +211,16 @@ impl Scheduler {
             held: request.origin.held,
         };
         let (now, cost) = (job.submitted, job.model.costs().curve().reckoned(job.items() as u64));
+        let model = Arc::clone(&job.model);
         let (wake, lane, swept) = {
             let mut queues = self.lock();
             let wake = queues.push(job);
             let lane = if wake == Ok(Wake::Lane) { queues.sleepers.arrived(now, cost, guest::brings()) } else { None };
+            if wake.is_err()
+                && let Some(breath) = queues.breath(&model)
+            {
+                guest::will_breathe(breath);
+            }
             (wake, lane, queues.swept())
         };
         for (job, why) in swept {

@@ -17,6 +17,10 @@ use crate::{QueueLimits, batch, hold};
 const SWEPT_PER_REFUSAL: usize = 256;
 /// A client is told to come back after this at the earliest, and at the latest.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A breath at the least and at the most: waking up takes as long as the first, and a client hardly notices the second.
+const BREATH: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(1));
+/// A full queue is work for as many breaths, so that it never runs empty in one.
+const BREATHS: u32 = 8;
 /// Held back, a request with a deadline keeps so many times its batch's expected cost.
 const DEADLINE_RESERVE: f64 = 1.5;
 /// So many requests in line are looked at for those nearest in length, so that a long line costs no more.
@@ -102,7 +106,7 @@ impl Queue {
     /// for nothing else, than anybody may wait.
     pub(crate) fn refusal(&self, limits: &QueueLimits, lanes: usize) -> Option<Error> {
         let QueueLimits { capacity, time_limit } = limits.of(&self.model);
-        let work = self.model.costs().curve().item().map(|item| item.mul_f64(self.items as f64 / lanes.max(1) as f64));
+        let work = self.work(lanes);
         let (name, waiting) = (&self.model.manifest().name, self.jobs.len());
         let why = if waiting >= capacity {
             format!("the queue of model '{name}' is full ({waiting} waiting); try again soon")
@@ -117,6 +121,18 @@ impl Queue {
         };
         let retry_after = work.map(|work| work.clamp(RETRY_AFTER.0, RETRY_AFTER.1));
         Some(Error { retry_after, ..Error::new(ErrorKind::Exhausted, why) })
+    }
+
+    /// For how long `lanes` are busy with what waits, if nothing else does; `None` while nothing is known of the costs.
+    fn work(&self, lanes: usize) -> Option<Duration> {
+        let item = self.model.costs().curve().item()?;
+        Some(item.mul_f64(self.items as f64 / lanes.max(1) as f64))
+    }
+
+    /// For how long `lanes` do not notice that nobody brings them anything.
+    pub(crate) fn breath(&self, lanes: usize) -> Option<Duration> {
+        let breath = (self.work(lanes)? / BREATHS).min(BREATH.1);
+        (breath >= BREATH.0).then_some(breath)
     }
 
     /// Takes out what should not run any more at `now`, with the reason. Called for each request that would be refused;

@@ -93,7 +93,8 @@ settings! {
     /// When not given, `packhorse-stores` in `$XDG_CACHE_HOME` or `~/.cache`.
     cache: Option<String> = "";
     /// How many bytes `cache` may take; what was not used for long and is cheap to have back gives way. `auto` is nine tenths
-    /// of what is free on its disk, and of what it has already.
+    /// of what is free on its disk, and of what it has already. It holds for `pack-cache` as well, whose packs stay as long
+    /// as a server that runs names them.
     cache_bytes_max: Disk = "auto";
     /// Where REST is served; port 0 takes a free one, and the addresses are printed as one JSON line.
     http: SocketAddr = "127.0.0.1:8080";

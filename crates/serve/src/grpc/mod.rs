@@ -15,6 +15,7 @@ mod stream;
 mod tfs;
 mod unary;
 mod unserved;
+pub(crate) mod untrusted;
 
 use std::future::Future;
 use std::sync::Arc;

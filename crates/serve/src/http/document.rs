@@ -1,4 +1,5 @@
-//! The JSON part of an inference request, as it is on the wire. Nothing of it is interpreted here; `data` stays text.
+//! The JSON part of an inference request, as it is on the wire. Nothing of it is interpreted here; `data` stays text, and
+//! where it is long it is not even parsed.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,6 +8,8 @@ use engine::Error;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::thin::{Span, Thinned, thin};
 
 /// More dimensions than any runtime takes.
 const DIMENSIONS_MAX: usize = 64;
@@ -40,7 +43,17 @@ pub(super) struct Input<'a> {
     pub(super) datatype: Option<String>,
     pub(super) shape: Option<Shape>,
     pub(super) parameters: Option<InputParameters<'a>>,
-    pub(super) data: Option<&'a RawValue>,
+    pub(super) data: Option<Data<'a>>,
+}
+
+/// The text of an input's elements: a JSON value, or what looks like a list of numbers and may be none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Data<'a>(pub(super) &'a str);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Data<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(deserializer).map(|raw| Self(raw.get()))
+    }
 }
 
 /// An input's parameters.
@@ -82,6 +95,13 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
+/// Where a text is rewritten before it is parsed.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    thinned: String,
+    words: String,
+}
+
 /// Reads `text`, which must be one JSON object and nothing after it; `scratch` is written to where the text has to be
 /// rewritten for it.
 ///
@@ -90,15 +110,36 @@ impl<'de> Deserialize<'de> for Shape {
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput), with the line and column of what is wrong.
-pub(super) fn parse<'a>(text: &'a str, scratch: &'a mut String, tensors_max: usize) -> engine::Result<Document<'a>> {
+pub(super) fn parse<'a>(text: &'a str, scratch: &'a mut Scratch, tensors_max: usize) -> engine::Result<Document<'a>> {
+    if let Some(Thinned { text: thinned, spans }) = thin(text) {
+        scratch.thinned = thinned;
+        if let Some(document) = with_spans(&scratch.thinned, spans, tensors_max) {
+            return Ok(document);
+        }
+    }
     match strict(text, tensors_max) {
         Err(error) if error.is_syntax() && WORDS.iter().any(|(word, _, _)| text.contains(word)) => {
-            *scratch = words_as_numbers(text);
-            strict(scratch, tensors_max)
+            scratch.words = words_as_numbers(text);
+            strict(&scratch.words, tensors_max)
         }
         read => read,
     }
     .map_err(|error| Error::invalid(format!("the request's JSON is not what it must be: {error}")))
+}
+
+/// The document in a text out of which `spans` were taken, if it is one and each of them is the data of an input. Whatever
+/// else it is, the whole text says better.
+fn with_spans<'a>(thinned: &'a str, spans: Vec<Span<'a>>, tensors_max: usize) -> Option<Document<'a>> {
+    let mut document = strict(thinned, tensors_max).ok()?;
+    let mut spans = spans.into_iter().peekable();
+    // Both are in the order of the text.
+    for data in document.inputs.iter_mut().filter_map(|input| input.data.as_mut()) {
+        let at = data.0.as_ptr().addr() - thinned.as_ptr().addr();
+        if let Some(span) = spans.next_if(|span| span.at == at) {
+            *data = Data(span.text);
+        }
+    }
+    spans.next().is_none().then_some(document)
 }
 
 fn strict(text: &str, tensors_max: usize) -> serde_json::Result<Document<'_>> {

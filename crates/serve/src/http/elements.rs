@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::document;
 
-/// The bytes of `text`, which must be one whole JSON value that a parser has accepted. Flat lists are taken for any
+/// The bytes of `text`: one whole JSON value that a parser has accepted, or a list that is made of nothing but brackets and
+/// what numbers are written with, and is looked at here for the first time. Flat lists are taken for any
 /// shape, nested ones when their nesting is that of `shape`; `depth_max` bounds the nesting whatever the shape says.
 ///
 /// # Errors
@@ -148,7 +149,7 @@ struct Lists<'a> {
 
 impl<'a> Lists<'a> {
     fn integers<T: FromStr, const N: usize>(&self, bytes: fn(T) -> [u8; N]) -> Result<Vec<u8>> {
-        self.fixed(|token| token.parse().ok().map(bytes))
+        self.fixed(|token| token.parse().ok().filter(|_| begins_as_json(token)).map(bytes))
     }
 
     fn fixed<const N: usize>(&self, parse: impl Fn(&str) -> Option<[u8; N]>) -> Result<Vec<u8>> {
@@ -165,7 +166,7 @@ impl<'a> Lists<'a> {
         bytes: fn(T) -> [u8; N],
     ) -> Result<Vec<u8>> {
         self.sized(|text| match fast_float2::parse_partial::<T, _>(text) {
-            Ok((value, length)) if is_finite(value) => Some((bytes(value), length)),
+            Ok((value, length)) if is_finite(value) && begins_as_json(text) => Some((bytes(value), length)),
             _ => {
                 let token = token(text);
                 document::word(token).map(|(_, value)| (bytes(T::from(value)), token.len()))
@@ -214,19 +215,24 @@ impl<'a> Lists<'a> {
     fn walk(&self, count: usize, mut element: impl FnMut(usize, &'a str) -> Result<usize>) -> Result<()> {
         let bytes = self.text.as_bytes();
         let mut nesting = Nesting::default();
-        let (mut at, mut seen) = (0, 0);
+        let (mut at, mut seen, mut next) = (0, 0, Next::Value);
         while let Some(&byte) = bytes.get(at) {
-            match byte {
-                b',' | b' ' | b'\n' | b'\r' | b'\t' => at += 1,
-                b'[' => {
+            match (byte, next) {
+                (b' ' | b'\n' | b'\r' | b'\t', _) => at += 1,
+                (b',', Next::Comma) if !nesting.open.is_empty() => (at, next) = (at + 1, Next::Value),
+                (b'[', Next::Value | Next::First) => {
                     nesting.open(self)?;
-                    at += 1;
+                    (at, next) = (at + 1, Next::First);
                 }
-                b']' => {
+                (b']', Next::Comma | Next::First) if !nesting.open.is_empty() => {
                     nesting.close(self)?;
-                    at += 1;
+                    (at, next) = (at + 1, Next::Comma);
                 }
-                b'{' => return Err(Error::invalid("data holds an object; it must be lists of elements")),
+                (b'{', _) => return Err(Error::invalid("data holds an object; it must be lists of elements")),
+                (b',' | b'[' | b']', _) | (_, Next::Comma) => {
+                    let shown = self.text[at..].chars().take(40).collect::<String>();
+                    return Err(Error::invalid(format!("data is no JSON at its byte {at}, at {shown}")));
+                }
                 _ => {
                     nesting.element(self)?;
                     let before = seen;
@@ -244,8 +250,12 @@ impl<'a> Lists<'a> {
                         }
                     }
                     nesting.more(seen - before - 1);
+                    next = Next::Comma;
                 }
             }
+        }
+        if next != Next::Comma || !nesting.open.is_empty() {
+            return Err(Error::invalid("data is no JSON: it ends in the middle"));
         }
         if seen < count {
             return Err(self.disagrees(&format!("there are {seen} elements")));
@@ -259,6 +269,17 @@ impl<'a> Lists<'a> {
             "data does not agree with shape {shape:?}: {how}; nest it as the shape says, or not at all"
         ))
     }
+}
+
+/// What may come next in a list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A value, or the end of the list.
+    First,
+    /// A value.
+    Value,
+    /// A comma, or the end of the list.
+    Comma,
 }
 
 /// Where a walk through lists is.
@@ -323,6 +344,16 @@ impl Nesting {
     }
 }
 
+/// Whether `text`, which begins with a number by any grammar, begins with one by that of JSON: no plus, no zeros in front,
+/// and digits on both sides of a point.
+#[inline]
+fn begins_as_json(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    let whole = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let pointless = digits.get(whole) != Some(&b'.') || digits.get(whole + 1).is_some_and(u8::is_ascii_digit);
+    whole > 0 && (whole == 1 || digits[0] != b'0') && pointless
+}
+
 /// The string, number or word that `text` begins with.
 fn token(text: &str) -> &str {
     let bytes = text.as_bytes();
@@ -360,6 +391,30 @@ mod tests {
     }
 
     proptest! {
+        /// Lists that no parser has seen.
+        #[test]
+        fn what_is_no_json_is_refused(
+            pieces in prop::collection::vec(prop::sample::select(&[
+                "1", "0", "00", "-0", "-", "+1", ".5", "5.", "0.25", "1e", "1e5", "1E-2", "e5", "1.e5", "1.5.2", ",", ", ", ",,", " ", "[", "]", "[]", "10",
+            ][..]), 0..9),
+            dtype in prop::sample::select(&[DataType::F32, DataType::F64, DataType::I32, DataType::U8][..]),
+        ) {
+            let text = format!("[{}]", pieces.concat());
+            let value: Option<Vec<f64>> = serde_json::from_str(&text).ok();
+            let count = value.as_ref().map_or(0, Vec::len);
+            let shapes = (0..6).map(|count| vec![count]).chain([vec![1, 1], vec![2, 1], vec![1, 2], vec![1, 0], vec![2, 0]]);
+            for shape in shapes {
+                let got = decode(&text, dtype, &shape, 4);
+                if got.is_ok() {
+                    prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "{text} is {got:?}");
+                }
+                if shape == [count] && let Some(value) = &value && dtype == DataType::F64 {
+                    let want: Vec<u8> = value.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    prop_assert_eq!(&got.unwrap()[..], &want[..], "{}", text);
+                }
+            }
+        }
+
         #[test]
         fn a_float_is_the_nearest_to_its_text(
             texts in prop::collection::vec("-?(0|[1-9][0-9]{0,20})([.][0-9]{1,25})?([eE][-+]?[0-2]?[0-9])?", 1..9),

@@ -16,7 +16,9 @@ mod request;
 mod response;
 mod router;
 mod tfs;
+mod thin;
 mod triton;
+pub(crate) mod untrusted;
 
 use std::future::Future;
 use std::sync::Arc;

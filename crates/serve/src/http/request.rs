@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engine::{DataType, Error, Result, Signature, Tensor, TensorSpec, element_count};
 use serde_json::value::RawValue;
 
-use super::document::{self, Document, Input, Output, Parameters, whole};
+use super::document::{self, Document, Input, Output, Parameters, Scratch, whole};
 use super::elements;
 use crate::triton::{self, Budget, SharedMemory, Span, Wish};
 use crate::{InferRequest, Origin};
@@ -89,7 +89,7 @@ pub(super) fn decode(call: Call<'_>, bounds: Bounds) -> Result<(InferRequest, Re
             "the request's JSON is not UTF-8 at byte {at}; binary tensors after it need Inference-Header-Content-Length"
         ))
     })?;
-    let mut scratch = String::new();
+    let mut scratch = Scratch::default();
     let Document { id, parameters, inputs, outputs } = document::parse(json, &mut scratch, bounds.tensors)?;
     triton::refuse_sequence(sequence(&parameters))?;
     let timeout_us = whole(parameters.timeout, "timeout", "microseconds")?;
@@ -204,7 +204,7 @@ fn tensor(input: Input<'_>, sources: &mut Sources<'_>) -> Result<Tensor> {
     let span = span(region, parameters.shared_memory_offset, parameters.shared_memory_byte_size)?;
     match (input.data, size, span) {
         (Some(data), None, None) => {
-            let data = elements::decode(data.get(), dtype, &shape, sources.depth)?;
+            let data = elements::decode(data.0, dtype, &shape, sources.depth)?;
             Tensor::new(dtype, shape, data)
         }
         (None, Some(size), None) => {

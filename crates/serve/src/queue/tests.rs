@@ -136,6 +136,27 @@ fn a_full_queue_refuses_by_name_and_another_models_queue_does_not_care() {
     assert!(queues.push(job(&other)).is_ok());
 }
 
+#[test]
+fn a_guest_breathes_while_lanes_have_enough_to_do() {
+    for (what, capacity, cost_us, busy, want_us) in [
+        ("much work", 16, 1400, true, Some(1000)),
+        ("less of it", 16, 400, true, Some(800)),
+        ("what is over before anybody wakes", 16, 3, true, None),
+        ("a lane that has yet to come", 16, 1400, false, None),
+    ] {
+        let (mut queues, model) = (Queues::new(limits(capacity), 1), model(1));
+        (0..8).for_each(|_| model.costs().learn(1, Duration::from_micros(cost_us)));
+        queues.push(job(&model)).unwrap();
+        assert!(matches!(queues.next_load(), Next::Do(_)));
+        queues.loaded(1, program());
+        if busy {
+            assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)));
+        }
+        while queues.push(job(&model)).is_ok() {}
+        assert_eq!(queues.breath(&model), want_us.map(Duration::from_micros), "{what}");
+    }
+}
+
 fn with(model: &Arc<Model>, shape: &[usize], outputs: &[usize], priority: u32) -> Job {
     let count = shape.iter().product();
     let input = Tensor::from_f32(shape.to_vec(), vec![0.0; count]).unwrap();

@@ -5,7 +5,7 @@
 mod examples;
 mod reload;
 mod spec;
-mod tensor;
+pub(super) mod tensor;
 
 use std::sync::Arc;
 use std::time::Instant;

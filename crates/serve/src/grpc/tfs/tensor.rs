@@ -12,7 +12,7 @@ use crate::tfs::wire_type;
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the field.
-pub(super) fn decode(message: TensorProto, bytes_max: usize) -> Result<Tensor> {
+pub(in crate::grpc) fn decode(message: TensorProto, bytes_max: usize) -> Result<Tensor> {
     let dtype = datatype(message.dtype)?;
     let shape = shape(message.tensor_shape.as_ref())?;
     let count = element_count(&shape)?;
@@ -54,7 +54,7 @@ const STRING_BYTES_MIN: usize = 4;
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when the framing of a BYTES tensor is broken.
-pub(super) fn encode(tensor: &Tensor) -> Result<TensorProto> {
+pub(in crate::grpc) fn encode(tensor: &Tensor) -> Result<TensorProto> {
     let data = tensor.data();
     let mut message = TensorProto {
         dtype: wire_type(tensor.dtype()).0,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use engine::{Error, Result, Tensor};
+use engine::{Error, Result, Signature, Tensor};
 use http::request::Parts as Head;
 use http::{Method, Response, StatusCode};
 use serde_json::json;
@@ -32,6 +32,17 @@ use crate::{Ask, InferRequest, InferResponse, Model, Origin, Scheduler, deadline
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
     path::path(path).is_some()
+}
+
+/// What is read of a call's body, one reading after the other, and written of what was read; see [`crate::untrusted`].
+pub(super) fn untrusted(signature: &Signature, body: &[u8]) {
+    const DEPTH: usize = 16;
+    if let Ok((form, inputs)) = predict::decode(signature, body, DEPTH) {
+        let _ = predict::encode(form, &inputs);
+    }
+    if let Ok(examples) = examples::decode(body, DEPTH) {
+        let _ = tensors(signature, &examples);
+    }
 }
 
 /// The answer to a call that came at `now`; `None` for a path that is not [claimed](claims).
