@@ -2,7 +2,7 @@
 
 peers.py plain MODEL.onnx BUDGET_BYTES    sessions until they take so much, then a line of JSON
 peers.py cycle MODEL.onnx BUDGET_BYTES    the same, and then what they do a second, one of them and all by Zipf's law
-peers.py serve PORT MODEL.onnx...         POST /predictions/N, blocking, every model in memory from the start
+peers.py serve PORT MODEL.onnx...         POST /predictions/N and /raw/N, blocking, every model in memory from the start
 """
 
 import concurrent.futures
@@ -14,6 +14,8 @@ import sys
 import time
 
 CYCLES, CYCLE_S = 3, 4
+# What ONNX Runtime calls the datatypes of the models that are asked here.
+TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
 def private_bytes():
@@ -90,14 +92,27 @@ def serve(port, paths):
     app = fastapi.FastAPI()
 
     class Question(pydantic.BaseModel):
-        """Tensors by name, as nested lists."""
+        """Tensors by name, as lists: flat, or nested as deep as there are dimensions."""
 
-        inputs: dict[str, list[list[int]]]
+        inputs: dict[str, list]
+
+    def tensor(known, values):
+        """What the model takes: of the values' own shape, or of the model's with a batch of as many as there are values for."""
+        values = numpy.asarray(values, TYPES[known.type])
+        return values.reshape([-1, *known.shape[1:]]) if values.ndim == 1 < len(known.shape) else values
 
     @app.post("/predictions/{model}")
     async def predict(model: int, question: Question):
-        given = {name: numpy.array(values, numpy.int64) for name, values in question.inputs.items()}
+        given = {known.name: tensor(known, question.inputs[known.name]) for known in sessions[model].get_inputs()}
         return {"outputs": [output.tolist() for output in sessions[model].run(None, given)]}
+
+    @app.post("/raw/{model}")
+    async def raw(model: int, request: fastapi.Request):
+        """The bytes of the model's one input; those of its outputs."""
+        known, = sessions[model].get_inputs()
+        given = tensor(known, numpy.frombuffer(await request.body(), TYPES[known.type]))
+        outputs = sessions[model].run(None, {known.name: given})
+        return fastapi.Response(b"".join(output.tobytes() for output in outputs), media_type="application/octet-stream")
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 

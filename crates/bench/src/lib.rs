@@ -7,7 +7,7 @@ mod floor;
 pub use floor::{decode_fps, runtime_fps};
 
 mod load;
-pub use load::{Api, Connection, Deck, Load, Pace, Question, input, load, load_deck};
+pub use load::{Api, Connection, Deck, Load, Pace, Question, input, json_numbers, load, load_deck};
 
 mod process;
 pub use process::{Memory, cpu_of, memory_of, private_bytes};

@@ -25,7 +25,7 @@ use self::tally::{Answer, Tally};
 
 pub use self::deck::Deck;
 pub use self::http::Connection;
-pub use self::question::{Api, Question, input};
+pub use self::question::{Api, Question, input, json_numbers};
 pub use self::tally::Load;
 
 /// How requests come.

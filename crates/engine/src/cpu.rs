@@ -18,8 +18,15 @@ pub fn lane_cores() -> Vec<usize> {
 
 /// Ties the calling thread to `core`. A refusal costs speed, not correctness, so it is reported and not an error.
 pub fn pin_to(core: usize) -> bool {
+    keep_to(&[core])
+}
+
+/// As [`pin_to`], to any of `cores`. Threads and processes that it starts from then on are kept to the same.
+pub fn keep_to(cores: &[usize]) -> bool {
     let mut set = CpuSet::new();
-    set.set(core);
+    for &core in cores {
+        set.set(core);
+    }
     sched_setaffinity(None, &set).is_ok()
 }
 

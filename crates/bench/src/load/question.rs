@@ -60,7 +60,7 @@ fn binary(model: &str, inputs: &[(String, Tensor)]) -> Question {
 fn json(model: &str, inputs: &[(String, Tensor)]) -> Result<Question> {
     let mut declared = Vec::with_capacity(inputs.len());
     for (name, tensor) in inputs {
-        declared.push(declaration(name, tensor, &format!(r#""data":[{}]"#, numbers(tensor)?)));
+        declared.push(declaration(name, tensor, &format!(r#""data":[{}]"#, json_numbers(tensor)?)));
     }
     let body = format!(r#"{{"inputs":[{}]}}"#, declared.join(","));
     Ok(Question::Http(Question::post(&path(model), "", body.as_bytes())))
@@ -92,8 +92,11 @@ fn declaration(name: &str, tensor: &Tensor, rest: &str) -> String {
     format!(r#"{{"name":{name},"shape":{:?},"datatype":"{}",{rest}}}"#, tensor.shape(), tensor.dtype())
 }
 
-/// The elements of `tensor` as JSON has them.
-fn numbers(tensor: &Tensor) -> Result<String> {
+/// The elements of `tensor` as JSON has them, with commas between.
+///
+/// # Errors
+/// [`Unsupported`](engine::ErrorKind::Unsupported) for a datatype that JSON has no form for.
+pub fn json_numbers(tensor: &Tensor) -> Result<String> {
     fn each<const N: usize, T: std::fmt::Display>(tensor: &Tensor, of: impl Fn([u8; N]) -> T) -> String {
         let elements = tensor.data().as_chunks::<N>().0.iter().map(|&bytes| of(bytes).to_string());
         elements.collect::<Vec<_>>().join(",")

@@ -4,6 +4,7 @@ mod churn;
 mod cycles;
 mod lifting;
 mod overload;
+mod peer;
 mod server;
 mod serving;
 mod variants;
@@ -15,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bench::{Api, Pace, Question, Readiness, median, table};
+use bench::{Api, Load, Pace, Question, Readiness, median, table};
 use clap::ValueEnum;
 use engine::Runtimes;
 use engine::Tensor;
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     /// How often floor and product take turns; medians are reported
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// A peer to measure beside the server: a command that serves a model when 'serve PORT MODEL' is added to it
+    #[arg(long, value_name = "COMMAND")]
+    peer: Option<String>,
     /// Measure only how FILE, packed in STORE as NAME, is made ready; how this command calls itself
     #[arg(long, hide = true, num_args = 3, value_names = ["FILE", "STORE", "NAME"])]
     ready_alone: Option<Vec<String>>,
@@ -92,6 +96,8 @@ struct Bench {
     scratch: tempfile::TempDir,
     assets: PathBuf,
     models: PathBuf,
+    /// See [`Args::peer`].
+    peer: Option<String>,
     rounds: u32,
 }
 
@@ -112,6 +118,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         scratch,
         assets: assets_folder(args.assets.as_deref())?,
         models: models_folder(args.models.as_deref()),
+        peer: args.peer.clone(),
         rounds: args.rounds,
     };
     let sections = if args.only.is_empty() { Section::value_variants() } else { &args.only };
@@ -200,10 +207,19 @@ fn inputs(bench: &Bench, store: &Store, path: &Path) -> Result<Inputs, Exit> {
 /// Answers a second that `server` gives at most: to four callers a lane, each with one request after the other.
 fn capacity(server: &Server, api: Api, question: &Question) -> Result<f64, Exit> {
     const TIME: Duration = Duration::from_secs(3);
-    let callers = engine::cpu::lane_cores().len() * 4;
-    let load = bench::load(server.listener(api), question, Pace::Closed { callers }, TIME)?;
+    let load = bench::load(server.listener(api), question, closed(engine::cpu::lane_cores().len()), TIME)?;
+    all_answered(&load)?;
+    Ok(load.per_second())
+}
+
+/// As much as `lanes` can do, and not more than their queue holds.
+fn closed(lanes: usize) -> Pace {
+    Pace::Closed { callers: lanes * 4 }
+}
+
+fn all_answered(load: &Load) -> Result<(), Exit> {
     if load.answered > 0 && load.refused + load.failures() == 0 {
-        return Ok(load.per_second());
+        return Ok(());
     }
     Err(Exit::Failed(format!("requests within what the server can do were not answered: {load:?}")))
 }

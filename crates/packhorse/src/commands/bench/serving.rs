@@ -1,6 +1,7 @@
 //! What the server itself costs: models asked over each API, beside the bare runtime. A model that takes no time shows
 //! the server alone; one of an ordinary size shows what is left of that.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use bench::{Api, Load, Pace, Question, cpu_of, load, median, table};
 use engine::{Tensor, cpu};
 use store::Store;
 
-use super::Bench;
+use super::peer::{self, Peer};
 use super::server::Server;
+use super::{Bench, all_answered};
 use crate::commands::say;
 use crate::exit::Exit;
 
@@ -52,7 +54,9 @@ fn model(bench: &Bench, store: &Store, file: &Path, (runs, callers): (usize, usi
     let cores = cpu::lane_cores();
     let server = Server::start(store, &[])?;
     let questions = WAYS.map(|(api, _)| Question::infer(api, name, tensors));
+    let peer = bench.peer.as_deref().map(|command| Peer::start(command, file)).transpose()?;
     let mut figures = WAYS.map(|_| Figures::default());
+    let mut peer_figures = peer::WAYS.map(|_| Figures::default());
     let mut bare_ms = Vec::new();
     for round in 0..=bench.rounds {
         // The first round warms what is measured by the others.
@@ -64,12 +68,16 @@ fn model(bench: &Bench, store: &Store, file: &Path, (runs, callers): (usize, usi
         let bare = bench::runtime_fps(bench.runtimes.onnx(), file, &alone, &cores, runs)?.1.as_secs_f64() * 1e3;
         for ((question, (api, _)), figures) in questions.iter().zip(WAYS).zip(&mut figures) {
             let question = question.as_ref().map_err(Clone::clone)?;
-            let before = cpu_of(server.id())?;
-            let time = if counts { TURN } else { Duration::from_millis(200) };
-            let load = turn(&server, api, question, (callers, time))?;
-            let spent = cpu_of(server.id())?.saturating_sub(before).as_secs_f64() * 1e3 / load.answered as f64;
+            let (load, spent_ms) = turn((server.id(), server.listener(api)), question, callers, counts)?;
             if counts {
-                figures.add(&load, spent, bare);
+                figures.add(&load, spent_ms, bare);
+            }
+        }
+        for ((_, question), figures) in peer::WAYS.iter().zip(&mut peer_figures) {
+            let Some(peer) = &peer else { continue };
+            let (load, spent_ms) = turn((peer.id(), peer.address), &question(tensors)?, callers, counts)?;
+            if counts {
+                figures.add(&load, spent_ms, bare);
             }
         }
         if counts {
@@ -80,15 +88,26 @@ fn model(bench: &Bench, store: &Store, file: &Path, (runs, callers): (usize, usi
     let first = format!("bare runtime, a loop on each of {} cores", cores.len());
     let mut rows = vec![vec![first, none(), format!("{:.4}", median(&bare_ms)), "1.000".to_owned(), none(), none()]];
     rows.extend(WAYS.iter().zip(&figures).map(|((_, name), figures)| figures.row(name)));
+    if peer.is_some() {
+        rows.extend(peer::WAYS.iter().zip(&peer_figures).map(|((name, _), figures)| figures.row(name)));
+    }
     Ok(table(&["", "requests a second", "CPU ms a request", "of the bare", "p50 ms", "p99 ms"], &rows))
 }
 
-fn turn(server: &Server, api: Api, question: &Question, (callers, time): (usize, Duration)) -> Result<Load, Exit> {
-    let load = load(server.listener(api), question, Pace::Closed { callers }, time)?;
-    if load.answered == 0 || load.refused + load.failures() > 0 {
-        return Err(Exit::Failed(format!("requests were not answered: {load:?}")));
-    }
-    Ok(load)
+/// A load on the server at `address`, which is the process `id`, and the CPU time in ms that a request took it; a short one,
+/// unless it `counts`.
+fn turn(
+    (id, address): (u32, SocketAddr),
+    question: &Question,
+    callers: usize,
+    counts: bool,
+) -> Result<(Load, f64), Exit> {
+    let before = cpu_of(id)?;
+    let time = if counts { TURN } else { Duration::from_millis(200) };
+    let load = load(address, question, Pace::Closed { callers }, time)?;
+    all_answered(&load)?;
+    let spent_ms = cpu_of(id)?.saturating_sub(before).as_secs_f64() * 1e3 / load.answered as f64;
+    Ok((load, spent_ms))
 }
 
 impl Figures {
