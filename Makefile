@@ -17,7 +17,7 @@ PYTHON = .cache/venv-clients/bin/python
 MODELS = .cache/bench
 PACKED = $(MODELS)/packing
 
-.PHONY: help setup demo test chaos bench bench-packing bench-video bench-models lint build test-rust test-python
+.PHONY: help setup demo test chaos fuzz bench bench-packing bench-video bench-models lint build test-rust test-python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -36,8 +36,14 @@ chaos: build ## kill thirty workers over two hundred videos, on services that fa
 	@scripts/setup.sh test
 	$(STEP) 'chaos' env CHAOS=full $(PYTHON) tests/python/run.py test_chaos
 
+SECONDS ?= 30
+fuzz: ## look for what breaks the readers of untrusted bytes, SECONDS each (30)
+	@scripts/setup.sh
+	$(STEP) 'fuzz' scripts/fuzz.sh $(SECONDS) $(READERS)
+
 bench: build bench-models ## measure against the floor of this machine
-	$(STEP) 'bench' $(PACKHORSE) bench
+	@scripts/setup.sh packing
+	$(STEP) 'bench' $(PACKHORSE) bench --peer '.cache/venv-packing/bin/python scripts/packing/peers.py'
 	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MODELS)/mlp.onnx
 	$(STEP) 'bench: texts' $(PYTHON) scripts/bench_text.py $(PACKHORSE) .cache/all-minilm-l6-v2
 
