@@ -86,7 +86,7 @@ impl PackCache {
         let _held = self.store.lock(Hold::Shared)?;
         keys.iter().for_each(|key| prune::mark(&self.path(key)));
         for manifest in served {
-            self.store.touch(manifest)?;
+            manifest.content()?.iter().for_each(|file| prune::mark(&self.root().join(file)));
         }
         Ok(())
     }

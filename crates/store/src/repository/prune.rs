@@ -43,13 +43,13 @@ struct Kept {
     files: Vec<PathBuf>,
 }
 
-/// Marks the entry at `path`, unless it was marked just now.
+/// Marks the file at `path`, a pack's entry or what one is made of, unless it was marked just now.
 pub(super) fn mark(path: &Path) {
     let marked = path.metadata().and_then(|metadata| metadata.modified());
     let fresh = marked.is_ok_and(|marked| marked.elapsed().is_ok_and(|age| age < MARK_EVERY / 2));
     if !fresh {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        // Another user's entry may not let itself be marked; then it is packed again one day.
+        // Another user's may not let itself be marked; then it is packed again one day.
         let _ = utimensat(CWD, path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
     }
 }
