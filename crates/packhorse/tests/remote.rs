@@ -36,9 +36,7 @@ impl Server {
     /// Waits until it has answered some frames, besides what it was tried out with.
     fn wait_until_asked(&self) {
         eventually("a frame that the server answered", || {
-            let text = get(self.at("admin"), "/metrics").body;
-            let count = text.lines().find_map(|line| line.strip_prefix("packhorse_requests_answered_total "));
-            (count.unwrap().parse::<u64>().unwrap() >= 4).then_some(())
+            (number(self.at("admin"), "requests_answered_total") >= 4.0).then_some(())
         });
     }
 
@@ -46,6 +44,14 @@ impl Server {
         self.running.signal(rustix::process::Signal::KILL);
         self.running.end();
     }
+}
+
+/// A sample of a scrape.
+#[track_caller]
+fn number(admin: &str, sample: &str) -> f64 {
+    let text = get(admin, "/metrics").body;
+    let found = text.lines().find_map(|line| line.strip_prefix("packhorse_")?.strip_prefix(sample));
+    found.unwrap_or_else(|| panic!("no {sample} in {text}")).trim().parse().unwrap()
 }
 
 /// Works what is submitted, and gives the task's id.
@@ -112,7 +118,9 @@ fn a_server_that_is_killed_costs_no_frame_and_is_asked_again_when_it_is_back() {
     let server = Server::start(&place, 0);
     let grpc = server.at("grpc").to_owned();
     let id = place.submit("clip.mp4 --model nanodet");
-    let worker = place.start(&format!("{WORK} --mode serve --infer grpc://{grpc}"));
+    let line = format!("{WORK} --mode serve --admin 127.0.0.1:0 --infer grpc://{grpc}");
+    let mut worker = place.start(&line);
+    let admin = worker.first_line()["admin"].as_str().unwrap().to_owned();
     server.wait_until_asked();
     server.kill();
     let is_done = |id: &str| place.path(&format!("out/{id}/summary.json")).exists().then_some(());
@@ -120,6 +128,17 @@ fn a_server_that_is_killed_costs_no_frame_and_is_asked_again_when_it_is_back() {
     let (elsewhere, here) = frames(&place, &id);
     assert!(elsewhere > 0 && here > 0 && elsewhere + here == u64::from(FRAMES), "{elsewhere} {here}");
     same(&place, &id, &want);
+    for (sample, want) in [
+        (r#"worker_frames_total{at="remote"}"#, elsewhere),
+        (r#"worker_frames_total{at="local"}"#, here),
+        (r#"remote_endpoints{state="in"}"#, 0),
+        (r#"remote_endpoints{state="out"}"#, 1),
+    ] {
+        assert_eq!(number(&admin, sample), want as f64, "{sample}");
+    }
+    assert!(
+        number(&admin, "remote_calls_total") >= elsewhere as f64 && number(&admin, "remote_wait_seconds_total") > 0.0
+    );
     let told_last = format!("{elsewhere} frames on other machines, {here} here");
     let err = eventually("the line for people", || Some(worker.err()).filter(|err| err.contains(&told_last)));
     assert_eq!(err.matches("no endpoint is left to ask").count(), 1, "told once: {err}");

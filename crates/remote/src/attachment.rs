@@ -97,6 +97,13 @@ impl Attachment {
         self.policy().anybody_in()
     }
 
+    /// How many endpoints can be asked at present, and how many cannot.
+    pub fn in_and_out(&self) -> (usize, usize) {
+        let (policy, all) = (self.policy(), self.shared.endpoints.len());
+        let ins = (0..all).filter(|endpoint| policy.is_in(*endpoint)).count();
+        (ins, all - ins)
+    }
+
     /// Endpoints that are there and are not what they were taken for, and why.
     pub fn mismatches(&self) -> Vec<(String, String)> {
         let mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);

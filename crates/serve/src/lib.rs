@@ -47,7 +47,9 @@ mod scheduler;
 pub use scheduler::Scheduler;
 
 mod metrics;
-pub use metrics::{CacheSource, MemorySource, Metrics, ModelCounts, ModelSource, ProgramMemory};
+pub use metrics::{
+    CacheSource, MemorySource, Metrics, ModelCounts, ModelSource, OtherMetric, OtherSource, ProgramMemory,
+};
 
 pub mod people;
 

@@ -7,6 +7,8 @@ mod memory;
 pub use memory::{MemorySource, ProgramMemory};
 mod models;
 pub use models::{ModelCounts, ModelSource};
+mod others;
+pub use others::{OtherMetric, OtherSource};
 mod process;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::Timing;
 use cache::Cache;
 use memory::Memory;
 use models::Models;
+use others::Others;
 
 /// Counters and histograms of one server. Made once, passed in, never global.
 pub struct Metrics {
@@ -54,6 +57,7 @@ pub struct Metrics {
     models: Arc<Models>,
     memory: Arc<Memory>,
     cache: Arc<Cache>,
+    others: Arc<Others>,
 }
 
 /// What was taken out of memory.
@@ -171,6 +175,7 @@ impl Default for Metrics {
             models: Arc::default(),
             memory: Arc::default(),
             cache: Arc::default(),
+            others: Arc::default(),
         };
         for what in [Evicted::Weights, Evicted::Program] {
             drop(metrics.evictions.get_or_create(&what.into()));
@@ -217,6 +222,7 @@ impl Metrics {
         own.register_collector(Box::new(Arc::clone(&self.models)));
         own.register_collector(Box::new(Arc::clone(&self.memory)));
         own.register_collector(Box::new(Arc::clone(&self.cache)));
+        own.register_collector(Box::new(Arc::clone(&self.others)));
         self
     }
 
@@ -233,6 +239,11 @@ impl Metrics {
     /// Lets each scrape ask `source` of the node's cache. The first source stays.
     pub fn watch_cache(&self, source: Arc<dyn CacheSource>) {
         self.cache.watch(source);
+    }
+
+    /// Lets each scrape ask `source` what it counted. The first source stays.
+    pub fn watch_others(&self, source: Arc<dyn OtherSource>) {
+        self.others.watch(source);
     }
 
     /// The text that a scrape gets.

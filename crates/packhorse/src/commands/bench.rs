@@ -5,6 +5,7 @@ mod cycles;
 mod lifting;
 mod overload;
 mod peer;
+mod remote;
 mod server;
 mod serving;
 mod variants;
@@ -33,6 +34,7 @@ use self::server::Server;
 use super::demo::{assets_folder, drain};
 use super::{print_json, say};
 use crate::exit::Exit;
+use crate::inference::InProcess;
 use crate::{Outcome, node};
 
 /// How often the bare runtime runs on each core in a round.
@@ -87,6 +89,8 @@ enum Section {
     Cycles,
     /// From queue to durable detections, beside decoding and the bare runtime
     Video,
+    /// A worker that has its frames inferred by a server, beside one that does it itself
+    Remote,
 }
 
 /// What every section stands on.
@@ -142,7 +146,7 @@ impl Section {
     /// The files of the models' folder that it cannot do without.
     fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Ready | Self::Video => &[],
+            Self::Ready | Self::Video | Self::Remote => &[],
             Self::Lifting => &["bert_base_qa.onnx", "resnet18.onnx"],
             Self::Precision => &["bert_base_qa.onnx"],
             Self::Serving => &["mlp.onnx", "resnet18.onnx"],
@@ -161,6 +165,7 @@ impl Section {
             Self::Overload => "More than it can do",
             Self::Cycles => "Memory of models that come and go",
             Self::Video => "Video, end to end",
+            Self::Remote => "Frames on another machine",
         }
     }
 
@@ -174,6 +179,7 @@ impl Section {
             Self::Overload => overload::run(bench),
             Self::Cycles => cycles::run(bench),
             Self::Video => bench.video(),
+            Self::Remote => remote::run(bench),
         }
     }
 }
@@ -376,5 +382,6 @@ fn end_to_end(
 ) -> Result<(Summary, Cost), Exit> {
     let folder =
         tempfile::tempdir_in(scratch).map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
-    drain(clip, &packed.manifest.name, folder.path(), folder.path(), scheduler)
+    let inference = Arc::new(InProcess(Arc::clone(scheduler)));
+    drain(clip, &packed.manifest.name, folder.path(), folder.path(), inference)
 }

@@ -17,7 +17,9 @@ use store::pack::{Request, Targets, pack};
 use store::task::TaskChoice;
 use work::media::Tools;
 use work::queue::Options;
-use work::{Config, Cost, FolderStore, Mode, Protection, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result};
+use work::{
+    Config, Cost, FolderStore, Inference, Mode, Protection, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result,
+};
 
 use super::serve::{Addresses, Server};
 use super::work::Progress;
@@ -70,7 +72,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Server::start(Arc::clone(&scheduler), Addresses { http: free, grpc: free, admin: free, manage: None })?;
     say(format_args!("serving on http://{}", server.addresses.http));
 
-    let (summary, cost) = drain(&clip, DETECTOR, scratch.path(), &args.out, &scheduler)?;
+    let (summary, cost) =
+        drain(&clip, DETECTOR, scratch.path(), &args.out, Arc::new(InProcess(Arc::clone(&scheduler))))?;
     pictures::draw(&clip, &args.out, &summary)?;
     request::write(&clip, &args.out)?;
     table::print(&summary, &cost);
@@ -118,7 +121,7 @@ pub(super) fn drain(
     model: &str,
     scratch: &Path,
     out: &Path,
-    scheduler: &Arc<Scheduler>,
+    inference: Arc<dyn Inference>,
 ) -> Result<(Summary, Cost), Exit> {
     let queue = SqliteQueue::open(&scratch.join("queue.sqlite"), Options::default())?;
     let task = Task::new(clip, model)?;
@@ -127,7 +130,7 @@ pub(super) fn drain(
     let worker = Worker {
         queue: Arc::new(queue),
         objects: Arc::new(FolderStore::open(&place)?),
-        inference: Arc::new(InProcess(Arc::clone(scheduler))),
+        inference,
         tools: Tools::from_env(),
         spool: None,
         protection: Protection::none(),

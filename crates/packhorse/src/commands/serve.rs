@@ -238,7 +238,8 @@ async fn asked(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|&stop| stop).await;
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, Exit> {
+/// A listener at `address`.
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Exit> {
     TcpListener::bind(address).map_err(|source| {
         Exit::Configuration(format!("{address}: cannot listen here: {source}; choose another address or port 0"))
     })

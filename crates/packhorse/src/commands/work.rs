@@ -5,12 +5,14 @@ mod taken;
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serve::admin::Admin;
 use serve::{QueueLimits, ResidencyOptions, Scheduler};
 use work::job::Checkpoint;
 use work::media::Tools;
@@ -21,6 +23,7 @@ use work::{Config, Cost, LazySpool, Mode, Observer, Report, Spool, Stop, Summary
 
 use self::infer::InferArgs;
 use self::taken::Taken;
+use super::serve::bind;
 use super::{print_json, say};
 use crate::exit::Exit;
 use crate::node::{self, Place};
@@ -72,6 +75,10 @@ pub(crate) struct Args {
     /// Seconds after which what is done of a video is made durable; a worker that is killed loses no more than that
     #[arg(long, env = "PACKHORSE_CHECKPOINT", default_value_t = 10.0, value_name = "SECONDS", value_parser = checkpoint)]
     checkpoint: f64,
+    /// Where probes and metrics are answered; nowhere when not given. Port 0 takes a free one, and the address is printed as
+    /// one JSON line
+    #[arg(long, env = "PACKHORSE_ADMIN", value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     #[command(flatten)]
     infer: InferArgs,
     #[command(flatten)]
@@ -123,6 +130,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
     let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
+    let admin = args.admin.map(|address| admin(address, &scheduler)).transpose()?;
     let asked = stop.clone();
     signal::on_stop(move || asked.request())?;
     let _watch = args.taken.watch(&outside, &stop)?;
@@ -139,6 +147,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     drop(worker);
     // Whatever was still on a lane belongs to a job that has ended.
     scheduler.drain(Duration::from_secs(5));
+    drop(admin);
     let Report { completed, dead, released, lost } = outcome?;
     print_json(&Line { completed, dead, released, lost, remote: runner.used() })?;
     match dead {
@@ -181,6 +190,15 @@ impl Args {
         }
         Ok(Some(lazy))
     }
+}
+
+/// Answers probes and metrics at `address`, and says where that is.
+fn admin(address: SocketAddr, scheduler: &Arc<Scheduler>) -> Result<Admin, Exit> {
+    let listener = bind(address)?;
+    let bound = listener.local_addr()?;
+    let admin = serve::admin::spawn(listener, Arc::clone(scheduler))?;
+    print_json(&serde_json::json!({ "admin": bound }))?;
+    Ok(admin)
 }
 
 /// Packs what the repository holds and was not packed before: a task is of any of its models.

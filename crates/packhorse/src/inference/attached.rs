@@ -10,6 +10,7 @@ use std::time::Duration;
 use engine::{Error, ErrorKind, Result, Tensor};
 use pipeline::{detect, recognise};
 use remote::{Answered, Attachment, Model, Remote, Unanswered, Used};
+use serve::{OtherMetric, OtherSource};
 use store::Manifest;
 use work::cost;
 use work::{Answer, Inference, Pending};
@@ -91,6 +92,39 @@ impl Attached {
         }
         models.insert(key, known.clone());
         Ok(known)
+    }
+}
+
+impl OtherSource for Attached {
+    fn told(&self) -> Vec<OtherMetric> {
+        let used = self.used();
+        let counter = |name, help, samples| OtherMetric { name, help, is_counter: true, samples };
+        let plain = |value: u64| vec![(None, value as f64)];
+        let models = self.models.try_lock().map(|models| models.values().cloned().collect::<Vec<_>>());
+        // While an endpoint is looked at, nobody knows.
+        let standing = models.unwrap_or_default().into_iter().map(|known| known.attachment.in_and_out());
+        let (ins, outs) = standing.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        let at = |place| Some(("at", place));
+        let state = |state| Some(("state", state));
+        vec![
+            counter(
+                "worker_frames",
+                "Frames that a worker had inferred on other machines, and here for want of them",
+                vec![(at("remote"), used.frames_remote as f64), (at("local"), used.frames_local as f64)],
+            ),
+            counter("remote_calls", "Calls to other machines, all of them", plain(used.calls)),
+            counter("remote_retries", "Calls that were sent again because one before had failed", plain(used.retries)),
+            counter("remote_hedges", "Calls to a second machine because the first took long", plain(used.hedges)),
+            counter("remote_sent_bytes", "Bytes of the questions that were answered", plain(used.sent_bytes)),
+            counter("remote_received_bytes", "Bytes of the answers", plain(used.received_bytes)),
+            counter("remote_wait_seconds", "From question to answer, of all questions", vec![(None, used.wait_s)]),
+            OtherMetric {
+                name: "remote_endpoints",
+                help: "Endpoints that can be asked for a model, and that cannot, of all models together",
+                is_counter: false,
+                samples: vec![(state("in"), ins as f64), (state("out"), outs as f64)],
+            },
+        ]
     }
 }
 

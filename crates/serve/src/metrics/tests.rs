@@ -195,6 +195,32 @@ fn lanes_batches_and_latencies_are_counted() {
     assert!(series(&text, resident)[""] >= series(&text, private)[""]);
 }
 
+struct Somebody;
+
+impl OtherSource for Somebody {
+    fn told(&self) -> Vec<OtherMetric> {
+        let samples = vec![(Some(("at", "here")), 2.0), (Some(("at", "there")), 3.5)];
+        let first = OtherMetric { name: "things", help: "What somebody counts", is_counter: true, samples };
+        let second = OtherMetric { name: "others", help: "What he has", is_counter: false, samples: vec![(None, 1.0)] };
+        vec![first, second]
+    }
+}
+
+#[test]
+fn what_others_count_is_told_too() {
+    let metrics = Metrics::default();
+    assert!(!metrics.text().contains("packhorse_things"));
+    metrics.watch_others(Arc::new(Somebody));
+    let text = metrics.text();
+    for (name, labels, want) in [
+        ("packhorse_things_total", r#"{at="here"}"#, 2.0),
+        ("packhorse_things_total", r#"{at="there"}"#, 3.5),
+        ("packhorse_others", "", 1.0),
+    ] {
+        assert_eq!(series(&text, name).get(labels), Some(&want), "{name}{labels}\n{text}");
+    }
+}
+
 /// The rows between the marks of docs/metrics.md. `UPDATE=1 cargo test -p serve page` writes them.
 #[test]
 fn the_page_of_metrics_is_what_is_scraped() {

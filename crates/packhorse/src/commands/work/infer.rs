@@ -86,7 +86,9 @@ impl InferArgs {
         if let Some(name) = model.or(only) {
             attached.check(name).map_err(|error| Exit::configuration(&error))?;
         }
-        Ok(Runner::Attached(Arc::new(attached)))
+        let attached = Arc::new(attached);
+        scheduler.metrics().watch_others(Arc::clone(&attached) as _);
+        Ok(Runner::Attached(attached))
     }
 
     fn settings(&self) -> Settings {

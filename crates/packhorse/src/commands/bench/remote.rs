@@ -1,0 +1,132 @@
+//! A worker that has its frames inferred by a server beside it, and one that does it itself: what the way there costs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bench::{cpu_of, median, table};
+use pipeline::recognise::{Wish, understand};
+use remote::policy::Limits;
+use remote::{Address, Remote, Settings};
+use serve::{Control, QueueLimits};
+use store::task::TaskChoice;
+use work::Inference;
+
+use super::server::Server;
+use super::{Bench, drain};
+use crate::commands::say;
+use crate::exit::Exit;
+use crate::inference::{Attached, InProcess, Otherwise};
+use crate::node;
+
+/// What is measured of one way, a round each.
+#[derive(Default)]
+struct Figures {
+    fps: Vec<f64>,
+    worker_ms: Vec<f64>,
+    server_ms: Vec<f64>,
+    sent_bytes: Vec<f64>,
+    received_bytes: Vec<f64>,
+}
+
+/// The detectors, by file and labels: one that takes bytes, and one that takes floats.
+const MODELS: [&str; 2] = ["person_ssdlite_odapi.onnx", "nanodet_g_coco80.onnx"];
+
+pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
+    let mut rows = Vec::new();
+    for model in MODELS {
+        rows.extend(of_model(bench, model)?);
+    }
+    let header = [
+        "model",
+        "way",
+        "frames a second",
+        "worker CPU ms a frame",
+        "server CPU ms a frame",
+        "bytes to the model",
+        "bytes back",
+    ];
+    Ok(table(&header, &rows))
+}
+
+fn of_model(bench: &Bench, file: &str) -> Result<Vec<Vec<String>>, Exit> {
+    let store = bench.store(&format!("remote-{file}"))?;
+    let path = bench.assets.join(file);
+    let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
+    let task = understand(&bench.runtimes, &path, &wish, &BTreeMap::new())?.task;
+    let model = bench.packed(&store, &path, Some(task))?.manifest.name;
+    let server = Server::start(&store, &[])?;
+    let (grpc, http) = (server.addresses.grpc, server.addresses.http);
+    let ways = [String::new(), format!("grpc://{grpc}"), format!("tfs+grpc://{grpc}"), format!("tfs+http://{http}")];
+    let scheduler = node::start_with(store, Arc::clone(&bench.runtimes), QueueLimits::default(), Control::None)?;
+    let mut figures: [Figures; 4] = Default::default();
+    for round in 1..=bench.rounds {
+        for (way, figures) in ways.iter().zip(&mut figures) {
+            say(format_args!("{model}, round {round} of {}: {}", bench.rounds, name(way)));
+            let here = InProcess(Arc::clone(&scheduler));
+            let inference: Arc<dyn Inference> = match way.is_empty() {
+                true => Arc::new(here),
+                false => {
+                    // No frame may be worked here after all, however slow numbers in JSON are.
+                    let patience = Duration::from_secs(60);
+                    let limits = Limits { call: patience, question: patience, ..Limits::default() };
+                    let address: Address = way.parse()?;
+                    let remote = Remote::start(&[address], Settings { limits, ..Settings::default() })?;
+                    let attached = Attached::new(here, remote, Otherwise::Local);
+                    attached.check(&model)?;
+                    Arc::new(attached)
+                }
+            };
+            measure(bench, &model, inference, &server, figures)?;
+        }
+    }
+    scheduler.drain(Duration::from_secs(5));
+    Ok(ways.iter().zip(&figures).map(|(way, figures)| figures.row(&model, name(way))).collect())
+}
+
+fn name(way: &str) -> &str {
+    way.split("://").next().filter(|scheme| !scheme.is_empty()).unwrap_or("in process")
+}
+
+fn measure(
+    bench: &Bench,
+    model: &str,
+    inference: Arc<dyn Inference>,
+    server: &Server,
+    figures: &mut Figures,
+) -> Result<(), Exit> {
+    let folder = tempfile::tempdir_in(bench.scratch.path());
+    let folder = folder.map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
+    let is_remote =
+        |frames: u64, remote: Option<work::cost::Remote>| remote.is_none_or(|of| of.frames_remote == frames);
+    let (worker, served) = (engine::cpu::process_cpu(), cpu_of(server.id())?);
+    let clip = bench.assets.join("street.mp4");
+    let (summary, cost) = drain(&clip, model, folder.path(), folder.path(), inference)?;
+    let (worker, served) = (engine::cpu::process_cpu() - worker, cpu_of(server.id())? - served);
+    if !is_remote(summary.frames, cost.spent.remote) {
+        return Err(Exit::Failed("frames were worked here that the server was to have".to_owned()));
+    }
+    let frames = summary.frames as f64;
+    let remote = cost.spent.remote.unwrap_or_default();
+    figures.fps.push(cost.fps);
+    figures.worker_ms.push(worker.as_secs_f64() * 1e3 / frames);
+    figures.server_ms.push(served.as_secs_f64() * 1e3 / frames);
+    figures.sent_bytes.push(remote.sent_bytes as f64 / frames);
+    figures.received_bytes.push(remote.received_bytes as f64 / frames);
+    Ok(())
+}
+
+impl Figures {
+    fn row(&self, model: &str, way: &str) -> Vec<String> {
+        let bytes = |of: &[f64]| format!("{:.0}", median(of));
+        vec![
+            model.to_owned(),
+            way.to_owned(),
+            format!("{:.1}", median(&self.fps)),
+            format!("{:.2}", median(&self.worker_ms)),
+            format!("{:.2}", median(&self.server_ms)),
+            bytes(&self.sent_bytes),
+            bytes(&self.received_bytes),
+        ]
+    }
+}
