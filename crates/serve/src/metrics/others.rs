@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -18,7 +18,8 @@ pub struct OtherMetric {
     pub help: &'static str,
     /// Whether it only grows.
     pub is_counter: bool,
-    /// Name and value of the label of each sample, if it has one, and the sample. They are the program's own words.
+    /// The one sample without a label, or several, each with the name and value of its label. They are the program's own
+    /// words.
     pub samples: Vec<(Option<(&'static str, &'static str)>, f64)>,
 }
 
@@ -54,18 +55,22 @@ impl Collector for Others {
         {
             let kind = if is_counter { MetricType::Counter } else { MetricType::Gauge };
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            if let [(None, value)] = samples[..] {
+                sample(is_counter, value, family)?;
+                continue;
+            }
             for (label, value) in samples {
-                let none: [(&str, &str); 0] = [];
-                let encoder = match &label {
-                    Some(label) => family.encode_family(std::array::from_ref(label))?,
-                    None => family.encode_family(&none)?,
-                };
-                match is_counter {
-                    true => ConstCounter::new(value).encode(encoder)?,
-                    false => ConstGauge::new(value).encode(encoder)?,
-                }
+                let label = label.unwrap_or_default();
+                sample(is_counter, value, family.encode_family(&[label])?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn sample(is_counter: bool, value: f64, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match is_counter {
+        true => ConstCounter::new(value).encode(encoder),
+        false => ConstGauge::new(value).encode(encoder),
     }
 }
