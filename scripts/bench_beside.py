@@ -1,0 +1,118 @@
+"""Measures a small model while another one's texts are tokenised and another one's pictures are decoded.
+
+Usage: bench_beside.py PACKHORSE MLP.onnx CLASSIFIER.onnx TEXT_FIXTURES
+
+One server. `mlp` gets requests at an even pace from `packhorse load`, whatever becomes of earlier ones. In turns it is alone, or
+beside texts of half a megabyte for a tiny classifier, of which the first 512 tokens are run, or beside JPEG files of 12
+megapixels for a classifier of 224 x 224 pixels, or beside both; these come one after the other, at most so many a second. So
+nearly all that they take is tokenising and decoding. Prints the p99 of each in Markdown: the median, lowest and highest of the
+turns, and the median of the ratios to the turn alone of the same round. 1.2 is wanted at most.
+"""
+
+import http.client
+import io
+import json
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import numpy
+import PIL.Image
+
+ROUNDS = 5
+TURN_S = 8
+PACE = 400
+CALLERS = 8
+TEXTS_PER_S = 2
+PICTURES_PER_S = 2
+TEXT_BYTES = 500_000
+PICTURE = (4000, 3000)
+
+
+def picture():
+    """A JPEG file of soft noise, which is as much work as a photograph."""
+    width, height = PICTURE
+    small = numpy.random.default_rng(5).integers(0, 256, (height // 8, width // 8, 3), dtype=numpy.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(small).resize(PICTURE, PIL.Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def send(address, question, per_s, stop, told):
+    """Asks `question` over and over until `stop`, at most so often; adds up answers and their seconds in `told`."""
+    path, body, kind = question
+    connection = http.client.HTTPConnection(address)
+    due = time.monotonic()
+    while not stop.wait(max(0.0, due - time.monotonic())):
+        begun = time.monotonic()
+        connection.request("POST", path, body, {"content-type": kind})
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise AssertionError(f"{path}: {answer.status}: {content[:300]}")
+        told.append(time.monotonic() - begun)
+        due = max(due + 1 / per_s, time.monotonic())
+    connection.close()
+
+
+def turn(packhorse, address, place, beside):
+    """The p99 of `mlp` in ms, and the answers that others got a second."""
+    stop, told = threading.Event(), [[] for _ in beside]
+    threads = [threading.Thread(target=send, args=(address, question, per_s, stop, answers))
+               for (question, per_s), answers in zip(beside, told, strict=True)]
+    for thread in threads:
+        thread.start()
+    command = [packhorse, "load", address, "--body", place / "body.json", "--models", place / "models.txt",
+               "--callers", str(CALLERS), "--per-second", str(PACE), "--seconds", str(TURN_S)]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    if done["failed"] or done["refused"]:
+        raise AssertionError(done)
+    return done["p99_ms"], sum(len(answers) for answers in told) / TURN_S
+
+
+def main():
+    packhorse, mlp, classifier, fixtures = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
+    with tempfile.TemporaryDirectory(prefix="packhorse-bench-") as folder:
+        place = pathlib.Path(folder)
+        text = shutil.copytree(fixtures / "models/bert-sequence", place / "text")
+        shutil.copytree(fixtures / "tokenizers/wordpiece", text, dirs_exist_ok=True)
+        means = ["--task", "image-classification", "--preprocess", "imagenet", "--scores", "softmax"]
+        for path, name, more in [(mlp, "mlp", []), (classifier, "picture", means), (text, "text", ["--copy"])]:
+            subprocess.run([packhorse, "pack", path, "--store", place / "store", "--name", name, *more], check=True, capture_output=True)
+        one = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}]}
+        (place / "body.json").write_text(json.dumps(one), encoding="utf-8")
+        (place / "models.txt").write_text("mlp\n", encoding="utf-8")
+        words = json.dumps({"text": "carries " * (TEXT_BYTES // 8), "truncate": True}).encode()
+        texts = ("/predictions/text", words, "application/json"), TEXTS_PER_S
+        pictures = ("/predictions/picture", picture(), "image/jpeg"), PICTURES_PER_S
+        ways = {"alone": [], "beside texts": [texts], "beside pictures": [pictures], "beside both": [texts, pictures]}
+        free = "127.0.0.1:0"
+        command = [packhorse, "serve", "--store", place / "store", "--http", free, "--grpc", free, "--admin", free,
+                   "--log-level", "error", "--lame-duck-s", "0"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE)
+        try:
+            address = json.loads(server.stdout.readline())["http"]
+            turn(packhorse, address, place, [texts, pictures])
+            rounds = [{way: turn(packhorse, address, place, beside) for way, beside in ways.items()} for _ in range(ROUNDS)]
+            print("| a model of three microseconds | p99 ms | lowest and highest | others answered a second | ratio |\n"
+                  "|---|---:|---:|---:|---:|")
+            for way in ways:
+                times = [told[way][0] for told in rounds]
+                ratio = statistics.median(told[way][0] / told["alone"][0] for told in rounds)
+                others = statistics.median(told[way][1] for told in rounds)
+                print(f"| {way} | {statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f} | {others:.1f} | {ratio:.2f} |")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
