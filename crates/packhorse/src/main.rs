@@ -51,7 +51,7 @@ enum Command {
     /// Look into a queue, and put dead letters back
     Queue(commands::queue::Args),
     /// Take videos from a queue and detect objects on every frame
-    Work(commands::work::Args),
+    Work(Box<commands::work::Args>),
     /// Look at a video and a model before relying on them: every check, one frame, and what it would take
     Doctor(commands::doctor::Args),
     /// Show the whole thing on the bundled street clip

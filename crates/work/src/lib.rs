@@ -38,6 +38,9 @@ pub use result::Summary;
 pub mod refusal;
 pub use refusal::Refusal;
 
+pub mod reply;
+pub use reply::{Outbox, Replies};
+
 pub mod cost;
 pub use cost::Cost;
 

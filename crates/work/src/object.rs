@@ -60,6 +60,9 @@ pub trait ObjectStore: Send + Sync {
     /// About the place.
     fn list(&self, folder: &str) -> Result<Vec<String>>;
 
+    /// Where the object, or the folder, called `key` is, for others: a path or a URL.
+    fn url(&self, key: &str) -> String;
+
     /// Removes the object; that it is not there is as good.
     ///
     /// # Errors
@@ -185,6 +188,10 @@ impl FolderStore {
 }
 
 impl ObjectStore for FolderStore {
+    fn url(&self, key: &str) -> String {
+        self.root.join(key).to_string_lossy().into_owned()
+    }
+
     fn put(&self, key: &str, bytes: &[u8], put: Put) -> Result<Stored> {
         let mut file = self.begin(key)?;
         file.append(bytes)?;

@@ -9,6 +9,7 @@ use objects::Address;
 use serde::{Deserialize, Serialize};
 
 use crate::output::Form;
+use crate::reply::ReplyForm;
 use crate::sampling::Sampling;
 use crate::track::{self, Line, Zone};
 
@@ -58,6 +59,12 @@ pub struct Task {
     /// the time it is read, somebody replaced it, whose own task it is, and this one has nothing left to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_etag: Option<String>,
+    /// The queue that is told when this has ended: one of those that its worker was started with, by address or name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// What it is told; without it, what the worker's settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_form: Option<ReplyForm>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
@@ -112,6 +119,8 @@ impl Template {
             lines: Vec::new(),
             outputs: Vec::new(),
             input_etag: None,
+            reply_to: None,
+            reply_form: None,
         };
         task.check()?;
         Ok(task)

@@ -24,6 +24,7 @@ use crate::policy::{Failure, placed};
 use crate::protection::{Busy, Protection};
 use crate::queue::{Lease, Received, TaskQueue};
 use crate::refusal::failed_key;
+use crate::reply::Replies;
 use crate::result::{Summary, cost_key, summary_key};
 use crate::source::Source;
 use crate::spool::{Fetched, LazySpool};
@@ -47,6 +48,8 @@ pub struct Worker {
     pub tools: Tools,
     /// Where videos are fetched to that are elsewhere; without it, they are refused.
     pub spool: Option<LazySpool>,
+    /// Who is told when a task has ended.
+    pub replies: Replies,
     /// What keeps others from taking this worker away while it holds a task.
     pub protection: Protection,
     /// How patient it is.
@@ -144,12 +147,8 @@ impl Worker {
         let lease = match self.queue.receive(self.config.visibility).map_err(Halt::Queue)? {
             Received::Nothing => return Ok(false),
             Received::Task(lease) => lease,
-            Received::DeadLetter { id, reason } => {
-                tracing::warn!(task = %id, %reason, "dead letter");
-                run.count(|report| report.dead += 1);
-                // An id that is no path segment has no folder either, so its refusal is nothing to tell.
-                drop(self.tidy(&id, true));
-                run.observer.discarded(&id, &reason);
+            Received::DeadLetter { id, task, reason } => {
+                self.discarded(&id, task.as_deref(), &reason, run);
                 return Ok(true);
             }
         };
@@ -161,7 +160,12 @@ impl Worker {
             Err(Failure::Task(_)) if run.is_over() => Err(Failure::Stopped),
             other => other,
         };
-        match attempted {
+        // Between the two: whoever dies here has it told again by the next delivery.
+        let told = attempted.and_then(|done| {
+            let told = self.replies.tell_done(&lease.task, &done.0, self.objects.as_ref());
+            told.map(|()| done).map_err(Failure::Place)
+        });
+        match told {
             Ok((summary, cost)) => self.acknowledge(&lease, &summary, cost.as_ref(), run)?,
             Err(failure) => self.settle(&lease, &failure, run)?,
         }
@@ -175,6 +179,8 @@ impl Worker {
         busy: &Busy,
         run: &Run<'_>,
     ) -> std::result::Result<(Summary, Option<Cost>), Failure> {
+        // Whoever may not be told is asked for before anything is spent on it.
+        self.replies.of(&lease.task).map_err(Failure::Task)?;
         if let Some(summary) = self.durable(&lease.task).map_err(placed)? {
             return Ok((summary, None));
         }

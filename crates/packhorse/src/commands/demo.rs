@@ -18,7 +18,8 @@ use store::task::TaskChoice;
 use work::media::Tools;
 use work::queue::Options;
 use work::{
-    Config, Cost, FolderStore, Inference, Mode, Protection, SqliteQueue, Stop, Summary, Task, TaskQueue, Worker, result,
+    Config, Cost, FolderStore, Inference, Mode, Protection, Replies, SqliteQueue, Stop, Summary, Task, TaskQueue,
+    Worker, result,
 };
 
 use super::serve::{Addresses, Server};
@@ -133,6 +134,7 @@ pub(super) fn drain(
         inference,
         tools: Tools::from_env(),
         spool: None,
+        replies: Replies::none(),
         protection: Protection::none(),
         config: Config::default(),
     };

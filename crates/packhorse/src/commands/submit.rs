@@ -12,6 +12,7 @@ use work::queue::SqsOptions;
 use self::wait::{Teller, wait};
 
 use super::look::Look;
+use super::work::FormChoice;
 use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
@@ -30,6 +31,12 @@ pub(crate) struct Args {
     model: String,
     #[command(flatten)]
     look: Look,
+    /// The queue that is told when each has ended; one of those that their worker lets be named
+    #[arg(long, value_name = "QUEUE")]
+    reply_to: Option<String>,
+    /// What it is told
+    #[arg(long, value_enum, value_name = "FORM")]
+    reply_form: Option<FormChoice>,
     /// Stay until every one of them has ended
     #[arg(long)]
     wait: bool,
@@ -75,5 +82,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 }
 
 fn task(input: &str, args: &Args) -> Result<Task, Exit> {
-    args.look.with(Task::new(Path::new(input), &args.model).map_err(|error| Exit::configuration(&error))?)
+    let task = Task::new(Path::new(input), &args.model).map_err(|error| Exit::configuration(&error))?;
+    let (reply_to, reply_form) = (args.reply_to.clone(), args.reply_form.map(Into::into));
+    args.look.with(Task { reply_to, reply_form, ..task })
 }

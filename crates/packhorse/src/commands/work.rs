@@ -1,6 +1,7 @@
 //! `packhorse work`
 
 mod infer;
+mod replies;
 mod taken;
 
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ use work::task::Template;
 use work::{Config, Cost, LazySpool, Mode, Observer, Report, Spool, Stop, Summary, Task, Worker};
 
 use self::infer::InferArgs;
+pub(super) use self::replies::FormChoice;
+use self::replies::ReplyArgs;
 use self::taken::Taken;
 use super::serve::bind;
 use super::{print_json, say};
@@ -82,6 +85,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     infer: InferArgs,
     #[command(flatten)]
+    replies: ReplyArgs,
+    #[command(flatten)]
     taken: Taken,
 }
 
@@ -126,6 +131,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     queue.depth().map_err(|error| Exit::configuration(&error))?;
     let objects = outside.output(&args.output)?;
     let spool = args.spool(&outside)?;
+    let replies = args.replies.replies(&outside, &args.queue)?;
     let protection = args.taken.protection(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
@@ -141,7 +147,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         ..Config::default()
     };
     let inference = runner.inference();
-    let worker = Worker { queue, objects, inference, tools, spool, protection, config };
+    let worker = Worker { queue, objects, inference, tools, spool, replies, protection, config };
     let outcome = worker.run(mode, &stop, &Progress::default());
     // What it holds up is taken away first, while there is time.
     drop(worker);

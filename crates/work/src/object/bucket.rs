@@ -28,6 +28,10 @@ impl BucketStore {
 }
 
 impl ObjectStore for BucketStore {
+    fn url(&self, key: &str) -> String {
+        self.place.url(key)
+    }
+
     fn put(&self, key: &str, bytes: &[u8], put: Put) -> Result<Stored> {
         check_key(key)?;
         stored(self.place.put(key, Bytes::copy_from_slice(bytes), &when(put)).map(drop), put)

@@ -213,7 +213,9 @@ fn received_too_often(bench: &Bench) {
         assert!(matches!(queue.receive(visibility).unwrap(), Received::Task(_)));
         (bench.advance)(visibility);
     }
-    let Received::DeadLetter { id, reason } = queue.receive(visibility).unwrap() else { panic!("received once more") };
+    let Received::DeadLetter { id, task: Some(_), reason } = queue.receive(visibility).unwrap() else {
+        panic!("received once more")
+    };
     queue.send(&task("next")).unwrap();
     assert_eq!((bench.receive().task.id.as_str(), id.as_str()), ("next", "killer"));
     bench.is("killer", Phase::Dead, Some(&reason));

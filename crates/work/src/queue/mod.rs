@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use engine::{Error, ErrorKind, Result};
 
 pub use self::sqlite::{Options, SqliteQueue};
-pub use self::sqs::{SqsOptions, SqsQueue};
+pub use self::sqs::{SqsOptions, SqsOutbox, SqsQueue};
 use crate::Task;
 
 /// Milliseconds since 1970; an argument everywhere, so that a test can turn it.
@@ -132,6 +132,8 @@ pub enum Received {
     DeadLetter {
         /// Its id, which may be anything, if not we wrote it.
         id: String,
+        /// The task, where it is one.
+        task: Option<Box<Task>>,
         /// Why.
         reason: String,
     },

@@ -283,11 +283,14 @@ impl SqliteQueue {
             return Ok(Received::Nothing);
         };
         let task = match parse(&id, &body) {
-            Ok(_) if receives >= self.options.receives_max => Err(format!(
-                "received {receives} times without an end: it may be what stops its workers; look at their logs"
+            Ok(task) if receives >= self.options.receives_max => Err((
+                Some(Box::new(task)),
+                format!(
+                    "received {receives} times without an end: it may be what stops its workers; look at their logs"
+                ),
             )),
             Ok(task) => Ok(task),
-            Err(error) => Err(error.message),
+            Err(error) => Err((None, error.message)),
         };
         match task {
             Ok(task) => {
@@ -298,11 +301,11 @@ impl SqliteQueue {
                 tx.execute(sql, params![number, receipt, after(now_ms, visibility), receive_count, now_ms])?;
                 Ok(Received::Task(Box::new(Lease { task, receipt, receive_count, failures })))
             }
-            Err(reason) => {
+            Err((task, reason)) => {
                 let sql =
                     "UPDATE tasks SET state = 'dead', receipt = NULL, finished_ms = ?2, reason = ?3 WHERE rowid = ?1";
                 tx.execute(sql, params![number, now_ms, cut(&reason)])?;
-                Ok(Received::DeadLetter { id, reason })
+                Ok(Received::DeadLetter { id, task, reason })
             }
         }
     }
@@ -380,7 +383,7 @@ mod tests {
         match queue.receive(VISIBILITY).unwrap() {
             Received::Nothing => None,
             Received::Task(lease) => Some(*lease),
-            Received::DeadLetter { id, reason } => panic!("{id}: {reason}"),
+            Received::DeadLetter { id, reason, .. } => panic!("{id}: {reason}"),
         }
     }
 

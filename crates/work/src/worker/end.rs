@@ -58,6 +58,13 @@ impl Worker {
         if let Err(error) = tidied {
             tracing::warn!(%task, %error, "what attempts left behind could not be removed");
         }
+        let verdict = match verdict {
+            Verdict::DeadLetter { reason } => match self.replies.tell_failed(&lease.task, &reason) {
+                Ok(()) => Verdict::DeadLetter { reason },
+                Err(error) => Verdict::Place(error),
+            },
+            verdict => verdict,
+        };
         let released = |report: &mut Report| report.released += 1;
         let (count, ended): (fn(&mut Report), _) = match &verdict {
             Verdict::DeadLetter { reason } => {
@@ -86,6 +93,21 @@ impl Worker {
             Verdict::Place(error) => Err(Halt::Place(error)),
             Verdict::DeadLetter { .. } | Verdict::Retry { .. } | Verdict::Leave => Ok(()),
         }
+    }
+
+    /// What is left to do of a task that the queue itself gave up.
+    pub(super) fn discarded(&self, id: &str, task: Option<&Task>, reason: &str, run: &Run<'_>) {
+        tracing::warn!(task = %id, %reason, "dead letter");
+        run.count(|report| report.dead += 1);
+        // An id that is no path segment has no folder either, so its refusal is nothing to tell.
+        drop(self.tidy(id, true));
+        if let Some(task) = task {
+            let told = self.refuse(task, reason).and_then(|()| self.replies.tell_failed(task, reason));
+            if let Err(error) = told {
+                tracing::warn!(task = %id, %error, "nobody could be told of a dead letter");
+            }
+        }
+        run.observer.discarded(id, reason);
     }
 
     /// Leaves word for whoever waits for the results, where the queue could not tell. Before the task is ended: whoever dies in

@@ -22,6 +22,7 @@ use crate::queue::{DeadLetter, Depth, Options, Phase, SqliteQueue, TaskState, le
 use crate::result::lines_key;
 use crate::segment::Lengths;
 
+mod replied;
 mod resume;
 mod sampled;
 mod truth;
@@ -146,6 +147,9 @@ impl TaskQueue for HookedQueue {
 struct HookedStore(FolderStore, Arc<Hook>);
 
 impl ObjectStore for HookedStore {
+    fn url(&self, key: &str) -> String {
+        self.0.url(key)
+    }
     fn put(&self, key: &str, bytes: &[u8], put: Put) -> Result<Stored> {
         (self.1)(&format!("put {}", short(key))).and_then(|()| self.0.put(key, bytes, put))
     }
@@ -263,6 +267,7 @@ impl Yard {
             inference: Arc::new(Brightness::new(inference)),
             tools: Tools::from_env(),
             spool: None,
+            replies: Replies::none(),
             protection: Protection::none(),
             // The clock stands still, so a delay would never end.
             config: Config {
@@ -340,6 +345,7 @@ fn works_again(worker: &Worker, yard: &Yard) -> bool {
         inference,
         tools: worker.tools.clone(),
         spool: None,
+        replies: Replies::none(),
         protection: Protection::none(),
         config: worker.config.clone(),
     };

@@ -69,12 +69,16 @@ fn with(attributes: &Attributes, name: &str, text: &str) -> Result<Attributes> {
 
 /// As much of `text` as a message may carry: not empty, not too long, and only characters that XML has.
 pub(super) fn sendable(text: &str) -> String {
-    let plain = |c: char| match c {
+    let text: String = text.chars().take(REASON_CHARS_MAX).map(xml_character).collect();
+    if text.is_empty() { "no reason was given".to_owned() } else { text }
+}
+
+/// `c`, or what stands for it where a message may not carry it.
+pub(super) fn xml_character(c: char) -> char {
+    match c {
         '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => c,
         _ => '\u{fffd}',
-    };
-    let text: String = text.chars().take(REASON_CHARS_MAX).map(plain).collect();
-    if text.is_empty() { "no reason was given".to_owned() } else { text }
+    }
 }
 
 /// Bytes that `attributes` take of a message.

@@ -13,6 +13,7 @@ mod dead;
 mod fault;
 mod held;
 mod history;
+mod outbox;
 mod service;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use objects::Network;
 use self::address::Address;
 use self::held::{Held, Leases};
 use self::history::History;
+pub use self::outbox::SqsOutbox;
 use self::service::{Letter, Outgoing, Service};
 use super::{DeadLetter, Depth, Lease, Received, TaskQueue, TaskState, lease_lost};
 use crate::body::{self, BODY_BYTES_MAX, Content};
@@ -192,7 +194,7 @@ impl SqsQueue {
                 receives - 1
             );
             self.give_up(&letter, task.to_json()?, &reason)?;
-            return Ok(Some(Received::DeadLetter { id: task.id, reason }));
+            return Ok(Some(Received::DeadLetter { id: task.id.clone(), task: Some(Box::new(task)), reason }));
         }
         let failures = history.failures;
         let receipt = self.leases.add(Held::new(letter, history, visibility));
@@ -223,7 +225,7 @@ impl SqsQueue {
     fn refuse(&self, letter: &Letter, error: Error) -> Result<Received> {
         let reason = error.message;
         self.give_up(letter, letter.body.clone(), &reason)?;
-        Ok(Received::DeadLetter { id: letter.id.clone(), reason })
+        Ok(Received::DeadLetter { id: letter.id.clone(), task: None, reason })
     }
 
     /// Sends the task to the dead letters, then deletes its message.

@@ -138,7 +138,7 @@ fn bodies_of_others_are_tasks_and_what_is_none_is_a_dead_letter() {
     assert_eq!(queue.depth().unwrap(), Depth { in_flight: 3, ..Depth::default() });
     for (body, says) in [("work on a.mp4", "not JSON"), (r#"{"bucket": "in"}"#, "'object'")] {
         pair.write(body);
-        let Received::DeadLetter { id, reason } = queue.receive(VISIBILITY).unwrap() else { panic!("{body}") };
+        let Received::DeadLetter { id, reason, .. } = queue.receive(VISIBILITY).unwrap() else { panic!("{body}") };
         assert!(reason.contains(says), "{reason}");
         let dead = queue.dead_letters(10).unwrap();
         assert!(dead.iter().any(|dead| dead.reason == reason && dead.input.is_none()), "{id}: {dead:?}");

@@ -1,0 +1,152 @@
+"""The commands around a queue, on SQS (MiniStack) and on the embedded one: videos are submitted and waited for, a dead letter is
+looked at, put back after the fix and completes, and a queue of replies is told of every end."""
+
+import ast
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+import unittest
+
+import product
+import services
+
+WAIT_SECONDS_MAX = 120
+
+
+class Commands(unittest.TestCase):
+    """One service and one packed model for all."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.place = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="packhorse-commands-")))
+        cls.aws = cls.enterClassContext(services.MiniStack())
+        cls.sqs = cls.aws.client("sqs")
+        cls.clip = cls.place / "clip.mp4"
+        street = product.ASSETS / "street.mp4"
+        subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-i", street, "-frames:v", "30", "-an", cls.clip], check=True)
+        for name, model, labels in (("detector", "person_ssdlite_odapi.onnx", "person.txt"),
+                                    ("talker", "nanodet_g_coco80.onnx", "coco80.txt")):
+            product.packhorse("pack", product.ASSETS / model, "--store", cls.place / "store", "--name", name, "--task",
+                              "object-detection", "--labels", product.ASSETS / labels)
+
+    def setUp(self):
+        self.name = self.id().rsplit(".", 1)[1][5:45]
+        self.folder = self.place / self.name
+        self.folder.mkdir()
+        self.replies = self.sqs.create_queue(QueueName=f"{self.name}-replies")["QueueUrl"]
+        self.environment = {**os.environ, **services.ENVIRONMENT, "AWS_ENDPOINT_URL": self.aws.url}
+
+    def start(self, *arguments):
+        """Starts a command."""
+        command = [product.BINARY, *map(str, arguments)]
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.kill)
+        return process
+
+    def end(self, process, code=0):
+        """What it printed by its end, which has to be this one."""
+        out, err = process.communicate(timeout=WAIT_SECONDS_MAX)
+        self.assertEqual(process.returncode, code, err)
+        return product.json_lines(out)
+
+    def run_(self, *arguments, code=0):
+        """Runs a command to its end."""
+        return self.end(self.start(*arguments), code)
+
+    def work(self, queue, *arguments, code=0):
+        """A worker that drains the queue."""
+        line, = self.run_("work", "--queue", queue, "--store", self.place / "store", "--output", self.folder / "out",
+                          "--spool", self.folder / "spool", "--mode", "drain-once", "--reply-to", self.replies, *arguments,
+                          code=code)
+        return line
+
+    def told(self, count):
+        """So many replies, each with its attributes."""
+        replies, deadline = [], time.monotonic() + WAIT_SECONDS_MAX
+        while len(replies) < count and time.monotonic() < deadline:
+            found = self.sqs.receive_message(QueueUrl=self.replies, MaxNumberOfMessages=10, VisibilityTimeout=600,
+                                             WaitTimeSeconds=1, MessageAttributeNames=["All"]).get("Messages", [])
+            for message in found:
+                attributes = {name: value["StringValue"] for name, value in message["MessageAttributes"].items()}
+                replies.append((message["Body"], attributes))
+        self.assertEqual(len(replies), count)
+        return replies
+
+    def check_redriven(self, queue):
+        """From the submission of a good and a bad video to two good results."""
+        bad = self.folder / "bad.mp4"
+        bad.write_bytes(b"this is no video")
+        submitted = self.start("submit", self.clip, bad, "--queue", queue, "--model", "detector", "--wait", "--output",
+                               self.folder / "out")
+        tasks = [json.loads(submitted.stdout.readline()) for _ in range(2)]
+        good_id, bad_id = (task["id"] for task in tasks)
+        self.assertEqual([task["state"] for task in tasks], ["queued", "queued"])
+        self.assertEqual(self.work(queue, code=1), {"completed": 1, "dead": 1, "released": 0, "lost": 0})
+        ended = self.end(submitted, code=1)
+        self.assertEqual([(line["id"], line["state"]) for line in ended], [(good_id, "done"), (bad_id, "dead")])
+        letter, = self.run_("queue", "--queue", queue, "dead")
+        self.assertEqual((letter["id"], letter["input"], letter["reason"]), (bad_id, str(bad), ended[1]["reason"]))
+        counts, = self.run_("queue", "--queue", queue)
+        self.assertEqual((counts["dead"], counts["visible"], counts["in_flight"], counts["delayed"]), (1, 0, 0, 0))
+
+        # Nobody's id, then the fix.
+        self.run_("queue", "--queue", queue, "redrive", "nobody", code=1)
+        bad.write_bytes(self.clip.read_bytes())
+        self.assertEqual(self.run_("queue", "--queue", queue, "redrive", bad_id), [{"redriven": 1}])
+        self.assertEqual(self.run_("queue", "--queue", queue, "dead"), [])
+        self.assertEqual(self.work(queue), {"completed": 1, "dead": 0, "released": 0, "lost": 0})
+        lines = [(self.folder / "out" / task / "results.jsonl").read_bytes() for task in (good_id, bad_id)]
+        self.assertEqual(lines[0], lines[1])
+        self.assertFalse((self.folder / "out" / bad_id / "failed.json").exists())
+
+        told = {}
+        for body, attributes in self.told(3):
+            reply = json.loads(body)
+            self.assertEqual((attributes["packhorse.task"], attributes["packhorse.status"]), (reply["id"], reply["status"]))
+            told.setdefault(reply["id"], {})[reply["status"]] = reply
+        self.assertEqual({id: sorted(replies) for id, replies in told.items()}, {good_id: ["done"], bad_id: ["done", "failed"]})
+        self.assertEqual(told[bad_id]["failed"]["reason"], letter["reason"])
+        for task in (good_id, bad_id):
+            done = told[task]["done"]
+            summary = json.loads((pathlib.Path(done["results"]) / "summary.json").read_text())
+            for field in ("frames", "detections", "classes", "outputs"):
+                self.assertEqual(done[field], summary[field], field)
+
+    def test_a_dead_letter_of_sqs_is_put_back_after_the_fix_and_completes(self):
+        self.check_redriven(self.aws.queue(self.name)[0])
+
+    def test_a_dead_letter_of_the_embedded_queue_is_put_back_after_the_fix_and_completes(self):
+        self.check_redriven(self.folder / "queue.sqlite")
+
+    def test_the_old_text_is_cut_to_whole_frames_that_the_queue_takes(self):
+        least = 17 * 1024
+        self.sqs.set_queue_attributes(QueueUrl=self.replies, Attributes={"MaximumMessageSize": str(least)})
+        queue = self.aws.queue(self.name)[0]
+        task, = self.run_("submit", self.clip, "--queue", queue, "--model", "talker", "--threshold", "0.01", "--reply-form",
+                          "text")
+        self.work(queue)
+        (body, attributes), = self.told(1)
+        self.assertLessEqual(len(body.encode()), least)
+        self.assertEqual((attributes["packhorse.task"], attributes["packhorse.status"]), (task["id"], "done"))
+        frames = [ast.literal_eval(line) for line in body.splitlines()]
+        lines = product.json_lines((self.folder / "out" / task["id"] / "results.jsonl").read_text())
+        want = [[(one["label"], one["score"]) for one in line["detections"]] for line in lines]
+        self.assertEqual(frames, want[:len(frames)])
+        self.assertEqual(int(attributes.get("packhorse.frames-left-out", 0)), len(want) - len(frames))
+        self.assertLess(len(frames), len(want), "it was to be cut")
+
+    def test_queues_that_cannot_be_told_are_refused_at_the_start(self):
+        queue = self.aws.queue(self.name)[0]
+        for reply_to, says in ((queue, "queue of tasks"), ("queue.sqlite", "SQS only"), ("sqs://nowhere", "nowhere")):
+            worker = self.start("work", "--queue", queue, "--store", self.place / "store", "--output", self.folder / "out",
+                                "--reply-to", reply_to)
+            _, err = worker.communicate(timeout=WAIT_SECONDS_MAX)
+            self.assertEqual(worker.returncode, 2, err)
+            self.assertIn(says, err)
+
+
+if __name__ == "__main__":
+    unittest.main()
