@@ -27,8 +27,8 @@ def decode(video, filters, size, limit=None):
     One decoder thread and no frame dropped or doubled, so that two decoders give the same bytes.
     """
     width, height = size
-    # Of its ways to colours, the one that rounds.
-    chain = ",".join([*filters, "format=gbrp"])
+    # Of its ways to colours, the one that rounds; chroma, which is coarser, is interpolated as the scaler is told.
+    chain = ",".join([*(filters or [f"scale={width}:{height}:flags=bilinear"]), "format=gbrp"])
     command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-i", str(video), "-map", "0:v:0",
                "-fps_mode", "passthrough", "-vf", chain, "-f", "rawvideo",
                *([] if limit is None else ["-frames:v", str(limit)]), "-"]
