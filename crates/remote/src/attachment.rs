@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use crate::failure::Failure;
 use crate::fit::Names;
 use crate::policy::{Ended, Policy, Why};
+use crate::probing::Refusal;
 use crate::remote::Shared;
 use crate::used::Used;
 use crate::wire::Target;
@@ -70,8 +71,8 @@ pub struct Attachment {
     policy: Mutex<Policy>,
     /// Who may be asked, and how; written by who looks.
     admitted: Mutex<Vec<Option<Arc<Admitted>>>>,
-    /// Why an endpoint is not what it was taken for, by endpoint, in the words of the last look.
-    mismatches: Mutex<Vec<Option<String>>>,
+    /// What came of the last look at each endpoint, if it did not end well.
+    refusals: Mutex<Vec<Option<Refusal>>>,
     begun: Instant,
 }
 
@@ -79,7 +80,7 @@ impl Attachment {
     pub(crate) fn new(runtime: Handle, shared: Arc<Shared>, model: Model) -> Arc<Self> {
         let count = shared.endpoints.len();
         let policy = Mutex::new(Policy::new(shared.settings.limits.clone(), count));
-        let (admitted, mismatches) = (Mutex::new(vec![None; count]), Mutex::new(vec![None; count]));
+        let (admitted, refusals) = (Mutex::new(vec![None; count]), Mutex::new(vec![None; count]));
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             runtime,
@@ -87,7 +88,7 @@ impl Attachment {
             model,
             policy,
             admitted,
-            mismatches,
+            refusals,
             begun: Instant::now(),
         })
     }
@@ -106,9 +107,12 @@ impl Attachment {
 
     /// Endpoints that are there and are not what they were taken for, and why.
     pub fn mismatches(&self) -> Vec<(String, String)> {
-        let mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = |(at, why): (usize, &Option<String>)| Some((self.address(at), why.clone()?));
-        mismatches.iter().enumerate().filter_map(told).collect()
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = |(at, refusal): (usize, &Option<Refusal>)| match refusal {
+            Some(Refusal::Mismatch(why)) => Some((self.address(at), why.clone())),
+            Some(Refusal::Absent(_)) | None => None,
+        };
+        refusals.iter().enumerate().filter_map(told).collect()
     }
 
     pub(crate) fn policy(&self) -> MutexGuard<'_, Policy> {
@@ -135,12 +139,12 @@ impl Attachment {
         }
     }
 
-    /// Notes why an endpoint is not what it was taken for; whether that is news.
-    pub(crate) fn mismatch(&self, endpoint: usize, why: Option<String>) -> bool {
-        let mut all = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes what came of a look at an endpoint; whether that is news.
+    pub(crate) fn refused(&self, endpoint: usize, refusal: Option<Refusal>) -> bool {
+        let mut all = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(of) = all.get_mut(endpoint) else { return false };
-        let is_news = why.is_some() && *of != why;
-        *of = why;
+        let is_news = *of != refusal;
+        *of = refusal;
         is_news
     }
 

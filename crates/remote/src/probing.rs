@@ -11,10 +11,11 @@ use crate::failure::{Failure, FailureKind};
 use crate::fit::{self, Names};
 use crate::wire::{Asked, Peer, Target};
 
-/// What came of a look that did not end well.
-enum Refusal {
+/// What came of a look that did not end well, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
     /// It cannot be told, not now.
-    Absent(Failure),
+    Absent(String),
     /// It is another model than ours.
     Mismatch(String),
 }
@@ -52,7 +53,7 @@ impl Attachment {
         let looked = tokio::time::timeout(limit, self.examine(endpoint)).await;
         let slow = |_| {
             let text = format!("no answer within {} s", limit.as_secs_f64());
-            Err(Refusal::Absent(Failure::new(FailureKind::Slow, text)))
+            Err(Refusal::Absent(text))
         };
         let looked = looked.unwrap_or_else(slow);
         let (model, address) = (&self.model.name, self.address(endpoint));
@@ -60,19 +61,22 @@ impl Attachment {
             Ok(admitted) => {
                 let (there, version) = (&admitted.target.model, &admitted.version);
                 tracing::info!(%address, model, there, version, "an endpoint answers as the model here does, and is asked");
-                self.mismatch(endpoint, None);
+                self.refused(endpoint, None);
                 self.admit(endpoint, Some(admitted));
                 true
             }
-            Err(Refusal::Mismatch(why)) => {
-                if self.mismatch(endpoint, Some(why.clone())) {
-                    tracing::warn!(%address, model, why, "an endpoint is not what it was taken for, and is not asked");
+            Err(refusal) => {
+                // Told once, however often it is looked at.
+                if self.refused(endpoint, Some(refusal.clone())) {
+                    match refusal {
+                        Refusal::Mismatch(why) => {
+                            tracing::warn!(%address, model, why, "an endpoint is not what it was taken for, and is not asked");
+                        }
+                        Refusal::Absent(why) => {
+                            tracing::info!(%address, model, why, "an endpoint does not answer, and is looked for");
+                        }
+                    }
                 }
-                false
-            }
-            Err(Refusal::Absent(failure)) => {
-                self.mismatch(endpoint, None);
-                tracing::debug!(%address, model, reason = %failure, "an endpoint is not there");
                 false
             }
         };
@@ -80,7 +84,7 @@ impl Attachment {
     }
 
     async fn examine(&self, endpoint: usize) -> Result<Admitted, Refusal> {
-        let absent = || Refusal::Absent(Failure::new(FailureKind::Lost, "there is no such endpoint"));
+        let absent = || Refusal::Absent("there is no such endpoint".to_owned());
         let (address, peer) = self.shared.endpoints.get(endpoint).ok_or_else(absent)?;
         let model = address.model.clone().unwrap_or_else(|| self.model.name.clone());
         let mut target = Target { model, version: address.version };
@@ -105,6 +109,8 @@ impl Attachment {
 fn refusal(failure: Failure) -> Refusal {
     match failure.kind {
         FailureKind::Wrong => Refusal::Mismatch(failure.message),
-        FailureKind::Lost | FailureKind::Busy | FailureKind::Slow | FailureKind::Broken => Refusal::Absent(failure),
+        FailureKind::Lost | FailureKind::Busy | FailureKind::Slow | FailureKind::Broken => {
+            Refusal::Absent(failure.message)
+        }
     }
 }

@@ -25,7 +25,7 @@ const MODELS_MAX: usize = 64;
 pub(crate) enum Otherwise {
     /// It is worked here
     Local,
-    /// It waits, for a minute at most; then its task is given back
+    /// It waits, for 20 s at most; then its task is given back
     Wait,
 }
 

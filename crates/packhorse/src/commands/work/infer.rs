@@ -11,8 +11,9 @@ use work::Inference;
 use crate::exit::Exit;
 use crate::inference::{Attached, InProcess, Otherwise};
 
-/// The longest that a frame waits for an endpoint to come back.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest that a frame waits for an endpoint to come back. A worker that is to end waits for its frames, so it is less
+/// than what those are usually given who have to go.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What is tried for a frame that nobody else answers.
 const TRIES_MAX: u32 = 10;
 
