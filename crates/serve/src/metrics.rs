@@ -10,6 +10,7 @@ pub use models::{ModelCounts, ModelSource};
 mod others;
 pub use others::{OtherMetric, OtherSource};
 mod process;
+mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -25,10 +26,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Timing;
-use cache::Cache;
-use memory::Memory;
 use models::Models;
-use others::Others;
+use watched::Watched;
 
 /// Counters and histograms of one server. Made once, passed in, never global.
 pub struct Metrics {
@@ -55,9 +54,9 @@ pub struct Metrics {
     cold_start_seconds: Histogram,
     evictions: Family<Gone, Counter>,
     models: Arc<Models>,
-    memory: Arc<Memory>,
-    cache: Arc<Cache>,
-    others: Arc<Others>,
+    memory: Arc<Watched<dyn MemorySource>>,
+    cache: Arc<Watched<dyn CacheSource>>,
+    others: Arc<Watched<dyn OtherSource>>,
 }
 
 /// What was taken out of memory.

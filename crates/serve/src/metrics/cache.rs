@@ -1,7 +1,6 @@
 //! The node's cache of a store elsewhere, where there is one.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -11,35 +10,17 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use store::remote::CacheCounts;
 
+use super::watched::Watched;
+
 /// Knows what the cache did and holds.
 pub trait CacheSource: Send + Sync {
     /// The sums; `None` without a cache.
     fn counts(&self) -> Option<CacheCounts>;
 }
 
-/// Looks whenever somebody scrapes.
-#[derive(Default)]
-pub(super) struct Cache {
-    /// Set once, when the server knows its models.
-    source: OnceLock<Arc<dyn CacheSource>>,
-}
-
-impl Cache {
-    pub(super) fn watch(&self, source: Arc<dyn CacheSource>) {
-        // The first one stays, as with all sources.
-        let _ = self.source.set(source);
-    }
-}
-
-impl fmt::Debug for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").finish_non_exhaustive()
-    }
-}
-
-impl Collector for Cache {
+impl Collector for Watched<dyn CacheSource> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(counts) = self.source.get().and_then(|source| source.counts()) else { return Ok(()) };
+        let Some(counts) = self.source().and_then(|source| source.counts()) else { return Ok(()) };
         let help = "Files of models that were wanted: there already, fetched, not what their names say, not to be had.";
         let outcomes =
             [("hit", counts.hits), ("miss", counts.misses), ("corrupt", counts.corrupt), ("failed", counts.failed)];

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -12,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::models::{NAMED_MAX, OTHER};
+use super::watched::Watched;
 use crate::residency::{MemoryFigures, MemoryKind};
 
 /// Letters of a program's hash that tell it from others.
@@ -34,26 +34,6 @@ pub trait MemorySource: Send + Sync {
     fn models(&self, each: &mut dyn FnMut(&str, u64));
     /// Calls `each` with every program that is in memory.
     fn programs(&self, each: &mut dyn FnMut(ProgramMemory<'_>));
-}
-
-/// Looks whenever somebody scrapes.
-#[derive(Default)]
-pub(super) struct Memory {
-    /// Set once, when the server knows its models.
-    source: OnceLock<Arc<dyn MemorySource>>,
-}
-
-impl Memory {
-    pub(super) fn watch(&self, source: Arc<dyn MemorySource>) {
-        // The first one stays, as with all sources.
-        let _ = self.source.set(source);
-    }
-}
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").finish_non_exhaustive()
-    }
 }
 
 /// The largest of `all` by name, and the sum of the others.
@@ -82,9 +62,9 @@ fn kinds(figures: &MemoryFigures) -> Vec<(&'static str, u64)> {
     charged.into_iter().chain(rest).collect()
 }
 
-impl Collector for Memory {
+impl Collector for Watched<dyn MemorySource> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(source) = self.source.get() else { return Ok(()) };
+        let Some(source) = self.source() else { return Ok(()) };
         let figures = source.figures();
         let budget = gauge(figures.limit_bytes);
         let help = "What everything together may take of the memory.";

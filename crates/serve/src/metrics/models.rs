@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::{Add, AddAssign};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -17,6 +17,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use super::watched::Watched;
 use crate::Statistics;
 
 /// Models with series of their own.
@@ -97,24 +98,16 @@ pub trait ModelSource: Send + Sync {
 }
 
 /// The series of the models, brought up to date by each scrape.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Models {
-    /// Set once, when the server knows its models.
-    source: OnceLock<Arc<dyn ModelSource>>,
+    source: Watched<dyn ModelSource>,
     /// Held for the length of a scrape, by scrapes alone.
     series: Mutex<Series>,
 }
 
 impl Models {
     pub(super) fn watch(&self, source: Arc<dyn ModelSource>) {
-        // A second source would count the same requests again.
-        let _ = self.source.set(source);
-    }
-}
-
-impl fmt::Debug for Models {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Models").finish_non_exhaustive()
+        self.source.watch(source);
     }
 }
 
@@ -184,7 +177,7 @@ impl Series {
 
 impl Collector for Models {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(source) = self.source.get() else { return Ok(()) };
+        let Some(source) = self.source.source() else { return Ok(()) };
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         series.update(source.as_ref());
         let served = ConstGauge::new(i64::try_from(series.last.len()).unwrap_or(i64::MAX));

@@ -1,13 +1,14 @@
 //! What others in the process count that are no part of the server, a worker for one.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::watched::Watched;
 
 /// A metric as it is told: its samples are known when somebody scrapes.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,30 +30,9 @@ pub trait OtherSource: Send + Sync {
     fn told(&self) -> Vec<OtherMetric>;
 }
 
-/// Looks whenever somebody scrapes.
-#[derive(Default)]
-pub(super) struct Others {
-    /// Set once, by whoever joins the parts.
-    source: OnceLock<Arc<dyn OtherSource>>,
-}
-
-impl Others {
-    pub(super) fn watch(&self, source: Arc<dyn OtherSource>) {
-        // The first one stays, as with all sources.
-        let _ = self.source.set(source);
-    }
-}
-
-impl fmt::Debug for Others {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Others").finish_non_exhaustive()
-    }
-}
-
-impl Collector for Others {
+impl Collector for Watched<dyn OtherSource> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for OtherMetric { name, help, is_counter, samples } in self.source.get().iter().flat_map(|source| source.told())
-        {
+        for OtherMetric { name, help, is_counter, samples } in self.source().iter().flat_map(|source| source.told()) {
             let kind = if is_counter { MetricType::Counter } else { MetricType::Gauge };
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             if let [(None, value)] = samples[..] {
