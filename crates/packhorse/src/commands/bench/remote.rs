@@ -1,6 +1,8 @@
 //! A worker that has its frames inferred by a server beside it, and one that does it itself: what the way there costs.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +31,23 @@ struct Figures {
     received_bytes: Vec<f64>,
 }
 
+/// Seconds of the clip: numbers in JSON take a second a frame.
+const CLIP_S: &str = "20";
+
 /// The detectors, by file and labels: one that takes bytes, and one that takes floats.
 const MODELS: [&str; 2] = ["person_ssdlite_odapi.onnx", "nanodet_g_coco80.onnx"];
 
 pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
+    let clip = bench.scratch.path().join("beginning.mp4");
+    let mut cut = Command::new("ffmpeg");
+    cut.args(["-nostdin", "-v", "error", "-y", "-i"]).arg(bench.assets.join("street.mp4"));
+    let cut = cut.args(["-t", CLIP_S, "-c", "copy", "-an"]).arg(&clip).stdin(Stdio::null()).status();
+    if !cut.is_ok_and(|status| status.success()) {
+        return Err(Exit::Failed("ffmpeg cannot cut the clip".to_owned()));
+    }
     let mut rows = Vec::new();
     for model in MODELS {
-        rows.extend(of_model(bench, model)?);
+        rows.extend(of_model(bench, model, &clip)?);
     }
     let header = [
         "model",
@@ -49,7 +61,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     Ok(table(&header, &rows))
 }
 
-fn of_model(bench: &Bench, file: &str) -> Result<Vec<Vec<String>>, Exit> {
+fn of_model(bench: &Bench, file: &str, clip: &Path) -> Result<Vec<Vec<String>>, Exit> {
     let store = bench.store(&format!("remote-{file}"))?;
     let path = bench.assets.join(file);
     let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
@@ -77,7 +89,7 @@ fn of_model(bench: &Bench, file: &str) -> Result<Vec<Vec<String>>, Exit> {
                     Arc::new(attached)
                 }
             };
-            measure(bench, &model, inference, &server, figures)?;
+            measure((clip, bench.scratch.path()), &model, inference, &server, figures)?;
         }
     }
     scheduler.drain(Duration::from_secs(5));
@@ -89,19 +101,18 @@ fn name(way: &str) -> &str {
 }
 
 fn measure(
-    bench: &Bench,
+    (clip, scratch): (&Path, &Path),
     model: &str,
     inference: Arc<dyn Inference>,
     server: &Server,
     figures: &mut Figures,
 ) -> Result<(), Exit> {
-    let folder = tempfile::tempdir_in(bench.scratch.path());
+    let folder = tempfile::tempdir_in(scratch);
     let folder = folder.map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
     let is_remote =
         |frames: u64, remote: Option<work::cost::Remote>| remote.is_none_or(|of| of.frames_remote == frames);
     let (worker, served) = (engine::cpu::process_cpu(), cpu_of(server.id())?);
-    let clip = bench.assets.join("street.mp4");
-    let (summary, cost) = drain(&clip, model, folder.path(), folder.path(), inference)?;
+    let (summary, cost) = drain(clip, model, folder.path(), folder.path(), inference)?;
     let (worker, served) = (engine::cpu::process_cpu() - worker, cpu_of(server.id())? - served);
     if !is_remote(summary.frames, cost.spent.remote) {
         return Err(Exit::Failed("frames were worked here that the server was to have".to_owned()));
