@@ -138,6 +138,17 @@ class Commands(unittest.TestCase):
         self.assertEqual(int(attributes.get("packhorse.frames-left-out", 0)), len(want) - len(frames))
         self.assertLess(len(frames), len(want), "it was to be cut")
 
+    def test_what_a_body_does_not_say_the_worker_was_told(self):
+        self.aws.client("s3").create_bucket(Bucket="videos")
+        self.aws.client("s3").put_object(Bucket="videos", Key="clip.mp4", Body=self.clip.read_bytes())
+        queue, _ = self.aws.queue(self.name)
+        self.sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"bucket": "videos", "object": "clip.mp4"}))
+        self.work(queue, "--model", "detector", "--sample", "every:5", "--outputs", "coco,webvtt")
+        task, = (self.folder / "out").iterdir()
+        summary = json.loads((task / "summary.json").read_text())
+        self.assertEqual((summary["frames"], summary["frames_looked"]), (30, 6))
+        self.assertTrue((task / "coco.json").exists() and (task / "labels.vtt").exists())
+
     def test_queues_that_cannot_be_told_are_refused_at_the_start(self):
         queue = self.aws.queue(self.name)[0]
         for reply_to, says in ((queue, "queue of tasks"), ("queue.sqlite", "SQS only"), ("sqs://nowhere", "nowhere")):

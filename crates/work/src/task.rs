@@ -85,11 +85,30 @@ pub struct Template {
     pub threshold: f32,
     /// See [`Task::damage_tolerance`].
     pub damage_tolerance: f64,
+    /// See [`Task::sampling`].
+    pub sampling: Sampling,
+    /// See [`Task::track`].
+    pub track: bool,
+    /// See [`Task::zones`].
+    pub zones: Vec<Zone>,
+    /// See [`Task::lines`].
+    pub lines: Vec<Line>,
+    /// See [`Task::outputs`].
+    pub outputs: Vec<Form>,
 }
 
 impl Default for Template {
     fn default() -> Self {
-        Self { model: None, threshold: THRESHOLD_DEFAULT, damage_tolerance: 0.0 }
+        Self {
+            model: None,
+            threshold: THRESHOLD_DEFAULT,
+            damage_tolerance: 0.0,
+            sampling: Sampling::All,
+            track: false,
+            zones: Vec::new(),
+            lines: Vec::new(),
+            outputs: Vec::new(),
+        }
     }
 }
 
@@ -113,11 +132,11 @@ impl Template {
             model: model.clone(),
             threshold: self.threshold,
             damage_tolerance: self.damage_tolerance,
-            sampling: Sampling::All,
-            track: false,
-            zones: Vec::new(),
-            lines: Vec::new(),
-            outputs: Vec::new(),
+            sampling: self.sampling,
+            track: self.track,
+            zones: self.zones.clone(),
+            lines: self.lines.clone(),
+            outputs: self.outputs.clone(),
             input_etag: None,
             reply_to: None,
             reply_form: None,

@@ -1,8 +1,10 @@
-//! How a video is to be looked at, as it is typed: the same words for whoever submits one and whoever tries one out.
+//! How a video is to be looked at, as it is typed: the same words for whoever submits one, whoever tries one out, and for
+//! workers, of videos of which nobody says it.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use work::task::Template;
 use work::track::{Line, Zone};
 use work::{Form, Sampling, Task};
 
@@ -11,22 +13,22 @@ use crate::exit::Exit;
 #[derive(clap::Args)]
 pub(crate) struct Look {
     /// Detections below this score are not reported
-    #[arg(long, default_value_t = work::task::THRESHOLD_DEFAULT)]
+    #[arg(long, env = "PACKHORSE_THRESHOLD", default_value_t = work::task::THRESHOLD_DEFAULT)]
     threshold: f32,
     /// Per cent of the frames that may be damaged; more fails the task
-    #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
+    #[arg(long, env = "PACKHORSE_TOLERATE_DAMAGE", default_value_t = 0.0, value_name = "PERCENT")]
     tolerate_damage: f64,
     /// Which frames are looked at: all, every:N, fps:N or key-frames
-    #[arg(long, default_value = "all", value_name = "FRAMES")]
+    #[arg(long, env = "PACKHORSE_SAMPLE", default_value = "all", value_name = "FRAMES")]
     sample: Sampling,
     /// Follow objects from frame to frame, and number them
-    #[arg(long)]
+    #[arg(long, env = "PACKHORSE_TRACK")]
     track: bool,
     /// Zones in the picture and lines across it, as JSON: {"zones": [{"name", "polygon"}], "lines": [{"name", "from", "to"}]}
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "PACKHORSE_PLACES", value_name = "FILE")]
     places: Option<PathBuf>,
     /// Results besides results.jsonl: coco, mot, webvtt, rekognition, annotated, contact-sheet
-    #[arg(long, value_delimiter = ',', value_name = "FORMS")]
+    #[arg(long, env = "PACKHORSE_OUTPUTS", value_delimiter = ',', value_name = "FORMS")]
     outputs: Vec<Form>,
 }
 
@@ -43,8 +45,17 @@ struct Places {
 impl Look {
     /// `task`, looked at as was typed.
     pub(super) fn with(&self, task: Task) -> Result<Task, Exit> {
+        let template = self.template(Some(task.model))?;
+        let looked = template.task(&task.id, &task.input).map_err(|error| Exit::configuration(&error))?;
+        let (input_etag, reply_to, reply_form) = (task.input_etag, task.reply_to, task.reply_form);
+        Ok(Task { input_etag, reply_to, reply_form, ..looked })
+    }
+
+    /// What is typed for videos of which nobody says more.
+    pub(super) fn template(&self, model: Option<String>) -> Result<Template, Exit> {
         let Places { zones, lines } = self.places.as_deref().map(read).transpose()?.unwrap_or_default();
-        let task = Task {
+        Ok(Template {
+            model,
             threshold: self.threshold,
             damage_tolerance: self.tolerate_damage / 100.0,
             sampling: self.sample,
@@ -52,11 +63,7 @@ impl Look {
             zones,
             lines,
             outputs: self.outputs.clone(),
-            ..task
-        };
-        // Reading back what would be sent checks every field once, in the one place that knows the rules.
-        let checked = task.to_json().and_then(|body| Task::from_json(&body));
-        checked.map_err(|error| Exit::configuration(&error))
+        })
     }
 }
 

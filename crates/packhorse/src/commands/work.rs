@@ -26,6 +26,7 @@ use self::infer::InferArgs;
 pub(super) use self::replies::FormChoice;
 use self::replies::ReplyArgs;
 use self::taken::Taken;
+use super::look::Look;
 use super::serve::bind;
 use super::{print_json, say};
 use crate::exit::Exit;
@@ -83,6 +84,8 @@ pub(crate) struct Args {
     #[arg(long, env = "PACKHORSE_ADMIN", value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
     #[command(flatten)]
+    look: Look,
+    #[command(flatten)]
     infer: InferArgs,
     #[command(flatten)]
     replies: ReplyArgs,
@@ -126,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let place = Place { cache: args.cache.as_deref(), ..Place::of(&args.store, args.pack_cache.as_deref()) };
     place.check()?;
     let (outside, stop) = (Arc::new(Outside::default()), Stop::new());
-    let queue = outside.queue(&args.queue, args.queue_options(mode, &stop))?;
+    let queue = outside.queue(&args.queue, args.queue_options(mode, &stop)?)?;
     // Told before anything is made ready.
     queue.depth().map_err(|error| Exit::configuration(&error))?;
     let objects = outside.output(&args.output)?;
@@ -164,18 +167,28 @@ pub(crate) fn run(args: &Args) -> Outcome {
 }
 
 impl Args {
-    fn queue_options(&self, mode: Mode, stop: &Stop) -> SqsOptions {
+    fn queue_options(&self, mode: Mode, stop: &Stop) -> Result<SqsOptions, Exit> {
         /// A worker that is to end looks for the end more often.
         const WAIT_BRIEF: Duration = Duration::from_secs(2);
         let defaults = SqsOptions::default();
-        SqsOptions {
+        Ok(SqsOptions {
             stop: stop.clone(),
             wait: if mode == Mode::Serve { defaults.wait } else { WAIT_BRIEF },
             receives_max: self.receives_max,
             dead_letters: self.dead_letters.clone(),
-            template: Template { model: self.model.clone(), ..Template::default() },
+            template: self.template()?,
             ..defaults
+        })
+    }
+
+    /// What is done with videos of which a body says no more than where they are.
+    fn template(&self) -> Result<Template, Exit> {
+        let template = self.look.template(self.model.clone())?;
+        if template.model.is_some() {
+            // What is wrong with it is told now, and not of each video.
+            template.task("any", "/any").map_err(|error| Exit::configuration(&error))?;
         }
+        Ok(template)
     }
 
     /// Somewhere to fetch videos to. Without a place for it a worker reads files only, which is all that many are for.

@@ -36,6 +36,27 @@ fn record(name: &str, key: &str, etag: &str, sequencer: &str) -> Value {
 const CREATED: &str = "ObjectCreated:Put";
 
 #[test]
+fn what_a_body_does_not_say_the_template_says() {
+    let template = Template {
+        sampling: crate::Sampling::Every(3),
+        track: true,
+        outputs: vec![crate::Form::Coco],
+        damage_tolerance: 0.5,
+        ..template()
+    };
+    let event = event(&[record(CREATED, "a.mp4", "0a", "01")]);
+    for body in [r#"{"bucket": "in", "object": "a.mp4"}"#, &event] {
+        let Ok(Content::Tasks(tasks)) = read(body, "m-1", &template) else { panic!("{body}") };
+        let [task] = &tasks[..] else { panic!("{tasks:?}") };
+        assert_eq!((task.sampling, task.track, task.threshold), (template.sampling, true, 0.25), "{body}");
+        assert_eq!((&task.outputs, task.damage_tolerance), (&template.outputs, 0.5), "{body}");
+    }
+    // What is a task says all of it.
+    let whole = Task::new("/v/a.mp4".as_ref(), "other").unwrap();
+    assert_eq!(read(&whole.to_json().unwrap(), "m-1", &template).unwrap(), Content::Tasks(vec![whole]));
+}
+
+#[test]
 fn the_older_body_is_a_task_of_its_message() {
     let body = r#"{"bucket": "in", "object": "a/b c.mp4"}"#;
     let [task] = &tasks(body)[..] else { panic!("not one") };
