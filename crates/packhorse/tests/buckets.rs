@@ -273,6 +273,62 @@ fn a_store_that_vanishes_while_it_is_read_harms_nobody_else() {
     serving.stop();
 }
 
+/// A folder of a model of texts, whose tokenizer is another file for each `number`.
+fn text_folder(place: &Place, name: &str, number: usize) {
+    let fixtures = workspace().join("crates/pipeline/tests/fixtures/text");
+    let folder = place.path(name);
+    std::fs::create_dir(&folder).unwrap();
+    for from in ["models/bert-sequence", "tokenizers/wordpiece"] {
+        for file in std::fs::read_dir(fixtures.join(from)).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+    }
+    let tokenizer = folder.join("tokenizer.json");
+    let text = std::fs::read_to_string(&tokenizer).unwrap();
+    std::fs::write(tokenizer, text + &"\n".repeat(number)).unwrap();
+}
+
+#[test]
+fn texts_do_not_wait_for_files_of_other_models() {
+    const URL: &str = "s3://fleet/texts";
+    let (place, s3) = (Place::new(), weed());
+    // One more than there are threads that make tensors of texts.
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let names: Vec<String> = (0..threads + 2).map(|number| format!("texts-{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        text_folder(&place, name, number);
+    }
+    place.ok(&format!("pack {} --store store", names.join(" ")));
+    ok(&place, s3.url(), &format!("push store {URL}"));
+    let asked = |serving: &Serving, name: &str| {
+        post(&serving.http, &format!("/predictions/{name}"), "content-type: text/plain\r\n", b"A long way up.")
+    };
+    let serving = Serving::start(place.packhorse("serve --store store"));
+    let want = asked(&serving, &names[0]).answer();
+    assert_eq!(want.status, 200, "{}", want.body);
+    serving.stop();
+
+    let wire = Wire::to(s3.address);
+    let serving = Serving::from(&place, format!("http://{}", wire.address), URL, "");
+    let (warm, cold) = names.split_first().unwrap();
+    assert_eq!(asked(&serving, warm).answer().body, want.body);
+    wire.hold();
+    let waiting: Vec<_> = cold.iter().map(|name| asked(&serving, name)).collect();
+    eventually("all that wait for files", || {
+        let queued = serving.metric("packhorse_tasks_queued", "");
+        (queued == cold.len() as u64).then_some(())
+    });
+    for _ in 0..3 {
+        assert_eq!(asked(&serving, warm).answer().body, want.body);
+    }
+    wire.let_go();
+    for waiting in waiting {
+        let answer = waiting.answer();
+        assert_eq!((answer.status, &answer.body), (200, &want.body));
+    }
+    serving.stop();
+}
+
 #[test]
 fn a_push_and_a_pull_that_were_killed_go_on() {
     const URL: &str = "s3://fleet/resumed";

@@ -44,7 +44,7 @@ pub struct Metrics {
     lane_busy_seconds: Family<Lane, Counter<f64, AtomicU64>>,
     program_loads: Family<Outcome, Counter>,
     program_load_seconds: Histogram,
-    /// Jobs that wait for a thread of the desk.
+    /// Jobs that wait for a thread of the desk, and requests that wait for their model's files before.
     pub(crate) desk_waiting: Gauge,
     desk_wait_seconds: Histogram,
     prepare_seconds: Histogram,
@@ -212,7 +212,12 @@ impl Metrics {
         let cold = self.cold_start_seconds.clone();
         own.register_with_unit("cold_start", "Wait of requests that found their model cold", Unit::Seconds, cold);
         own.register("evictions", "What went because memory was short", self.evictions.clone());
-        own.register("tasks_queued", "People's requests that wait for a thread of the desk", self.desk_waiting.clone());
+        let tasks = self.desk_waiting.clone();
+        own.register(
+            "tasks_queued",
+            "People's requests that wait for a thread of the desk or for their model's files",
+            tasks,
+        );
         let (wait, prepare, finish) =
             (self.desk_wait_seconds.clone(), self.prepare_seconds.clone(), self.finish_seconds.clone());
         own.register_with_unit("task_wait", "Wait of people's requests for a thread of the desk", Unit::Seconds, wait);

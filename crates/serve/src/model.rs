@@ -272,13 +272,14 @@ impl Model {
         self.expected.store(false, Ordering::Release);
     }
 
-    /// The two ends of its task, made by `open` unless they are there; two may make them at once, and one of them is kept.
-    pub(crate) fn pipeline_or(&self, open: impl FnOnce() -> Result<Arc<dyn Pipeline>>) -> Result<Arc<dyn Pipeline>> {
-        if let Some(pipeline) = self.pipeline.get() {
-            return Ok(Arc::clone(pipeline));
-        }
-        let opened = open()?;
-        Ok(Arc::clone(self.pipeline.get_or_init(|| opened)))
+    /// The two ends of its task, when they were made.
+    pub(crate) fn pipeline(&self) -> Option<&Arc<dyn Pipeline>> {
+        self.pipeline.get()
+    }
+
+    /// Keeps the two ends of its task; two may make them at once, and one of them is kept.
+    pub(crate) fn keep_pipeline(&self, made: Arc<dyn Pipeline>) -> &Arc<dyn Pipeline> {
+        self.pipeline.get_or_init(|| made)
     }
 
     /// Whether its files could not be fetched or its weights not be bound when that was tried last.

@@ -2,6 +2,7 @@
 //! [`Scheduler`](crate::Scheduler) keeps it under a lock and carries out what it says.
 
 mod fetches;
+pub(crate) use fetches::Waiter;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -349,6 +350,7 @@ impl Queues {
     pub(crate) fn stop(&mut self) -> Vec<Job> {
         self.phase = Phase::Stopped;
         self.holds.clear();
+        self.fetches.forget_waiters();
         self.queues.drain().flat_map(|(_, mut queue)| queue.drain()).collect()
     }
 

@@ -62,6 +62,10 @@ impl Wire {
         self.state.set(Bytes::Stay);
     }
 
+    pub(crate) fn let_go(&self) {
+        self.state.set(Bytes::Pass);
+    }
+
     pub(crate) fn cut(&self) {
         self.state.set(Bytes::Cut);
         // The listener waits for somebody to come.

@@ -9,6 +9,7 @@ use pipeline::{Answer, Finish, Input, Pipeline, Prepared};
 use tokio::sync::oneshot;
 
 use super::{Answers, Ask, Pending, Stage};
+use crate::residency::AtHand;
 use crate::trace::TraceContext;
 use crate::{InferRequest, InferResponse, Model, Origin, Scheduler};
 
@@ -16,7 +17,7 @@ use crate::{InferRequest, InferResponse, Model, Origin, Scheduler};
 /// enough that others have their turn soon and the lanes have work meanwhile.
 const PIECE_BYTES: usize = 16 << 10;
 /// Items of one ask; more are refused.
-const ITEMS_MAX: usize = 4096;
+pub(crate) const ITEMS_MAX: usize = 4096;
 /// The fewest rows of one ask that may wait for a lane at once.
 const ROWS_MIN: usize = 32;
 /// Rows of one ask for each lane that may wait at once.
@@ -53,6 +54,7 @@ impl Scheduler {
             return Err(Error::invalid(format!("{items} inputs are not between 1 and {ITEMS_MAX}")).into());
         }
         let model = self.residency().model(&ask.model, ask.version)?;
+        let (pipeline, _files) = self.opened(&model).await?;
         let manifest = Arc::clone(model.manifest());
         let Origin { trace, mut held } = ask.origin;
         let text_bytes: usize = ask.inputs.iter().map(bytes).sum();
@@ -60,6 +62,7 @@ impl Scheduler {
         let mut flow = Flow {
             scheduler: self,
             model,
+            pipeline,
             priority: ask.priority,
             deadline: ask.deadline,
             trace,
@@ -82,6 +85,37 @@ impl Scheduler {
         }
         flow.finish(true).await?;
         Ok(Answers { model: manifest.name.clone(), version: manifest.version, answers: flow.answers, tokens })
+    }
+}
+
+impl Scheduler {
+    /// The two ends of the task of `model`, made at the desk unless they are there. What they are made of is fetched first,
+    /// and waited for elsewhere than at the desk, where it would hold up others; it stays while the second part lives.
+    async fn opened(&self, model: &Arc<Model>) -> Result<(Arc<dyn Pipeline>, AtHand)> {
+        if let Some(made) = model.pipeline() {
+            return Ok((Arc::clone(made), AtHand::default()));
+        }
+        let make = || {
+            let (desk, residency) = (Arc::clone(self.desk()), Arc::clone(self.shared_residency()));
+            let model = Arc::clone(model);
+            move || residency.pipeline(&model, &desk.tokenizers)
+        };
+        if let Some(made) = self.hand_in(model, Stage::Prepare, make())?.done().await? {
+            return Ok((made, AtHand::default()));
+        }
+        let files = self.files(model).await?;
+        let made = self.hand_in(model, Stage::Prepare, make())?.done().await?;
+        made.map(|made| (made, files)).ok_or_else(|| Error::internal("files that were fetched are not there"))
+    }
+
+    fn hand_in<T: Send + 'static>(
+        &self,
+        model: &Model,
+        stage: Stage,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<Pending<T>> {
+        let metrics = Arc::clone(self.metrics());
+        self.desk().hand_in((model, self.limits().of(model)), stage, metrics, job)
     }
 }
 
@@ -109,6 +143,7 @@ struct Flow<'a> {
     scheduler: &'a Scheduler,
     /// The version that was the newest when the ask came: all rows are for this one.
     model: Arc<Model>,
+    pipeline: Arc<dyn Pipeline>,
     priority: u32,
     deadline: Option<Instant>,
     trace: Option<Arc<TraceContext>>,
@@ -139,11 +174,8 @@ impl Flow<'_> {
         piece: Vec<Input>,
         options: Arc<pipeline::Options>,
     ) -> Result<Vec<Prepared>> {
-        let scheduler = self.scheduler;
-        let (desk, model) = (Arc::clone(scheduler.desk()), Arc::clone(&self.model));
-        let residency = Arc::clone(scheduler.shared_residency());
+        let pipeline = Arc::clone(&self.pipeline);
         let job = move || {
-            let pipeline = residency.pipeline(&model, &desk.tokenizers)?;
             let prepare = |(index, input)| {
                 let prepared = Pipeline::prepare(Arc::clone(&pipeline), input, &options);
                 prepared.map_err(|error| {
@@ -227,9 +259,7 @@ impl Flow<'_> {
         stage: Stage,
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<Pending<T>> {
-        let (scheduler, model) = (self.scheduler, &self.model);
-        let metrics = Arc::clone(scheduler.metrics());
-        scheduler.desk().hand_in((model, scheduler.limits().of(model)), stage, metrics, job)
+        self.scheduler.hand_in(&self.model, stage, job)
     }
 }
 

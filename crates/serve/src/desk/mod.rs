@@ -6,6 +6,7 @@
 
 mod flow;
 mod line;
+pub(crate) use flow::ITEMS_MAX;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,15 +1,20 @@
-//! Models whose files have to be fetched before their program is built: who is next, and who is being fetched. Pure.
+//! Models whose files have to be fetched before their program is built, or before what people give is made into tensors: who
+//! is next, and who is being fetched. Pure.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::Error;
+use engine::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
 
 use super::{Next, Phase, Queues};
 use crate::job::Job;
 use crate::model::Model;
 use crate::residency::AtHand;
+
+/// Somebody who waits for a model's files and has no queue to do so in; gone when the other end is.
+pub(crate) type Waiter = oneshot::Sender<Result<AtHand>>;
 
 /// Who waits for files.
 #[derive(Default)]
@@ -18,9 +23,32 @@ pub(super) struct Fetches {
     wanted: VecDeque<Arc<Model>>,
     /// Those, and those that somebody fetches: a model is fetched once however many ask.
     all: HashSet<u64>,
+    /// By model, who is told; of a model that is among `all`.
+    waiters: HashMap<u64, Vec<Waiter>>,
 }
 
 impl Fetches {
+    /// `waiter` is told when the files of model `key` are there, unless `capacity` are to be told already.
+    ///
+    /// # Errors
+    /// How many they are.
+    fn wait(&mut self, key: u64, capacity: usize, waiter: Waiter) -> std::result::Result<(), usize> {
+        let waiters = self.waiters.entry(key).or_default();
+        if waiters.len() >= capacity {
+            waiters.retain(|waiter| !waiter.is_closed());
+        }
+        if waiters.len() >= capacity {
+            return Err(waiters.len());
+        }
+        waiters.push(waiter);
+        Ok(())
+    }
+
+    /// Whoever is to be told of files, whichever they are, leaves.
+    pub(super) fn forget_waiters(&mut self) {
+        self.waiters.clear();
+    }
+
     /// `model`'s files are wanted; false when they were before.
     pub(super) fn want(&mut self, model: Arc<Model>) -> bool {
         let new = self.all.insert(model.id());
@@ -35,9 +63,10 @@ impl Fetches {
         self.wanted.pop_front()
     }
 
-    /// The files of model `key` are there, or cannot be had.
-    pub(super) fn done(&mut self, key: u64) {
+    /// The files of model `key` are there, or cannot be had, which these are to be told.
+    fn done(&mut self, key: u64) -> Vec<Waiter> {
         self.all.remove(&key);
+        self.waiters.remove(&key).unwrap_or_default()
     }
 
     /// The models whose files are wanted or fetched.
@@ -56,6 +85,23 @@ impl Queues {
         self.fetches.want(model)
     }
 
+    /// The same before there are jobs, which `waiter` makes when he is told that the files are there.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) while draining, [`Exhausted`](ErrorKind::Exhausted) when as many wait as may.
+    pub(crate) fn fetch_for(&mut self, model: Arc<Model>, waiter: Waiter) -> Result<bool> {
+        if self.phase != Phase::Running {
+            return Err(Error::unavailable("the server is draining; send the request to another one"));
+        }
+        let capacity = self.limits.of(&model).capacity;
+        self.fetches.wait(model.id(), capacity, waiter).map_err(|waiting| {
+            let name = &model.manifest().name;
+            let full = format!("{waiting} requests for model '{name}' wait for its files; try again soon");
+            Error::new(ErrorKind::Exhausted, full)
+        })?;
+        Ok(self.fetches.want(model))
+    }
+
     /// The next model whose files somebody waits for.
     pub(crate) fn next_fetch(&mut self) -> Next<Arc<Model>> {
         if self.phase == Phase::Stopped {
@@ -65,13 +111,15 @@ impl Queues {
     }
 
     /// The files of model `key` are there, so its program may be built; or they cannot be had, which is then to be
-    /// [said](Self::loaded).
-    pub(crate) fn fetched(&mut self, key: u64, files: Option<AtHand>) {
-        self.fetches.done(key);
+    /// [said](Self::loaded). Either is to be told to those that come back.
+    #[must_use]
+    pub(crate) fn fetched(&mut self, key: u64, files: Option<AtHand>) -> Vec<Waiter> {
+        let waiters = self.fetches.done(key);
         if let (Some(queue), Some(files)) = (self.queues.get_mut(&key), files) {
             queue.files = files;
             self.loads.push_back(key);
         }
+        waiters
     }
 
     /// Whether somebody's files are fetched.

@@ -4,6 +4,7 @@ use engine::{ErrorKind, Tensor};
 use proptest::prelude::*;
 use store::repository::Settings;
 use store::{Manifest, Serving};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::InferResponse;
@@ -115,14 +116,39 @@ fn a_model_is_fetched_once_and_nobody_waits_longer_for_it_than_he_may() {
     queues.push(job(&far)).unwrap();
     assert!(matches!(queues.next_load(), Next::Do(_)));
     assert!(!queues.fetch(Arc::clone(&far)));
-    queues.fetched(1, Some(AtHand::default()));
+    assert!(queues.fetched(1, Some(AtHand::default())).is_empty(), "nobody asked to be told");
     assert!(!queues.is_fetching() && matches!(queues.next_load(), Next::Do(_)));
     assert!(queues.loaded(1, program()).refused.is_empty());
     assert!(matches!(queues.next_batch(Instant::now()), Next::Do(_)));
     // One that cannot be had leaves nothing to wait for.
     assert!(queues.fetch(model(2)));
-    queues.fetched(2, None);
+    assert!(queues.fetched(2, None).is_empty());
     assert!(!queues.is_fetching() && matches!(queues.next_load(), Next::Wait));
+}
+
+#[test]
+fn who_has_no_queue_yet_is_told_of_files_and_no_more_than_may_wait() {
+    let (mut queues, far) = (Queues::new(limits(2), 1), model(1));
+    let wait = |queues: &mut Queues| {
+        let (waiter, files) = oneshot::channel();
+        (queues.fetch_for(Arc::clone(&far), waiter).map_err(|error| error.kind), files)
+    };
+    let (first, second) = (wait(&mut queues), wait(&mut queues));
+    assert_eq!((first.0, second.0, wait(&mut queues).0), (Ok(true), Ok(false), Err(ErrorKind::Exhausted)));
+    // Somebody goes, and leaves a place.
+    drop(first.1);
+    let third = wait(&mut queues);
+    assert_eq!(third.0, Ok(false));
+    assert!(matches!(queues.next_fetch(), Next::Do(_)));
+    assert_eq!(queues.fetched(1, Some(AtHand::default())).len(), 2);
+    assert!(queues.fetched(1, None).is_empty(), "told twice");
+    assert!(!queues.is_fetching() && matches!(queues.next_load(), Next::Wait), "there is no job to load it for");
+    // Nobody comes any more, and who is there is sent home.
+    let last = wait(&mut queues);
+    queues.drain();
+    assert_eq!((last.0, wait(&mut queues).0), (Ok(true), Err(ErrorKind::Unavailable)));
+    queues.stop();
+    assert!(last.1.blocking_recv().is_err());
 }
 
 #[test]

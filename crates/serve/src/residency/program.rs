@@ -13,6 +13,7 @@ use store::manifest::ProgramKind;
 
 use super::Residency;
 use super::budget::{Charge, MemoryKind};
+use super::files::AtHand;
 use super::room::least_private_bytes;
 use crate::costs::Costs;
 use crate::lengths::Lengths;
@@ -109,13 +110,22 @@ impl Residency {
         slot
     }
 
-    /// The two ends of the task of `model`, made at the first call; its tokenizer is one of `tokenizers`.
-    pub(crate) fn pipeline(&self, model: &Model, tokenizers: &Tokenizers) -> Result<Arc<dyn Pipeline>> {
-        model.pipeline_or(|| {
-            // Of a model that is kept elsewhere, its tokenizer is too.
-            let _files = self.fetch(model)?;
-            pipeline::open(self.repository.store()?, model.manifest(), tokenizers)
-        })
+    /// The two ends of the task of `model`, made at the first call; its tokenizer is one of `tokenizers`. Fetches nothing:
+    /// `None` when that has to be done first.
+    ///
+    /// # Errors
+    /// As [`pipeline::open`].
+    pub(crate) fn pipeline(&self, model: &Model, tokenizers: &Tokenizers) -> Result<Option<Arc<dyn Pipeline>>> {
+        if let Some(made) = model.pipeline() {
+            return Ok(Some(Arc::clone(made)));
+        }
+        let manifest = model.manifest();
+        // A tokenizer is among the files. What becomes of a picture is in the manifest.
+        let of_files = manifest.task.as_ref().is_some_and(|task| !task.takes_pictures());
+        let files = if of_files { self.at_hand(model) } else { Some(AtHand::default()) };
+        let Some(_files) = files else { return Ok(None) };
+        let made = pipeline::open(self.repository.store()?, manifest, tokenizers)?;
+        Ok(Some(Arc::clone(model.keep_pipeline(made))))
     }
 
     /// Every program that some model has.

@@ -1,18 +1,21 @@
 //! The loader and the fetchers: threads of a low priority that have ready what requests wait for. Files that are on this
-//! node are looked up by the loader; those that are not are a fetcher's, so that no model waits for another's download.
+//! node are looked up by the loader, or at the desk; those that are not are a fetcher's, so that no model waits for another's
+//! download.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use engine::{Error, Result};
+use engine::{Error, ErrorKind, Result};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::oneshot;
 
 use super::Scheduler;
 use crate::lane;
 use crate::model::Model;
-use crate::queue::{Loaded, Next};
-use crate::residency::Program;
+use crate::queue::{Loaded, Next, Waiter};
+use crate::residency::{AtHand, Program};
 
 /// Models whose files are fetched at once; each of them reads several ranges.
 const FETCHERS: usize = 8;
@@ -77,19 +80,68 @@ fn fetch(scheduler: &Scheduler) {
             Ok(files) => {
                 let ms = started.elapsed().as_millis();
                 tracing::info!(model = %name, version, ms, "fetched");
-                scheduler.lock().fetched(model.id(), Some(files));
+                let waiters = scheduler.lock().fetched(model.id(), Some(files.clone()));
                 scheduler.load.notify_one();
+                tell(waiters, &Ok(files));
             }
             Err(error) => {
                 tracing::warn!(model = %name, version, %error, "not fetched");
-                scheduler.lock().fetched(model.id(), None);
+                let waiters = scheduler.lock().fetched(model.id(), None);
+                tell(waiters, &Err(error.clone()));
                 scheduler.loaded(&model, Err(error));
             }
         }
     }
 }
 
+/// One more that waits, as long as this lives.
+struct Waits(Gauge);
+
+impl Waits {
+    fn counted(waiting: &Gauge) -> Self {
+        waiting.inc();
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn tell(waiters: Vec<Waiter>, what: &Result<AtHand>) {
+    for waiter in waiters {
+        // Whoever asked may have gone in the meantime.
+        let _ = waiter.send(what.clone());
+    }
+}
+
 impl Scheduler {
+    /// Waits until a fetcher has had the files of `model` there, where they stay while what comes back lives. Dropping the
+    /// future takes whoever waits out of it, and not the fetch.
+    ///
+    /// # Errors
+    /// [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) when that takes longer than a request may wait,
+    /// [`Exhausted`](ErrorKind::Exhausted) when as many wait as may, [`Unavailable`](ErrorKind::Unavailable) when the
+    /// server stops, and those of [`Residency::fetch`](crate::Residency).
+    pub(crate) async fn files(&self, model: &Arc<Model>) -> Result<AtHand> {
+        let (waiter, files) = oneshot::channel();
+        let limit = self.limits.of(model).time_limit;
+        let _waits = Waits::counted(&self.metrics.desk_waiting);
+        if self.lock().fetch_for(Arc::clone(model), waiter)? {
+            self.fetch.notify_one();
+        }
+        match tokio::time::timeout(limit, files).await {
+            Ok(files) => files.unwrap_or_else(|_| Err(Error::unavailable("the server is stopping; ask another one"))),
+            Err(_) => {
+                let (name, limit_s) = (&model.manifest().name, limit.as_secs_f64());
+                let late = format!("the request waited longer than {limit_s} s for the files of model '{name}'");
+                Err(Error::new(ErrorKind::DeadlineExceeded, late))
+            }
+        }
+    }
+
     /// The next model whose program somebody waits for; waits for one. `None` when the loader should leave.
     fn next_load(&self) -> Option<Arc<Model>> {
         let mut queues = self.lock();
