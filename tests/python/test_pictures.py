@@ -7,12 +7,14 @@ import struct
 import subprocess
 import tempfile
 import unittest
+import urllib.request
 import zlib
 
 import numpy
 import tritonclient.grpc
 import tritonclient.http
 
+import oip_answers
 import product
 
 BOUNDARY = "a-line-that-is-in-no-picture"
@@ -105,6 +107,23 @@ class Answers(Pictures):
             answers = client.infer("detector", [column]).as_numpy("answers")
             self.assert_same(json.loads(answers[0]), want)
             client.close()
+
+    def test_what_a_second_name_lists_is_what_is_sent_and_what_comes_back(self):
+        want = self.want()
+        for library, client in oip_answers.clients(self.server):
+            [metadata, _] = oip_answers.told(library, client, "detector")
+            self.assertEqual([row["datatype"] for row in metadata["inputs"]], ["FP32"])
+            for answer in oip_answers.ask(library, client, "detector:answers", {"image": [self.png, self.png]}):
+                self.assert_same(answer, want)
+            surer = oip_answers.ask(library, client, "detector:answers", {"image": [self.png]}, threshold=want[0]["score"] - 0.01)
+            self.assertTrue(1 <= len(surer[0]) < len(want))
+        # A body without JSON is the one input of its model.
+        request = urllib.request.Request(f"http://{self.server.http}/v2/models/detector:answers/infer", self.png,
+                                         {"inference-header-content-length": "0"})
+        with urllib.request.urlopen(request, timeout=product.START_SECONDS_MAX) as answer:
+            length, body = int(answer.headers["inference-header-content-length"]), answer.read()
+        self.assertEqual(json.loads(body[:length])["outputs"][0]["name"], "answers")
+        self.assert_same(json.loads(body[length + 4:]), want)
 
     def test_a_threshold_leaves_the_surer_ones(self):
         want = self.want()

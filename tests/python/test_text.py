@@ -17,6 +17,7 @@ import openai
 import tritonclient.grpc
 import tritonclient.http
 
+import oip_answers
 import product
 
 FIXTURES = product.ROOT / "crates" / "pipeline" / "tests" / "fixtures" / "text"
@@ -109,6 +110,52 @@ class Answers(Text):
             answers = client.infer("bert-qa", inputs).as_numpy("answers")
             self.assert_same([json.loads(answer) for answer in answers], [case["answer"] for case in self.questions])
             client.close()
+
+    def test_what_a_second_name_lists_is_what_is_sent_and_what_comes_back(self):
+        columns = {name: [case[name].encode() for case in self.questions] for name in ("question", "context")}
+        texts, pairs = [b"The pass is open.", b"Nobody knows."], [b"It was closed.", b"She asked."]
+        for library, client in oip_answers.clients(self.server):
+            answers = oip_answers.ask(library, client, "bert-qa:answers", columns)
+            self.assert_same(answers, [case["answer"] for case in self.questions])
+            for model, columns_of in (("bert-sequence", {"text": texts}), ("bert-sequence", {"text": texts, "text_pair": pairs}),
+                                      ("bert-token", {"text": texts}), ("bert-mlm", {"text": [b"The [MASK] is open."]}),
+                                      ("minilm", {"text": texts})):
+                rows = [{name: column[row].decode() for name, column in columns_of.items()}
+                        for row in range(len(columns_of["text"]))]
+                _, want = self.server.ask(f"/predictions/{model}", {"inputs": rows})
+                self.assert_same(oip_answers.ask(library, client, f"{model}:answers", columns_of), want["detail"])
+            body = {"inputs": [text.decode() for text in texts], "parameters": {"aggregation_strategy": "simple"}}
+            _, want = self.server.ask("/predictions/bert-token", body)
+            got = oip_answers.ask(library, client, "bert-token:answers", {"text": texts}, aggregation_strategy="simple")
+            self.assert_same(got, want["detail"])
+            self.assertEqual(len(oip_answers.ask(library, client, "bert-qa:answers", columns, top_k=3)[0]), 3)
+            with self.assertRaisesRegex(Exception, "'colour'"):
+                oip_answers.ask(library, client, "minilm:answers", {"text": texts}, colour="red")
+
+    def test_by_its_own_name_a_model_is_its_tensors(self):
+        for library, client in oip_answers.clients(self.server):
+            for model, task in (("bert-qa", "question-answering"), ("minilm", "sentence-embedding")):
+                metadata, config = oip_answers.told(library, client, model)
+                for row in metadata["inputs"] + metadata["outputs"]:
+                    self.assertIn(row["datatype"], ("INT64", "FP32"), model)
+                # Where its answers are found is told without a tensor that clients of tensors would stumble over.
+                parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+                self.assertEqual(parameters, {"task": task, "answers": f"{model}:answers"})
+                self.assertTrue(client.is_model_ready(model) and client.is_model_ready(f"{model}:answers"))
+                statistics = client.get_inference_statistics(f"{model}:answers")
+                row = (statistics["model_stats"] if library is tritonclient.http else statistics.model_stats)[0]
+                self.assertEqual(row["name"] if library is tritonclient.http else row.name, f"{model}:answers")
+            self.assertFalse(client.is_model_ready("nobody:answers"))
+            ids = library.InferInput("input_ids", [1, 4], "INT64")
+            ids.set_data_from_numpy(numpy.array([[2, 31, 42, 3]]))
+            with self.assertRaisesRegex(Exception, "'input_ids' is INT64.*'question', 'context'.*tensors as 'bert-qa'"):
+                client.infer("bert-qa:answers", [ids])
+            text = library.InferInput("text", [1], "BYTES")
+            text.set_data_from_numpy(numpy.array([b"a"], dtype=object))
+            with self.assertRaisesRegex(Exception, "'logits'|'answers', and not"):
+                client.infer("minilm:answers", [text], outputs=[library.InferRequestedOutput("logits")])
+            with self.assertRaisesRegex(Exception, "nobody"):
+                client.get_model_metadata("nobody:answers")
 
     def test_other_tasks(self):
         for task, model in (("text_classification", "bert-sequence"), ("token_classification", "bert-token"),

@@ -131,7 +131,8 @@ pub(crate) fn output_indices(signature: &Signature, names: &[String]) -> Result<
         .collect()
 }
 
-fn names_of(specs: &[TensorSpec]) -> String {
+/// The names of `specs`, for a person.
+pub(crate) fn names_of(specs: &[TensorSpec]) -> String {
     let names: Vec<_> = specs.iter().map(|spec| format!("'{}'", spec.name)).collect();
     names.join(", ")
 }

@@ -304,6 +304,11 @@ impl Residency {
         Ok(())
     }
 
+    /// Whether a model is called `name`, served or not.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.catalog().contains_key(name)
+    }
+
     /// Whether a request for this model would be taken. A cold model is ready in this sense: its first request makes
     /// it so.
     pub fn is_ready(&self, name: &str, version: Option<u64>) -> bool {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use engine::{DataType, Error, Result, Tensor, element_count};
+use pipeline::{Options, Setting};
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_request::InferInputTensor;
 use proto::inference::model_infer_response::InferOutputTensor;
@@ -16,12 +17,14 @@ use crate::{InferRequest, Origin};
 type Parameters = std::collections::HashMap<String, InferParameter>;
 
 /// What the answer takes from the request besides its outputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Reply {
     id: String,
     raw: bool,
     /// By output, in the order they were asked for; empty when none was named.
     pub(super) wishes: Vec<Wish>,
+    /// How people's inputs are to be answered: what the protocol does not know.
+    pub(super) options: Options,
 }
 
 /// What comes with a message besides its fields.
@@ -48,6 +51,7 @@ pub(super) fn decode(message: ModelInferRequest, call: Call<'_>) -> Result<(Infe
     let version = version(&message.model_version)?;
     let priority = triton::priority(whole(&message.parameters, "priority")?)?;
     let timeout = triton::timeout(whole(&message.parameters, "timeout")?, call.now);
+    let options = options(message.parameters);
     let raw = !message.raw_input_contents.is_empty();
     let shared = |input: &InferInputTensor| input.parameters.contains_key("shared_memory_region");
     // Of tensors that are not in the message, an answer in typed form would be the odd one out.
@@ -70,7 +74,7 @@ pub(super) fn decode(message: ModelInferRequest, call: Call<'_>) -> Result<(Infe
         deadline: call.deadline.into_iter().chain(timeout).min(),
         origin: Origin::default(),
     };
-    Ok((request, Reply { id: message.id, raw: reply_raw, wishes }))
+    Ok((request, Reply { id: message.id, raw: reply_raw, wishes, options }))
 }
 
 /// About how many bytes of `message` have to be read one element at a time.
@@ -193,6 +197,24 @@ fn shape(input: &InferInputTensor) -> Result<Vec<usize>> {
     input.shape.iter().map(dimension).collect::<Option<_>>().ok_or_else(|| {
         Error::invalid(format!("shape {:?} has a negative dimension; a request gives every size", input.shape))
     })
+}
+
+/// The options of a task among `parameters`.
+fn options(parameters: Parameters) -> Options {
+    let known = ["priority", "timeout", "binary_data_output", "sequence_id", "sequence_start", "sequence_end"];
+    let others = parameters.into_iter().filter(|(name, _)| !known.contains(&&**name) && !triton::is_its_own(name));
+    let setting = |(name, parameter): (String, InferParameter)| {
+        let setting = match parameter.parameter_choice? {
+            ParameterChoice::BoolParam(flag) => Setting::Flag(flag),
+            // What a number loses here it would lose in JSON as well.
+            ParameterChoice::Int64Param(number) => Setting::Number(number as f64),
+            ParameterChoice::Uint64Param(number) => Setting::Number(number as f64),
+            ParameterChoice::DoubleParam(number) => Setting::Number(number),
+            ParameterChoice::StringParam(text) => Setting::Text(text),
+        };
+        Some((name, setting))
+    };
+    others.filter_map(setting).collect()
 }
 
 /// The parameter by which a request says that it belongs to a sequence.
@@ -391,6 +413,21 @@ mod tests {
         let answer = echo(request, reply);
         assert_eq!((answer.id.as_str(), answer.model_name.as_str(), answer.model_version.as_str()), ("42", "m", "7"));
         assert_eq!(answer.outputs[0].shape, [1, 2]);
+    }
+
+    #[test]
+    fn what_the_protocol_does_not_know_are_options() {
+        let parameters = parameters([
+            ("priority", ParameterChoice::Int64Param(2)),
+            ("triton_extra", ParameterChoice::BoolParam(true)),
+            ("top_k", ParameterChoice::Int64Param(3)),
+            ("threshold", ParameterChoice::DoubleParam(0.5)),
+            ("truncate", ParameterChoice::BoolParam(false)),
+        ]);
+        let (_, reply) = decoded(ModelInferRequest { parameters, ..raw(vec![], &[]) }).unwrap();
+        let options =
+            [("top_k", Setting::Number(3.0)), ("threshold", Setting::Number(0.5)), ("truncate", Setting::Flag(false))];
+        assert_eq!(reply.options, options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) fn model_config(config: ModelConfig) -> Result<wire::ModelConfig> {
         data_type: data_type(&tensor),
         name: tensor.name,
         dims: tensor.dims,
+        optional: tensor.optional,
         ..ModelInput::default()
     };
     let output = |tensor: TensorConfig| ModelOutput {
@@ -189,6 +190,7 @@ mod tests {
             dtype,
             dims: dims.into(),
             label_file: String::new(),
+            optional: name == "x",
         };
         let config = ModelConfig {
             name: "m".to_owned(),
@@ -210,6 +212,7 @@ mod tests {
         };
         let message = model_config(config.clone()).unwrap();
         assert_eq!(message.input[0].data_type(), wire::DataType::TypeFp16);
+        assert!(message.input[0].optional);
         assert_eq!(message.output[0].data_type(), wire::DataType::TypeString);
         assert_eq!((message.max_batch_size, message.instance_group[0].count), (8, 2));
         let batching = ModelDynamicBatching {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::Result;
+use engine::{Result, TensorSpec};
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::{
@@ -16,7 +16,6 @@ use proto::inference::{
     SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
     SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
 };
-use store::manifest::Io;
 use tonic::{Request, Response, Streaming};
 use tracing::Instrument as _;
 
@@ -25,7 +24,7 @@ use super::status::status;
 use super::stream::{self, Answers, Manner};
 use super::{Answer, GrpcLimits, convert, deadline, extensions, logging, origin};
 use crate::aside::aside;
-use crate::people;
+use crate::people::{self, Face};
 use crate::triton::{self, ModelConfig, Region, SharedMemory, give};
 use crate::{Management, Origin, Residency, Scheduler, trace};
 
@@ -69,12 +68,12 @@ impl Inference {
         };
         let decoded = aside(bytes, decode).await.flatten();
         let decoded = decoded.and_then(|(request, reply)| {
-            let model = residency.model(&request.model, request.version)?;
-            Ok((model, request, reply))
+            let face = Face::of(residency, &request.model, request.version)?;
+            Ok((face, request, reply))
         });
-        let (model, request, reply) = decoded.inspect_err(|error| self.scheduler.metrics().refused(error.kind))?;
-        let response = people::infer(&self.scheduler, &model, request).await?;
-        let answer = give(response, &reply.wishes, &model, self.memory())?;
+        let (face, request, mut reply) = decoded.inspect_err(|error| self.scheduler.metrics().refused(error.kind))?;
+        let response = people::infer(&self.scheduler, &face, request, std::mem::take(&mut reply.options)).await?;
+        let answer = give(response, &reply.wishes, face.model(), self.memory())?;
         convert::encode(reply, answer)
     }
 
@@ -85,21 +84,21 @@ impl Inference {
 
     fn metadata(&self, request: ModelMetadataRequest) -> Result<ModelMetadataResponse> {
         let residency = self.scheduler.residency();
-        let model = residency.model(&request.name, convert::version(&request.version)?)?;
-        let manifest = model.manifest();
-        let tensors = |tensors: &[Io]| tensors.iter().map(tensor_metadata).collect();
+        let face = Face::of(residency, &request.name, convert::version(&request.version)?)?;
+        let (model, signature) = (face.model(), face.signature());
+        let tensors = |specs: &[TensorSpec]| specs.iter().map(tensor_metadata).collect();
         Ok(ModelMetadataResponse {
-            versions: residency.versions(&request.name).iter().map(u64::to_string).collect(),
+            versions: residency.versions(&model.manifest().name).iter().map(u64::to_string).collect(),
             platform: model.platform().to_owned(),
-            inputs: tensors(&manifest.inputs),
-            outputs: tensors(&manifest.outputs),
+            inputs: tensors(&signature.inputs),
+            outputs: tensors(&signature.outputs),
             name: request.name,
         })
     }
 
     fn config(&self, request: &ModelConfigRequest) -> Result<ModelConfigResponse> {
-        let model = self.scheduler.residency().model(&request.name, convert::version(&request.version)?)?;
-        let config = extensions::model_config(ModelConfig::of(&self.scheduler, &model))?;
+        let face = Face::of(self.scheduler.residency(), &request.name, convert::version(&request.version)?)?;
+        let config = extensions::model_config(ModelConfig::of(&self.scheduler, &face))?;
         Ok(ModelConfigResponse { config: Some(config) })
     }
 
@@ -182,8 +181,8 @@ impl Inference {
     }
 }
 
-fn tensor_metadata(io: &Io) -> TensorMetadata {
-    TensorMetadata { name: io.name.clone(), datatype: io.datatype.clone(), shape: io.shape.clone() }
+fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata {
+    TensorMetadata { name: spec.name.clone(), datatype: spec.dtype.name().to_owned(), shape: spec.shape.clone() }
 }
 
 /// The form in which the transport takes an outcome.
@@ -207,7 +206,7 @@ impl GrpcInferenceService for Inference {
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let ModelReadyRequest { name, version } = request.into_inner();
         let version = convert::version(&version).map_err(status)?;
-        Ok(Response::new(ModelReadyResponse { ready: self.scheduler.residency().is_ready(&name, version) }))
+        Ok(Response::new(ModelReadyResponse { ready: Face::is_ready(self.scheduler.residency(), &name, version) }))
     }
 
     async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {

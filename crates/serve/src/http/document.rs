@@ -13,6 +13,8 @@ use super::thin::{Span, Thinned, thin};
 
 /// More dimensions than any runtime takes.
 const DIMENSIONS_MAX: usize = 64;
+/// More options than any task has.
+const OPTIONS_MAX: usize = 64;
 
 /// An inference request's JSON object. What the protocol does not know is passed over.
 #[derive(Debug, Default)]
@@ -24,8 +26,7 @@ pub(super) struct Document<'a> {
 }
 
 /// The request's own parameters. Integers stay text, so that a wrong one is refused by name.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, bound(deserialize = "'de: 'a"))]
+#[derive(Debug, Default)]
 pub(super) struct Parameters<'a> {
     pub(super) binary_data_output: bool,
     pub(super) priority: Option<&'a RawValue>,
@@ -33,6 +34,57 @@ pub(super) struct Parameters<'a> {
     pub(super) sequence_id: Option<&'a RawValue>,
     pub(super) sequence_start: Option<&'a RawValue>,
     pub(super) sequence_end: Option<&'a RawValue>,
+    /// What the protocol does not know, as the options of a task.
+    pub(super) others: Vec<(String, &'a RawValue)>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parameters<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ParametersOf)
+    }
+}
+
+struct ParametersOf;
+
+impl<'de> Visitor<'de> for ParametersOf {
+    type Value = Parameters<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of parameters")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut read, mut binary) = (Parameters::default(), None);
+        while let Some(name) = map.next_key::<String>()? {
+            let known = match name.as_str() {
+                "binary_data_output" => {
+                    if binary.replace(map.next_value::<bool>()?).is_some() {
+                        return Err(A::Error::custom("'binary_data_output' is given twice"));
+                    }
+                    continue;
+                }
+                "priority" => &mut read.priority,
+                "timeout" => &mut read.timeout,
+                "sequence_id" => &mut read.sequence_id,
+                "sequence_start" => &mut read.sequence_start,
+                "sequence_end" => &mut read.sequence_end,
+                _ if read.others.len() == OPTIONS_MAX => {
+                    return Err(A::Error::custom(format_args!("more than {OPTIONS_MAX} parameters")));
+                }
+                _ => {
+                    read.others.push((name, map.next_value()?));
+                    continue;
+                }
+            };
+            let value = map.next_value::<Option<&'de RawValue>>()?;
+            if known.is_some() {
+                return Err(A::Error::custom(format_args!("'{name}' is given twice")));
+            }
+            *known = value;
+        }
+        read.binary_data_output = binary.unwrap_or_default();
+        Ok(read)
+    }
 }
 
 /// One input. What is missing is found by whoever can name the input.

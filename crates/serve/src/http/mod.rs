@@ -24,21 +24,20 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::Error;
+use engine::{Error, TensorSpec};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use serde_json::json;
-use store::manifest::Io;
 use tokio::net::TcpListener;
 use tracing::Instrument as _;
 
 use crate::aside::aside;
 use crate::listen::{self, ListenLimits, Speaks};
-use crate::people;
+use crate::people::{self, Face};
 use crate::trace::{self, TraceContext};
 use crate::triton::{SharedMemory, extensions, give};
-use crate::{Bodies, Connections, Management, Model, Origin, Scheduler, deadline};
+use crate::{Bodies, Connections, Management, Origin, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
 pub(crate) use openapi::{Listener, document as openapi};
@@ -269,24 +268,24 @@ fn models(scheduler: &Scheduler) -> Response<Parts> {
 
 /// A model that is not there is not ready, as public clients expect.
 fn model_ready(scheduler: &Scheduler, target: &Target) -> Response<Parts> {
-    let ready = scheduler.residency().is_ready(&target.name, target.version);
+    let ready = Face::is_ready(scheduler.residency(), &target.name, target.version);
     let status = if ready { StatusCode::OK } else { StatusCode::BAD_REQUEST };
     body::json(status, &json!({ "name": target.name, "ready": ready }))
 }
 
 fn metadata(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>, Refusal> {
     let residency = scheduler.residency();
-    let model = residency.model(&target.name, target.version)?;
-    let manifest = model.manifest();
-    let tensor = |io: &Io| json!({ "name": io.name, "datatype": io.datatype, "shape": io.shape });
-    let tensors = |tensors: &[Io]| tensors.iter().map(tensor).collect::<Vec<_>>();
-    let versions: Vec<String> = residency.versions(&target.name).iter().map(u64::to_string).collect();
+    let face = Face::of(residency, &target.name, target.version)?;
+    let (model, signature) = (face.model(), face.signature());
+    let tensor = |spec: &TensorSpec| json!({ "name": spec.name, "datatype": spec.dtype.name(), "shape": spec.shape });
+    let tensors = |specs: &[TensorSpec]| specs.iter().map(tensor).collect::<Vec<_>>();
+    let versions: Vec<String> = residency.versions(&model.manifest().name).iter().map(u64::to_string).collect();
     let told = json!({
         "name": target.name,
         "versions": versions,
         "platform": model.platform(),
-        "inputs": tensors(&manifest.inputs),
-        "outputs": tensors(&manifest.outputs),
+        "inputs": tensors(&signature.inputs),
+        "outputs": tensors(&signature.outputs),
     });
     Ok(body::json(StatusCode::OK, &told))
 }
@@ -304,36 +303,38 @@ where
     let (mut head, body) = request.into_parts();
     let (json_bytes, deadline) = (json_bytes(&head.headers)?, deadline::of_headers(&head.headers, now)?);
     let coding = compress::accepted(&head.headers);
-    if let Some(make_ready) = scheduler.residency().expected(&target.name, target.version) {
+    let face = || Face::of(scheduler.residency(), &target.name, target.version);
+    if let Some(make_ready) = face().ok().and_then(|face| scheduler.shared_residency().expected(face.model())) {
         drop(tokio::task::spawn_blocking(make_ready));
     }
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let json_length = json_bytes.unwrap_or(body.len());
     let origin = Origin { trace: head.extensions.remove(), held };
-    let found = scheduler.residency().model(&target.name, target.version);
+    let found = face();
     let decode = {
         let limits = Arc::clone(limits);
-        move |model: Arc<Model>| {
+        move |face: Face| {
             let memory = limits.shared_memory.as_deref();
             let bounds = Bounds { depth: limits.json_depth, tensors: limits.tensors, memory_bytes: limits.body_bytes };
-            let signature = model.signature();
-            let call = Call { model: target.name, version: target.version, signature, body, json_bytes, memory, now };
+            let (signature, has_options) = (face.signature(), face.is_for_people());
+            let (model, version) = (target.name, target.version);
+            let call = Call { model, version, signature, has_options, body, json_bytes, memory, now };
             let (mut request, reply) = request::decode(call, bounds)?;
             request.origin = origin.with_inputs(&request.inputs)?;
-            Ok((model, request, reply))
+            Ok((face, request, reply))
         }
     };
     let decoded = match found {
-        Ok(model) => aside(json_length, move || decode(model)).await.flatten(),
+        Ok(face) => aside(json_length, move || decode(face)).await.flatten(),
         Err(error) => Err(error),
     };
-    let (model, mut request, reply) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+    let (face, mut request, mut reply) = decoded.inspect_err(|error| scheduler.metrics().refused(error.kind))?;
     if let (Some(_), Some(id)) = (&request.origin.trace, &reply.id) {
         trace::tell_request_id(id);
     }
     request.deadline = deadline::earlier(deadline, request.deadline);
-    let answer =
-        give(people::infer(scheduler, &model, request).await?, &reply.wishes, &model, limits.shared_memory.as_deref())?;
+    let response = people::infer(scheduler, &face, request, std::mem::take(&mut reply.options)).await?;
+    let answer = give(response, &reply.wishes, face.model(), limits.shared_memory.as_deref())?;
     let encoded = aside(response::json_bytes_estimate(&reply, &answer), move || response::encode(&reply, &answer));
     Ok(compress::deflate(encoded.await??, coding).await)
 }

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use engine::{DataType, Error, Result, Signature, Tensor, TensorSpec, element_count};
+use pipeline::Options;
 use serde_json::value::RawValue;
 
 use super::document::{self, Document, Input, Output, Parameters, Scratch, whole};
 use super::elements;
+use crate::people;
 use crate::triton::{self, Budget, SharedMemory, Span, Wish};
 use crate::{InferRequest, Origin};
 
@@ -17,6 +19,8 @@ pub(super) struct Call<'a> {
     pub(super) model: String,
     pub(super) version: Option<u64>,
     pub(super) signature: &'a Signature,
+    /// Whether parameters that the protocol does not know are options of a task.
+    pub(super) has_options: bool,
     pub(super) body: Bytes,
     /// `Inference-Header-Content-Length`: how much of the body is JSON; all of it when the header is absent.
     pub(super) json_bytes: Option<usize>,
@@ -38,7 +42,7 @@ pub(super) struct Bounds {
 }
 
 /// What the answer takes from the request besides its outputs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Reply {
     pub(super) id: Option<String>,
     /// For outputs that say nothing of their own.
@@ -47,6 +51,8 @@ pub(super) struct Reply {
     pub(super) binary: Vec<Option<bool>>,
     /// By output, in the same order.
     pub(super) wishes: Vec<Wish>,
+    /// How people's inputs are to be answered.
+    pub(super) options: Options,
 }
 
 /// Where an input's elements may be.
@@ -94,6 +100,7 @@ pub(super) fn decode(call: Call<'_>, bounds: Bounds) -> Result<(InferRequest, Re
     triton::refuse_sequence(sequence(&parameters))?;
     let timeout_us = whole(parameters.timeout, "timeout", "microseconds")?;
     let priority = triton::priority(whole(parameters.priority, "priority", "levels")?)?;
+    let options = if call.has_options { options(parameters.others)? } else { Options::default() };
     let budget = Budget::new(bounds.memory_bytes);
     let mut sources = Sources { binary, memory: call.memory, budget, depth: bounds.depth };
     let inputs = inputs
@@ -107,7 +114,7 @@ pub(super) fn decode(call: Call<'_>, bounds: Bounds) -> Result<(InferRequest, Re
             sources.binary.len()
         )));
     }
-    let mut reply = Reply { id, binary_by_default: parameters.binary_data_output, ..Reply::default() };
+    let mut reply = Reply { id, binary_by_default: parameters.binary_data_output, options, ..Reply::default() };
     let outputs = wanted(outputs, call.memory, &mut reply)?;
     let request = InferRequest {
         model: call.model,
@@ -261,6 +268,17 @@ fn wanted(outputs: Vec<Output<'_>>, memory: Option<&SharedMemory>, reply: &mut R
         Ok(name)
     };
     outputs.into_iter().enumerate().map(one).collect()
+}
+
+/// The options of a task among parameters.
+fn options(parameters: Vec<(String, &RawValue)>) -> Result<Options> {
+    let parameters = parameters.into_iter().filter(|(name, _)| !triton::is_its_own(name));
+    let value = |(name, raw): (String, &RawValue)| {
+        let value = serde_json::from_str(raw.get());
+        let value = value.map_err(|error| Error::invalid(format!("parameter '{name}' is no JSON: {error}")))?;
+        Ok((name, value))
+    };
+    people::options(parameters.map(value).collect::<Result<_>>()?)
 }
 
 /// The parameter by which a request says that it belongs to a sequence.

@@ -183,6 +183,7 @@ mod tests {
             model: String::new(),
             version: None,
             signature: &Signature::default(),
+            has_options: false,
             json_bytes: Some(json.len()),
             body: Bytes::from([json.as_bytes(), binary].concat()),
             memory: None,

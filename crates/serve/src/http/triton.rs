@@ -14,20 +14,21 @@ use store::repository::VersionPolicy;
 
 use super::body::{self, Parts};
 use super::router::Target;
+use crate::people::Face;
 use crate::triton::{self, LogValue, ModelConfig, Parameter, Region, SharedMemory, TensorConfig};
 use crate::{LoadOptions, Management, Residency, Scheduler, Spent, Statistics};
 
 /// `GET .../config`
 pub(super) fn config(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>> {
-    let model = scheduler.residency().model(&target.name, target.version)?;
-    Ok(body::json(StatusCode::OK, &config_json(&ModelConfig::of(scheduler, &model))))
+    let face = Face::of(scheduler.residency(), &target.name, target.version)?;
+    Ok(body::json(StatusCode::OK, &config_json(&ModelConfig::of(scheduler, &face))))
 }
 
 fn config_json(config: &ModelConfig) -> Value {
     let inputs = config.inputs.iter().map(|tensor| {
         json!({
             "name": tensor.name, "data_type": tensor.data_type(), "format": "FORMAT_NONE", "dims": tensor.dims,
-            "is_shape_tensor": false, "allow_ragged_batch": false, "optional": false,
+            "is_shape_tensor": false, "allow_ragged_batch": false, "optional": tensor.optional,
         })
     });
     let output = |tensor: &TensorConfig| {
@@ -347,6 +348,7 @@ mod tests {
             dtype,
             dims: dims.into(),
             label_file: String::new(),
+            optional: false,
         };
         let mut config = ModelConfig {
             name: "m".to_owned(),

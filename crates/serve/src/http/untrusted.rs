@@ -54,6 +54,7 @@ fn infer(bytes: &[u8]) {
         model: "m".to_owned(),
         version: None,
         signature: &signature,
+        has_options: true,
         body: Bytes::copy_from_slice(body),
         json_bytes,
         memory: None,

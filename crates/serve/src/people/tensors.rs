@@ -4,23 +4,30 @@ use engine::{DataType, Error, Result, Tensor};
 use pipeline::{Input, Options};
 use store::task::Task;
 
+use super::face::ANSWERS;
 use super::words::first_name;
-use super::{Told, given, takes_words};
-use crate::{Ask, InferRequest, InferResponse, Model, Scheduler, Timing};
+use super::{Face, Told, given, takes_words};
+use crate::infer::names_of;
+use crate::{Ask, InferRequest, InferResponse, Scheduler, Timing};
 
-/// The output that answers go out by: a JSON text for each item.
-const ANSWERS: &str = "answers";
-
-/// Answers `request`: BYTES tensors to a model for a task, whose own inputs are others, hold texts or pictures, an item an
-/// element, and are answered as people are, in one output of JSON texts; all else as tensors.
+/// Answers `request`: BYTES tensors to a model by its second name, or to one for a task whose own inputs are others, hold
+/// texts or pictures, an item an element, and are answered as people are, in one output of JSON texts; all else as tensors.
+/// `options` are those that came with it; by its own name a model passes over them, as over all that the protocol does not know.
 ///
 /// # Errors
 /// Those of [`Scheduler::infer`] and [`Scheduler::answer`].
-pub(crate) async fn infer(scheduler: &Scheduler, model: &Model, request: InferRequest) -> Result<InferResponse> {
-    let inputs = inputs(model, &request).inspect_err(|error| scheduler.metrics().refused(error.kind))?;
+pub(crate) async fn infer(
+    scheduler: &Scheduler,
+    face: &Face,
+    request: InferRequest,
+    options: Options,
+) -> Result<InferResponse> {
+    let inputs = inputs(face, &request).inspect_err(|error| scheduler.metrics().refused(error.kind))?;
     let Some(inputs) = inputs else { return scheduler.infer(request).await };
-    let InferRequest { model, version, priority, deadline, origin, .. } = request;
-    let ask = Ask { model, version, inputs, options: Options::default(), priority, deadline, origin };
+    let InferRequest { model: asked, version, priority, deadline, origin, .. } = request;
+    let model = face.model().manifest().name.clone();
+    let options = if face.is_for_people() { options } else { Options::default() };
+    let ask = Ask { model, version, inputs, options, priority, deadline, origin };
     let answers = scheduler.answer(ask).await?;
     let told = answers.answers.iter().map(|answer| serde_json::to_vec(&Told(answer)));
     let told: Vec<Vec<u8>> =
@@ -28,15 +35,14 @@ pub(crate) async fn infer(scheduler: &Scheduler, model: &Model, request: InferRe
     let wire = engine::strings_to_wire(told.iter().map(Vec::as_slice));
     let tensor = Tensor::new(DataType::Bytes, vec![told.len()], wire.into())?;
     let outputs = vec![(ANSWERS.to_owned(), tensor)];
-    Ok(InferResponse { model: answers.model, version: answers.version, outputs, timing: Timing::default() })
+    // By the name that it was asked for: clients know no other.
+    Ok(InferResponse { model: asked, version: answers.version, outputs, timing: Timing::default() })
 }
 
 /// What people give in `request`; `None` when it is of tensors.
-fn inputs(model: &Model, request: &InferRequest) -> Result<Option<Vec<Input>>> {
-    let strings = |(_, tensor): &(String, Tensor)| tensor.dtype() == DataType::Bytes;
-    let Some(task) = takes_words(model).filter(|_| request.inputs.iter().all(strings)) else { return Ok(None) };
+fn inputs(face: &Face, request: &InferRequest) -> Result<Option<Vec<Input>>> {
+    let Some(task) = task(face, request)? else { return Ok(None) };
     let inputs = match (&request.inputs[..], task.takes_pictures()) {
-        ([], _) => return Ok(None),
         ([(_, files)], true) => {
             let data = files.data();
             engine::strings_from_wire(data)?.map(|file| Input::Picture(data.slice_ref(file))).collect()
@@ -56,6 +62,30 @@ fn inputs(model: &Model, request: &InferRequest) -> Result<Option<Vec<Input>>> {
             let other: String = other.chars().take(40).collect();
             Err(Error::invalid(format!("of texts and pictures there is one output, '{ANSWERS}', and not '{other}'")))
         }
+    }
+}
+
+/// The task that `request` is for; `None` when it is of tensors.
+fn task<'a>(face: &'a Face, request: &InferRequest) -> Result<Option<&'a Task>> {
+    let model = face.model();
+    let other = request.inputs.iter().find(|(_, tensor)| tensor.dtype() != DataType::Bytes);
+    if !face.is_for_people() {
+        return Ok(takes_words(model).filter(|_| other.is_none() && !request.inputs.is_empty()));
+    }
+    let own = &model.manifest().name;
+    let wanted = || names_of(&face.signature().inputs);
+    match other {
+        Some((name, tensor)) => {
+            let (name, dtype): (String, _) = (name.chars().take(40).collect(), tensor.dtype());
+            let wanted = wanted();
+            Err(Error::invalid(format!(
+                "'{name}' is {dtype}; by this name the model takes {wanted}, and tensors as '{own}'"
+            )))
+        }
+        None if request.inputs.is_empty() => {
+            Err(Error::invalid(format!("there is no input; the model takes {}", wanted())))
+        }
+        None => Ok(model.manifest().task.as_ref()),
     }
 }
 

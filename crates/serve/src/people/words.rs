@@ -19,6 +19,22 @@ fn names(task: &Task) -> (&'static str, Option<&'static str>) {
     }
 }
 
+/// One input of a task, where inputs are told apart by name.
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    /// Whether the task does without it.
+    pub(super) may_be_missing: bool,
+}
+
+/// The inputs of `task`. A second text that makes something else of the answer is not among them: two texts are no vector.
+pub(super) fn columns(task: &Task) -> Vec<Column> {
+    let (first, second) = names(task);
+    let second = second.filter(|_| !matches!(task, Task::SentenceEmbedding(_)));
+    let may_be_missing = matches!(task, Task::TextClassification(_));
+    let second = second.map(|name| Column { name, may_be_missing });
+    std::iter::once(Column { name: first, may_be_missing: false }).chain(second).collect()
+}
+
 /// The task of `model`, when what goes into it can be told from tensors: it has no input of strings itself.
 pub(crate) fn takes_words(model: &Model) -> Option<&Task> {
     let own = model.signature().inputs.iter().any(|spec| spec.dtype == DataType::Bytes);

@@ -45,11 +45,11 @@ impl Residency {
         })
     }
 
-    /// What to do, on a thread that may wait for a disk, when a request for `version` of the model called `name` begins to
-    /// arrive: make it ready while the rest of the request is on its way. `None` when that is of no use, or done already.
-    pub(crate) fn expected(self: &Arc<Self>, name: &str, version: Option<u64>) -> Option<impl FnOnce() + Send + use<>> {
-        let model = self.model(name, version).ok().filter(|model| !model.is_bound() && model.begin_to_expect())?;
-        let residency = Arc::clone(self);
+    /// What to do, on a thread that may wait for a disk, when a request for `model` begins to arrive: make it ready while the
+    /// rest of the request is on its way. `None` when that is of no use, or done already.
+    pub(crate) fn expected(self: &Arc<Self>, model: &Arc<Model>) -> Option<impl FnOnce() + Send + use<>> {
+        let model = Some(model).filter(|model| !model.is_bound() && model.begin_to_expect())?;
+        let (residency, model) = (Arc::clone(self), Arc::clone(model));
         Some(move || {
             // What has to be fetched first takes its own way; what is wrong is told to the request when a lane comes to it.
             if let Some(_files) = residency.at_hand(&model) {

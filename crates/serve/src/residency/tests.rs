@@ -300,8 +300,7 @@ fn ask(scheduler: &Scheduler, name: &str, number: u8) -> InferResponse {
 fn a_model_is_made_ready_when_its_request_begins_to_arrive_and_only_once() {
     let (_folder, store) = whole(1);
     let residency = Arc::new(within(store, 2 * PROGRAM_BYTES, 1, &[]));
-    let expected = |name: &str| residency.expected(name, None);
-    assert!(expected("none").is_none(), "nobody has it");
+    let expected = |name: &str| residency.expected(&model(&residency, name));
     let make_ready = expected("m0").expect("it is cold");
     assert!(expected("m0").is_none(), "one is enough");
     make_ready();

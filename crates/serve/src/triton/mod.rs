@@ -12,13 +12,16 @@ mod shared_memory;
 pub(crate) use logging::{LogValue, log_settings};
 pub(crate) use model_config::{Batching, ModelConfig, TensorConfig};
 pub(crate) use outputs::{Answer, Given, Wish, give};
-pub(crate) use parameters::{Parameter, load_options, priority, refuse_sequence, timeout};
+pub(crate) use parameters::{Parameter, is_its_own, load_options, priority, refuse_sequence, timeout};
 pub use shared_memory::SharedMemory;
 pub(crate) use shared_memory::{Budget, Region, Span};
 
+use std::sync::Arc;
+
 use engine::Result;
 
-use crate::{Control, IndexEntry, Management, ModelState, Scheduler, Statistics};
+use crate::people::Face;
+use crate::{Control, IndexEntry, Management, Model, ModelState, Scheduler, Statistics};
 
 /// The extensions that server metadata lists: exactly those that work on the listener that has these rights, in
 /// Triton's names.
@@ -63,19 +66,17 @@ pub(crate) fn statistics(
     let residency = scheduler.residency();
     let models = match (name, version) {
         (None, _) => residency.models(),
-        (Some(name), Some(version)) => vec![residency.model(name, Some(version))?],
+        (Some(name), Some(version)) => vec![Arc::clone(Face::of(residency, name, Some(version))?.model())],
         (Some(name), None) => {
+            let face = Face::of(residency, name, None)?;
+            let own = &face.model().manifest().name;
             // A version may go between the two questions; then it has no statistics any more.
-            residency.model(name, None)?;
-            residency
-                .versions(name)
-                .into_iter()
-                .filter_map(|version| residency.model(name, Some(version)).ok())
-                .collect()
+            let versions = residency.versions(own).into_iter();
+            versions.filter_map(|version| residency.model(own, Some(version)).ok()).collect()
         }
     };
-    let of = |model: std::sync::Arc<crate::Model>| ModelStatistics {
-        name: model.manifest().name.clone(),
+    let of = |model: Arc<Model>| ModelStatistics {
+        name: name.unwrap_or(&model.manifest().name).to_owned(),
         version: model.manifest().version,
         statistics: model.statistics(),
         memory_bytes: residency.bytes_of(&model),

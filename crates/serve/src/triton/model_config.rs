@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use engine::{DataType, TensorSpec};
 use store::repository::VersionPolicy;
 
+use crate::desk;
 use crate::hold::HOLD_MAX;
+use crate::people::Face;
 use crate::{Model, Scheduler};
 
 /// How a model is run.
@@ -52,30 +54,43 @@ pub(crate) struct TensorConfig {
     pub(crate) dims: Vec<i64>,
     /// The file of an output's class names; empty when there is none.
     pub(crate) label_file: String,
+    /// Whether a request may come without it.
+    pub(crate) optional: bool,
 }
 
 impl ModelConfig {
-    /// The configuration of `model` on `scheduler`.
-    pub(crate) fn of(scheduler: &Scheduler, model: &Model) -> Self {
+    /// The configuration of the model that `face` is of, on `scheduler`.
+    pub(crate) fn of(scheduler: &Scheduler, face: &Face) -> Self {
+        let (model, residency) = (face.model(), scheduler.residency());
         let manifest = model.manifest();
-        let declared = model.declared().cloned().unwrap_or_default();
-        let max_batch_size = declared.max_batch_size.unwrap_or_else(|| model.max_batch_size());
+        let mut declared = model.declared().cloned().unwrap_or_default();
+        let model_max = declared.max_batch_size.unwrap_or_else(|| model.max_batch_size());
+        // Of people's inputs each is run by itself, with whatever fits.
+        let max_batch_size = if face.is_for_people() { desk::ITEMS_MAX as u64 } else { model_max };
         let tensors = |specs: &[TensorSpec]| {
             let file = |spec: &TensorSpec| declared.label_files.get(&spec.name).cloned().unwrap_or_default();
-            specs
-                .iter()
-                .map(|spec| TensorConfig { label_file: file(spec), ..tensor(spec, max_batch_size > 0) })
-                .collect()
+            let own = |spec: &TensorSpec| TensorConfig {
+                label_file: file(spec),
+                optional: face.may_lack(&spec.name),
+                ..tensor(spec, max_batch_size > 0)
+            };
+            specs.iter().map(own).collect()
         };
-        let served = || VersionPolicy::Specific(scheduler.residency().versions(&manifest.name));
+        let (inputs, outputs) = (tensors(&face.signature().inputs), tensors(&face.signature().outputs));
+        // Where this model's answers are found. Its configuration may use the words for something else.
+        let task = manifest.task.as_ref().map(|task| ("task", task.name().to_owned()));
+        for (key, value) in task.into_iter().chain(face.second_name(residency).map(|name| ("answers", name))) {
+            declared.parameters.entry(key.to_owned()).or_insert(value);
+        }
+        let served = || VersionPolicy::Specific(residency.versions(&manifest.name));
         Self {
-            name: manifest.name.clone(),
+            name: face.name(),
             platform: model.platform(),
             backend: model.backend(),
             max_batch_size,
-            batching: (max_batch_size > 1).then(|| Batching::of(model)),
-            inputs: tensors(&model.signature().inputs),
-            outputs: tensors(&model.signature().outputs),
+            batching: (model_max > 1).then(|| Batching::of(model)),
+            inputs,
+            outputs,
             policy: declared.policy.clone().unwrap_or_else(served),
             lanes: scheduler.lanes(),
             model_file: declared.model_file,
@@ -102,7 +117,13 @@ impl Batching {
 
 fn tensor(spec: &TensorSpec, batched: bool) -> TensorConfig {
     let dims = if batched { spec.shape.get(1..).unwrap_or_default() } else { &spec.shape[..] };
-    TensorConfig { name: spec.name.clone(), dtype: spec.dtype, dims: dims.to_vec(), label_file: String::new() }
+    TensorConfig {
+        name: spec.name.clone(),
+        dtype: spec.dtype,
+        dims: dims.to_vec(),
+        label_file: String::new(),
+        optional: false,
+    }
 }
 
 impl TensorConfig {
@@ -149,8 +170,8 @@ mod tests {
     #[test]
     fn every_datatype_has_the_name_that_the_configuration_knows() {
         for dtype in DataType::ALL {
-            let config = TensorConfig { name: String::new(), dtype, dims: Vec::new(), label_file: String::new() };
-            let name = config.data_type();
+            let spec = TensorSpec { name: String::new(), dtype, shape: Vec::new(), any_rank: false };
+            let name = tensor(&spec, false).data_type();
             assert!(proto::inference::DataType::from_str_name(name).is_some(), "{name}");
             if dtype != DataType::Bytes {
                 assert_eq!(name.strip_prefix("TYPE_"), Some(dtype.name()));

@@ -23,6 +23,11 @@ pub(crate) fn priority(priority: Option<u64>) -> Result<u32> {
     u32::try_from(priority).map_err(|_| Error::invalid(format!("priority {priority} is larger than {}", u32::MAX)))
 }
 
+/// Whether a request's parameter of this name is Triton's own, and so no option of a task.
+pub(crate) fn is_its_own(name: &str) -> bool {
+    name.starts_with("triton_")
+}
+
 /// Refuses a request that belongs to a sequence; `asked` names the parameter that says so.
 ///
 /// # Errors

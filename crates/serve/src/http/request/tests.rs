@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use engine::ErrorKind;
+use pipeline::Setting;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,11 +16,21 @@ fn spec(name: &str, dtype: DataType, shape: &[i64]) -> TensorSpec {
 
 /// Decodes `body` for a model whose inputs are `inputs`.
 fn decoded(inputs: Vec<TensorSpec>, body: &[u8], json_bytes: Option<usize>) -> Result<(InferRequest, Reply)> {
+    decoded_with(false, inputs, body, json_bytes)
+}
+
+fn decoded_with(
+    has_options: bool,
+    inputs: Vec<TensorSpec>,
+    body: &[u8],
+    json_bytes: Option<usize>,
+) -> Result<(InferRequest, Reply)> {
     let signature = Signature { inputs, outputs: Vec::new() };
     let call = Call {
         model: "m".to_owned(),
         version: None,
         signature: &signature,
+        has_options,
         body: Bytes::copy_from_slice(body),
         json_bytes,
         memory: None,
@@ -254,6 +265,31 @@ fn parameters_and_outputs() {
     for body in ["{}", r#"{"parameters":{"timeout":0},"outputs":null,"id":null}"#, r#"{"parameters":null}"#] {
         let (request, reply) = decoded(Vec::new(), body.as_bytes(), None).unwrap();
         assert_eq!((request.deadline, request.outputs.len(), reply), (None, 0, Reply::default()));
+    }
+}
+
+#[test]
+fn what_the_protocol_does_not_know_are_options() {
+    let body = |parameters: &str| format!(r#"{{"parameters":{parameters},"inputs":[]}}"#);
+    let known = r#"{"priority":2,"timeout":5,"binary_data_output":true,"sequence_id":0,"triton_extra":{},
+        "top_k":3,"truncate":true,"targets":["a","b"],"stride":null}"#;
+    let (request, reply) = decoded_with(true, Vec::new(), body(known).as_bytes(), None).unwrap();
+    let options = [
+        ("top_k", Setting::Number(3.0)),
+        ("truncate", Setting::Flag(true)),
+        ("targets", Setting::Texts(vec!["a".to_owned(), "b".to_owned()])),
+    ];
+    let options: Options = options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    assert_eq!((reply.options, request.priority, reply.binary_by_default), (options, 2, true));
+    let many: Vec<_> = (0..65).map(|number| format!(r#""p{number}":1"#)).collect();
+    for (parameters, says) in [
+        (r#"{"top_k":{}}"#, "option 'top_k' must be"),
+        (r#"{"timeout":1,"timeout":2}"#, "'timeout' is given twice"),
+        (r#"{"binary_data_output":true,"binary_data_output":true}"#, "given twice"),
+        (&format!("{{{}}}", many.join(",")), "more than 64 parameters"),
+    ] {
+        let outcome = decoded_with(true, Vec::new(), body(parameters).as_bytes(), None);
+        check_refused(outcome, ErrorKind::InvalidInput, says);
     }
 }
 
