@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct Spent {
     /// CPU: decoding and scaling in the child process, and reading its pipe.
     pub decode_s: f64,
+    /// CPU: finding out whether anything moved, where only that is looked at.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gate_s: f64,
     /// CPU: from pixels to input tensors.
     pub prepare_s: f64,
     /// CPU: the model's runs.
@@ -24,6 +27,11 @@ pub struct Spent {
     /// What was asked of other machines, where there are any to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<Remote>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 /// What asking other machines took.
@@ -64,13 +72,14 @@ impl AddAssign for Remote {
 impl Spent {
     /// CPU time of all phases.
     pub fn cpu_s(&self) -> f64 {
-        self.decode_s + self.prepare_s + self.infer_s + self.post_s
+        self.decode_s + self.gate_s + self.prepare_s + self.infer_s + self.post_s
     }
 }
 
 impl AddAssign for Spent {
     fn add_assign(&mut self, other: Self) {
         self.decode_s += other.decode_s;
+        self.gate_s += other.gate_s;
         self.prepare_s += other.prepare_s;
         self.infer_s += other.infer_s;
         self.post_s += other.post_s;
@@ -139,6 +148,9 @@ impl Bottleneck {
 pub struct CpuSplit {
     /// Decoding and scaling in the child process, and reading its pipe.
     pub decode: f64,
+    /// Finding out whether anything moved, where only that is looked at.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gate: f64,
     /// From pixels to input tensors.
     pub prepare: f64,
     /// The model's run.
@@ -156,6 +168,7 @@ impl Cost {
         let per_frame = |seconds: f64| seconds / frames.max(1) as f64;
         let cpu_s_per_frame = CpuSplit {
             decode: per_frame(spent.decode_s),
+            gate: per_frame(spent.gate_s),
             prepare: per_frame(spent.prepare_s),
             infer: per_frame(spent.infer_s),
             post: per_frame(spent.post_s),

@@ -1,6 +1,7 @@
 //! A video and a model looked at before anybody relies on them: what is out of the ordinary, one frame with what the model
 //! sees in it, and what looking at more or fewer frames would take.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use pipeline::{Detector, Fit, Picture, Placement, detect};
 use serde::Serialize;
 
 use crate::cost::Bottleneck;
+use crate::gate::{Gate, Patches};
 use crate::inference::Inference;
 use crate::media::{self, Between, Choice, Decode, Frame, Frames, Probe, Span, Tools};
 use crate::output::{About, Sighting};
@@ -26,6 +28,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// Frames that are decoded, and frames that are looked at, to see what each takes.
 const DECODED: u64 = 240;
 const LOOKED: usize = 8;
+/// Places of a video that are looked at to see how much moves in it, which together have as many frames.
+const PLACES: i64 = 8;
 
 /// What an examination came to.
 #[derive(Debug)]
@@ -74,8 +78,17 @@ struct Costs {
     given_s: f64,
     /// A key frame that is decoded alone, scaled and read.
     key_s: f64,
+    /// Held against the frame before.
+    gate_s: f64,
     /// Looked at.
     look_s: f64,
+}
+
+/// A video, as its container tells of it, with how much moves in it: by how many levels some of its frames change.
+struct Film<'a> {
+    probe: &'a Probe,
+    outline: &'a Outline,
+    changes: &'a [f64],
 }
 
 /// Looks at the video and the model of `task`: at the frame that is shown at `at_s`, or the one in the middle.
@@ -88,7 +101,8 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let source = Source::of(task)?;
     let (probe, outline) = media::survey(tools, &source.path, STALL_LIMIT)?;
     let lengths = Lengths::default();
-    let plan = Plan::new(&probe, &outline, &lengths);
+    let entries = task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
+    let plan = Plan::new(&probe, &outline, &lengths, entries.as_ref());
     let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
     let video = Video { tools, path: &source.path, probe: &probe, detector: &detector, placement };
     let at_us = at_s.map_or_else(|| middle_us(&probe, &outline), |at_s| (at_s * 1e6) as i64);
@@ -112,9 +126,11 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let mut whole =
         video.frame_at(frame.pts_us, Placement::of(Fit::Source, (probe.width, probe.height))?)?.planes.to_picture();
     draw(&mut whole, &about, &sightings);
-    let costs = video.costs(median(&mut looks[1..]))?;
+    let (changes, gate_s) = video.changes(&outline)?;
+    let costs = video.costs(gate_s, median(&mut looks[1..]))?;
+    let film = Film { probe: &probe, outline: &outline, changes: &changes };
     let predictions = choices(task.sampling)
-        .filter_map(|sampling| predict(sampling, (&probe, &outline), &costs, (inference.lanes(), plan.segments.len())))
+        .filter_map(|sampling| predict(sampling, &film, &costs, (inference.lanes(), plan.segments.len())))
         .collect();
     let span_us = outline.span.and_then(|(first, last)| Some((probe.microseconds(first)?, probe.microseconds(last)?)));
     let decoded = Decoded { frames: outline.frames, span_us, ..Decoded::default() };
@@ -162,14 +178,38 @@ impl Video<'_> {
     }
 
     /// What its frames take.
-    fn costs(&self, look_s: f64) -> Result<Costs> {
+    fn costs(&self, gate_s: f64, look_s: f64) -> Result<Costs> {
         let [decode_s, given_s, key_s] = [
             // None but the first is given out, of which the decoder cannot know that it will be.
             self.decode(Choice::Where("eq(n,0)".to_owned()))?,
             self.decode(Choice::All)?,
             self.decode(Choice::KeyFrames)?,
         ];
-        Ok(Costs { decode_s: decode_s.min(given_s), given_s, key_s, look_s })
+        Ok(Costs { decode_s: decode_s.min(given_s), given_s, key_s, gate_s, look_s })
+    }
+
+    /// By how many levels its frames change in some places, each from a key frame on, and what it takes to find out.
+    fn changes(&self, outline: &Outline) -> Result<(Vec<f64>, f64)> {
+        let mut changes = Vec::new();
+        let mut gate_s = 0.0;
+        let places = places(self.probe, outline);
+        let frames_each = DECODED as usize / places.len().max(1);
+        for from_us in places {
+            let keep = vec![Between { from_us, before_us: None }];
+            let mut frames = self.open(self.placement, Span { seek_us: from_us, keep, skip: 0 }, Choice::All)?;
+            let mut before: Option<Patches> = None;
+            for _ in 0..frames_each {
+                let Some(frame) = frames.next()? else { break };
+                let mark = thread_cpu();
+                let patches = Patches::of(&frame.planes);
+                changes.extend(before.map(|before| patches.change(&before)));
+                before = Some(patches);
+                gate_s += thread_cpu().saturating_sub(mark).as_secs_f64();
+                frames.recycle(frame.planes.bytes);
+            }
+        }
+        let each_s = gate_s / changes.len().max(1) as f64;
+        Ok((changes, each_s))
     }
 
     /// CPU-seconds of a frame, from the video's beginning on.
@@ -191,6 +231,17 @@ impl Video<'_> {
     }
 }
 
+/// Where to look how much moves: the beginning, and the last key frames before equal parts of the video.
+fn places(probe: &Probe, outline: &Outline) -> BTreeSet<Option<i64>> {
+    let last_key_at = |ticks: i64| {
+        let key = outline.keys.partition_point(|key| key.pts <= ticks).checked_sub(1)?;
+        probe.microseconds(outline.keys[key].pts)
+    };
+    let (first, last) = outline.span.unwrap_or_default();
+    let part = last.saturating_sub(first) / PLACES;
+    (0..PLACES).map(|place| last_key_at(first.saturating_add(part * place))).collect()
+}
+
 fn middle_us(probe: &Probe, outline: &Outline) -> i64 {
     let us = |ticks| probe.microseconds(ticks).unwrap_or_default();
     outline.span.map_or(0, |(first, last)| us(first).midpoint(us(last)))
@@ -206,7 +257,8 @@ fn draw(picture: &mut Picture, about: &About<'_>, sightings: &[Sighting]) {
 
 /// What is worth comparing with `wanted`, which comes first.
 fn choices(wanted: Sampling) -> impl Iterator<Item = Sampling> {
-    let usual = [Sampling::All, Sampling::Every(5), Sampling::Fps(1.0), Sampling::KeyFrames];
+    let usual =
+        [Sampling::All, Sampling::Every(5), Sampling::Fps(1.0), Sampling::Motion(Gate::default()), Sampling::KeyFrames];
     std::iter::once(wanted).chain(usual.into_iter().filter(move |&other| other != wanted))
 }
 
@@ -214,7 +266,7 @@ fn choices(wanted: Sampling) -> impl Iterator<Item = Sampling> {
 /// are decoded side by side, each by one thread.
 fn predict(
     sampling: Sampling,
-    (probe, outline): (&Probe, &Outline),
+    &Film { probe, outline, changes }: &Film<'_>,
     costs: &Costs,
     (lanes, segments): (usize, usize),
 ) -> Option<Prediction> {
@@ -227,10 +279,16 @@ fn predict(
             // A stretch of time for each, and the one that the last frame begins.
             frames.min((seconds * fps).floor() as u64 + 1)
         }
+        Sampling::Motion(gate) => {
+            let sure = gate.sure(probe, outline);
+            let moving = changes.iter().filter(|&&change| change > gate.levels).count() as f64;
+            sure + ((frames - sure) as f64 * moving / changes.len().max(1) as f64).round() as u64
+        }
         Sampling::KeyFrames => outline.numbers().map(|numbers| numbers.count() as u64)?,
     };
     let decode_s = match sampling {
         Sampling::KeyFrames => looked as f64 * costs.key_s,
+        Sampling::Motion(_) => frames as f64 * (costs.given_s + costs.gate_s),
         _ => looked as f64 * costs.given_s + (frames - looked) as f64 * costs.decode_s,
     };
     let look_s = looked as f64 * costs.look_s;
@@ -258,7 +316,10 @@ mod tests {
         for frame in 0..1000 {
             outline.add(Packet { pts: Some(frame * 512), bytes: 1, key: frame % 100 == 0, hidden: false });
         }
-        let costs = Costs { decode_s: 0.003, given_s: 0.004, key_s: 0.006, look_s: 0.016 };
+        let costs = Costs { decode_s: 0.003, given_s: 0.004, key_s: 0.006, gate_s: 0.0005, look_s: 0.016 };
+        let (probe, gate) = (Probe::example(), Gate { levels: 3.0, pause_s: 1.0 });
+        // A quarter of them are more.
+        let changes = [0.0, 2.0, 9.0, 3.0];
         let table = [
             (Sampling::All, (4, 8), (1000, 20.0, 5.0, Bottleneck::Model)),
             (Sampling::All, (4, 1), (1000, 20.0, 5.0, Bottleneck::Model)),
@@ -268,14 +329,19 @@ mod tests {
             // Forty seconds less a frame.
             (Sampling::Fps(1.0), (4, 8), (40, 0.16 + 2.88 + 0.64, 0.92, Bottleneck::Decoder)),
             (Sampling::Fps(100.0), (1, 1), (1000, 20.0, 20.0, Bottleneck::Model)),
+            // The first frames of forty seconds, and a quarter of the others.
+            (Sampling::Motion(gate), (4, 8), (280, 4.5 + 4.48, 8.98 / 4.0, Bottleneck::Both)),
+            (Sampling::Motion(Gate { pause_s: 8.0, ..gate }), (1, 1), (254, 4.5 + 4.064, 8.564, Bottleneck::Both)),
             (Sampling::KeyFrames, (1, 1), (10, 0.06 + 0.16, 0.22, Bottleneck::Model)),
         ];
         for (sampling, machine, (looked, cpu_s, wall_s, bottleneck)) in table {
-            let got = predict(sampling, (&Probe::example(), &outline), &costs, machine).unwrap();
+            let film = Film { probe: &probe, outline: &outline, changes: &changes };
+            let got = predict(sampling, &film, &costs, machine).unwrap();
             assert_eq!((got.frames_looked, got.bottleneck), (looked, bottleneck), "{sampling}");
             assert!((got.cpu_s - cpu_s).abs() < 1e-9 && (got.wall_s - wall_s).abs() < 1e-9, "{sampling} {got:?}");
         }
         let unknown = Outline { untimed: 1, ..outline };
-        assert_eq!(predict(Sampling::KeyFrames, (&Probe::example(), &unknown), &costs, (1, 1)), None);
+        let film = Film { probe: &probe, outline: &unknown, changes: &[] };
+        assert_eq!(predict(Sampling::KeyFrames, &film, &costs, (1, 1)), None);
     }
 }

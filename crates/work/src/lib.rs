@@ -21,6 +21,8 @@ pub use source::Source;
 pub mod sampling;
 pub use sampling::Sampling;
 
+pub mod gate;
+
 pub mod spool;
 pub use spool::{LazySpool, Spool};
 

@@ -215,7 +215,7 @@ mod tests {
         let matrix = Some("bt709".to_owned());
         let plain = Probe { colour: Colour { matrix, ..Probe::example().colour }, ..Probe::example() };
         let outline = Outline { frames: 250, ..Outline::default() };
-        let plan = Plan::new(&plain, &outline, &Lengths::default());
+        let plan = Plan::new(&plain, &outline, &Lengths::default(), None);
         let decoded =
             Decoded { frames: 250, span_us: Some((0, 9_960_000)), gaps_us: Some((40_000, 40_000)), not_rising: 0 };
         let none = Damage::default();
@@ -234,7 +234,7 @@ mod tests {
             ..plain
         };
         let outline = Outline { frames: 260, bytes: 1 << 30, hidden: 3, untimed: 1, ..Outline::default() };
-        let plan = Plan::new(&strange, &outline, &Lengths::default());
+        let plan = Plan::new(&strange, &outline, &Lengths::default(), None);
         let decoded =
             Decoded { frames: 240, span_us: Some((5_000_000, 0)), gaps_us: Some((-1, 90_000)), not_rising: 2 };
         let damage = Damage { errors: 1, first: None, frames_missing: 10, tolerance: 1.0 };

@@ -1,11 +1,13 @@
 //! Which frames of a video are looked at. What is left out is still decoded, but neither scaled nor put to the model;
-//! of what is no key frame, not even that where key frames are all that is wanted.
+//! scaled as well where it is the picture that decides; and not even decoded where key frames are all that is wanted.
 
 use std::fmt;
 use std::str::FromStr;
 
 use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::gate::Gate;
 
 /// Frames a second that may be asked for.
 const FPS: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
@@ -21,23 +23,29 @@ pub enum Sampling {
     Every(u32),
     /// So many a second: the first of each of as many stretches of a second of the file's own clock, whatever its rate.
     Fps(f64),
+    /// Those in which something has moved since the frame before, and some of the others.
+    Motion(Gate),
     /// Those that are coded without the others.
     KeyFrames,
 }
 
 /// A frame that may be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Moment {
     /// Frames of the video before it.
     pub(crate) number: u64,
     /// When it is shown, in microseconds, and when the frame before it; `None` for the video's first.
     pub(crate) pts_us: i64,
     pub(crate) previous_us: Option<i64>,
+    /// Whether it is one of a gate's [entries](Gate::entries), or the first frame since one.
+    pub(crate) is_entry: bool,
+    /// By how much the picture has changed since the frame before; `None` where nobody looks, or saw that one.
+    pub(crate) change: Option<f64>,
 }
 
 impl Sampling {
-    /// Whether a frame is looked at. It depends on the frame alone and on the one before, so that the answer is the same
-    /// wherever a decoder begins.
+    /// Whether a frame is looked at. It depends on the frame alone and on the one directly before, so that the answer is
+    /// the same wherever a decoder begins.
     pub(crate) fn wants(self, moment: &Moment) -> bool {
         match self {
             Self::All | Self::KeyFrames => true,
@@ -46,14 +54,27 @@ impl Sampling {
                 let stretch = |pts_us: i64| (pts_us as f64 * fps / 1e6).floor();
                 moment.previous_us.is_none_or(|previous_us| stretch(moment.pts_us) > stretch(previous_us))
             }
+            Self::Motion(gate) => {
+                let begins = |previous_us| gate.begins(previous_us, moment.pts_us);
+                let moved = |change| change > gate.levels;
+                moment.is_entry || moment.previous_us.is_none_or(begins) || moment.change.is_none_or(moved)
+            }
+        }
+    }
+
+    /// The gate that decides, where one does.
+    pub(crate) fn gate(self) -> Option<Gate> {
+        match self {
+            Self::Motion(gate) => Some(gate),
+            Self::All | Self::Every(_) | Self::Fps(_) | Self::KeyFrames => None,
         }
     }
 
     /// The same as an expression of ffmpeg's `select`, in the same arithmetic, for a decoder that gives out the frame with
-    /// the number `first` first. `None` where all that is decoded is wanted.
+    /// the number `first` first. `None` where all that is decoded is wanted, if only to decide.
     pub(crate) fn expression(self, first: u64) -> Option<String> {
         match self {
-            Self::All | Self::KeyFrames => None,
+            Self::All | Self::Motion(_) | Self::KeyFrames => None,
             Self::Every(frames) => Some(format!("not(mod(n+{first},{frames}))")),
             Self::Fps(fps) => {
                 let stretch = |pts: &str| format!("floor({pts}*{fps}/1000000)");
@@ -69,6 +90,7 @@ impl fmt::Display for Sampling {
             Self::All => f.write_str("all"),
             Self::Every(frames) => write!(f, "every:{frames}"),
             Self::Fps(fps) => write!(f, "fps:{fps}"),
+            Self::Motion(gate) => write!(f, "motion:{gate}"),
             Self::KeyFrames => f.write_str("key-frames"),
         }
     }
@@ -81,6 +103,8 @@ impl FromStr for Sampling {
         let sampling = match text.split_once(':') {
             None if text == "all" => Some(Self::All),
             None if text == "key-frames" => Some(Self::KeyFrames),
+            None if text == "motion" => Some(Self::Motion(Gate::default())),
+            Some(("motion", gate)) => Gate::parse(gate).map(Self::Motion),
             Some(("every", frames)) => match frames.parse() {
                 Ok(1) => Some(Self::All),
                 Ok(frames) if frames > 1 => Some(Self::Every(frames)),
@@ -91,8 +115,8 @@ impl FromStr for Sampling {
         };
         sampling.ok_or_else(|| {
             Error::invalid(format!(
-                "'{text}' does not say which frames are looked at: give all, every:N, fps:N (a number from 0.001 to 1000) or \
-                 key-frames"
+                "'{text}' does not say which frames are looked at: give all, every:N, fps:N (a number from 0.001 to 1000), \
+                 motion, motion:LEVELS:SECONDS (from 0 to 255, and from 0.001 to 3600) or key-frames"
             ))
         })
     }
@@ -120,13 +144,28 @@ mod tests {
 
     #[test]
     fn words_are_read_as_they_are_written() {
-        for text in ["all", "every:2", "every:4294967295", "fps:2", "fps:0.5", "fps:29.97", "key-frames"] {
+        for text in [
+            "all",
+            "every:2",
+            "every:4294967295",
+            "fps:2",
+            "fps:0.5",
+            "fps:29.97",
+            "motion:3:1",
+            "motion:0:0.001",
+            "motion:2.5:3600",
+            "key-frames",
+        ] {
             assert_eq!(text.parse::<Sampling>().unwrap().to_string(), text);
         }
+        // What is not said is said in what is kept, whatever it is taken for one day.
+        for (text, whole) in [("motion", "motion:5:1"), ("motion:8", "motion:8:1")] {
+            assert_eq!(text.parse::<Sampling>().unwrap().to_string(), whole);
+        }
         assert_eq!("every:1".parse::<Sampling>().unwrap(), Sampling::All);
-        for text in
-            ["", "every", "every:0", "every:-1", "every:x", "fps:0", "fps:1001", "fps:NaN", "fps:inf", "keys", "all:1"]
-        {
+        let others = "every every:0 every:-1 every:x fps:0 fps:1001 fps:NaN fps:inf motion: motion:-1 motion:256 motion:NaN \
+                      motion:3: motion:3:0 motion:3:3601 motion:3:1:1 keys all:1";
+        for text in others.split_whitespace().chain([""]) {
             assert!(text.parse::<Sampling>().unwrap_err().message.contains("every:N"), "{text}");
         }
     }
@@ -137,6 +176,8 @@ mod tests {
             number: index as u64,
             pts_us: times_us[index],
             previous_us: index.checked_sub(1).map(|before| times_us[before]),
+            is_entry: false,
+            change: None,
         };
         (0..times_us.len()).filter(|&index| sampling.wants(&moment(index))).collect()
     }
@@ -153,6 +194,23 @@ mod tests {
         assert_eq!(looked_at(Sampling::Fps(3.0), &steady), [0, 4, 7]);
         // A still of two seconds, then many frames.
         assert_eq!(looked_at(Sampling::Fps(1.0), &[0, 2_000_000, 2_010_000, 2_020_000, 3_000_000]), [0, 1, 4]);
+    }
+
+    #[test]
+    fn a_gate_lets_through_what_moves_and_what_was_not_looked_at_for_long() {
+        let gate = Sampling::Motion(Gate { levels: 3.0, pause_s: 2.0 });
+        let check = |previous_us: Option<i64>, pts_us: i64, is_entry: bool, change: Option<f64>, want: bool| {
+            let moment = Moment { number: 9, pts_us, previous_us, is_entry, change };
+            assert_eq!(gate.wants(&moment), want, "{moment:?}");
+        };
+        check(Some(100_000), 140_000, false, Some(3.0), false);
+        check(Some(100_000), 140_000, false, Some(3.1), true);
+        check(Some(100_000), 140_000, true, Some(0.0), true);
+        check(Some(1_960_000), 2_000_000, false, Some(0.0), true);
+        check(Some(960_000), 1_000_000, false, Some(0.0), false);
+        check(Some(-40_000), 0, false, Some(0.0), true);
+        check(None, 140_000, false, None, true);
+        check(Some(100_000), 140_000, false, None, true);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Everything that is looked up before the first frame: the model, the video, where it is cut, and the name that all
 //! this has together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use engine::{Error, Result};
@@ -27,6 +27,8 @@ pub(super) struct Setup {
     pub(super) placement: Placement,
     /// The number of each key frame by its time, where only those are looked at.
     pub(super) numbers: BTreeMap<i64, u64>,
+    /// Where a gate lets something through so that decoders may begin there, in microseconds; `None` without a gate.
+    entries: Option<BTreeSet<i64>>,
     /// Of everything that the detections depend on: parts that carry it are this job's, whoever wrote them.
     pub(super) hash: String,
 }
@@ -46,9 +48,16 @@ impl Setup {
         }
         let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
         let numbers = numbers(job, &probe, &outline)?;
-        let plan = Plan::new(&probe, &outline, &job.lengths);
+        let entries = job.task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
+        let plan = Plan::new(&probe, &outline, &job.lengths, entries.as_ref());
         let hash = hash(job, &source, &manifest, &plan);
-        Ok((Self { source, probe, outline, manifest, detector, placement, numbers, hash }, plan))
+        Ok((Self { source, probe, outline, manifest, detector, placement, numbers, entries, hash }, plan))
+    }
+
+    /// Whether a frame is the first that is shown since one of the gate's entries.
+    pub(super) fn is_entry(&self, previous_us: Option<i64>, pts_us: i64) -> bool {
+        let Some((entries, previous_us)) = self.entries.as_ref().zip(previous_us) else { return false };
+        previous_us < pts_us && entries.range(previous_us + 1..=pts_us).next().is_some()
     }
 
     /// What is there of the job already.

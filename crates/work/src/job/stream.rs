@@ -11,6 +11,7 @@ use pipeline::Planes;
 use super::collect::{Collector, Step};
 use super::{Running, panicked};
 use crate::cost::Spent;
+use crate::gate::Patches;
 use crate::inference::Pending;
 use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Span};
 use crate::policy::Failure;
@@ -46,6 +47,8 @@ pub(super) struct Stream<'a> {
     /// Frames of each target that are there already.
     done: Vec<u64>,
     sender: SyncSender<Step<'a>>,
+    /// Of the frame before, where it matters whether anything moves.
+    before: Option<Patches>,
     clock: Clock,
 }
 
@@ -65,7 +68,7 @@ impl<'a> Stream<'a> {
         };
         let (sender, receiver) = sync_channel(running.job.inference.lanes().max(1) * 2);
         let collector = Collector::new(running, access, std::thread::current());
-        let mut stream = Self { running, access, targets, done, sender, clock: Clock::start() };
+        let mut stream = Self { running, access, targets, done, sender, before: None, clock: Clock::start() };
         // The stream moves in, so that a panic in it hangs up on the collector, for which the scope waits.
         let (read, written) = std::thread::scope(move |scope| {
             let writing = scope.spawn(move || collector.run(&receiver));
@@ -187,16 +190,28 @@ impl<'a> Stream<'a> {
             }
             // Of a segment's first frame the plan knows what came before, whichever way the decoder came.
             let previous_us = if offset == 0 { segment.previous_us } else { frame.previous_us };
-            let moment = Moment { number: segment.frames_before + offset, pts_us: frame.pts_us, previous_us };
+            let (number, pts_us) = (segment.frames_before + offset, frame.pts_us);
+            let (is_entry, change) = (setup.is_entry(previous_us, pts_us), self.change(&frame.planes));
+            let moment = Moment { number, pts_us, previous_us, is_entry, change };
             // What a decoder that comes through meets again is there already.
             if offset >= self.done[target] && task.sampling.wants(&moment) {
                 let inputs = setup.detector.prepare_planes(&frame.planes).map_err(Failure::Task)?;
                 self.clock.prepared();
-                self.submit(offset, frame.pts_us, &inputs)?;
+                self.submit(offset, pts_us, &inputs)?;
             }
             frames.recycle(frame.planes.bytes);
         }
         Ok(Followed::ToTheEnd(Reached { target, begins, seam }))
+    }
+
+    /// By how much a picture has changed since the frame before, where that is asked.
+    fn change(&mut self, planes: &Planes) -> Option<f64> {
+        self.running.job.task.sampling.gate()?;
+        let patches = Patches::of(planes);
+        let change = self.before.as_ref().map(|before| patches.change(before));
+        self.before = Some(patches);
+        self.clock.gated();
+        change
     }
 
     /// The decoder's next frame.
@@ -347,6 +362,10 @@ impl Clock {
 
     fn read(&mut self) {
         self.spent.decode_s += self.lap();
+    }
+
+    fn gated(&mut self) {
+        self.spent.gate_s += self.lap();
     }
 
     fn prepared(&mut self) {

@@ -33,6 +33,10 @@ pub(crate) enum Damage {
 /// 40 frames of a picture that moves everywhere, with a key frame every ten unless the encoder is told otherwise.
 const SOURCE: &str = "-f lavfi -i testsrc2=s=96x64:r=20:d=2";
 
+/// The same of a picture in which next to nothing moves: a small square does, from 0.3 s on and from 1.2 s on.
+pub(crate) const STILL: &str = "-f lavfi -i smptebars=s=96x64:r=20:d=2[still];color=white:s=12x12:r=20[square];[still][square]\
+     overlay=y=20:shortest=1:x='8+if(between(t,0.3,0.55),160*(t-0.3))+if(between(t,1.2,1.35),160*(t-1.2))'";
+
 const fn fixture(name: &'static str, arguments: &'static str, cuts: bool) -> Fixture {
     Fixture { name, arguments, cuts, damage: Damage::None }
 }
@@ -89,8 +93,13 @@ pub(crate) const FIXTURES: &[Fixture] = &[
 impl Fixture {
     /// Makes the video in `folder`.
     pub(crate) fn make(&self, folder: &Path) -> PathBuf {
+        self.make_of(SOURCE, folder)
+    }
+
+    /// Makes it of another source.
+    pub(crate) fn make_of(&self, source: &str, folder: &Path) -> PathBuf {
         let path = folder.join(self.name);
-        let line = format!("{SOURCE} {}", self.arguments);
+        let line = format!("{source} {}", self.arguments);
         let status = Command::new("ffmpeg")
             .args(["-nostdin", "-v", "error", "-y", "-threads", "1"])
             .args(line.split_whitespace())

@@ -150,6 +150,7 @@ mod tests {
             &Probe { tick_s: (1, 1_000_000), ..Probe::example() },
             &outline,
             &Lengths { frames: 10, ..Lengths::default() },
+            None,
         )
     }
 

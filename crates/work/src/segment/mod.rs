@@ -5,6 +5,7 @@
 //! came from the beginning; where that turns out not to be so, the segment is decoded again from the beginning on.
 
 mod outline;
+pub(crate) use outline::Key;
 pub use outline::{Outline, Packet};
 
 mod plan;

@@ -46,7 +46,7 @@ pub(crate) struct Key {
     /// Of the packets before it in the file.
     pub(super) bytes_before: u64,
     /// When the frame before it is shown, in ticks.
-    pub(super) before: i64,
+    pub(crate) before: i64,
     /// Frames that are shown before it and decoded after it. A decoder that begins here leaves them out.
     pub(super) leading: u32,
 }

@@ -1,8 +1,10 @@
 //! Where a video is cut: a pure function of what its container says.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::Outline;
+use super::{Key, Outline};
 use crate::media::Probe;
 
 /// The containers in which ffmpeg finds a key frame by its time exactly, because they have an index of times.
@@ -57,10 +59,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Cuts the video that `probe` and `outline` describe.
-    pub fn new(probe: &Probe, outline: &Outline, lengths: &Lengths) -> Self {
+    /// Cuts the video that `probe` and `outline` describe: at key frames, and where there are `entries`, at none but those
+    /// that are shown at these times, in microseconds.
+    pub fn new(probe: &Probe, outline: &Outline, lengths: &Lengths, entries: Option<&BTreeSet<i64>>) -> Self {
         match leading_allowed(probe, outline) {
-            Ok(leading) => Self { segments: cut(probe, outline, leading, lengths), whole: None },
+            Ok(leading) => {
+                let keys = outline.keys.iter().filter(|key| leading || key.leading == 0);
+                let is_entry = |us: &i64| entries.is_none_or(|entries| entries.contains(us));
+                let keys = keys.filter(|key| probe.microseconds(key.pts).as_ref().is_some_and(is_entry));
+                Self { segments: cut(probe, outline, keys, lengths), whole: None }
+            }
             Err(why) => Self { segments: vec![segment(0, None, None)], whole: Some(why) },
         }
     }
@@ -91,12 +99,12 @@ fn leading_allowed(probe: &Probe, outline: &Outline) -> Result<bool, &'static st
     }
 }
 
-fn cut(probe: &Probe, outline: &Outline, leading: bool, lengths: &Lengths) -> Vec<Segment> {
+fn cut<'a>(probe: &Probe, outline: &Outline, keys: impl Iterator<Item = &'a Key>, lengths: &Lengths) -> Vec<Segment> {
     let time_us = |ticks: i64| probe.microseconds(ticks);
     let mut segments = vec![segment(0, None, None)];
     // Where the newest segment begins: time, frames and bytes before it.
     let mut begun = (outline.span.and_then(|(first, _)| time_us(first)).unwrap_or_default(), 0, 0);
-    for key in outline.keys.iter().filter(|key| leading || key.leading == 0) {
+    for key in keys {
         let Some((from_us, previous_us)) = time_us(key.pts).zip(time_us(key.before)) else { continue };
         let long = from_us.saturating_sub(begun.0) >= i64::from(lengths.seconds) * 1_000_000;
         let many = key.frames_before.saturating_sub(begun.1) >= lengths.frames;
@@ -147,7 +155,7 @@ mod tests {
     #[test]
     fn segments_end_at_the_first_key_frame_past_a_length() {
         let check = |lengths: Lengths, want: &[u64]| {
-            let plan = Plan::new(&probe(MP4, "h264"), &steady(1000, 30), &lengths);
+            let plan = Plan::new(&probe(MP4, "h264"), &steady(1000, 30), &lengths, None);
             let got: Vec<u64> = plan.segments.iter().map(|segment| segment.frames_before).collect();
             assert_eq!(got, want, "{lengths:?}");
         };
@@ -163,7 +171,7 @@ mod tests {
     fn what_cannot_be_cut_is_whole_for_a_reason() {
         let outline = steady(1000, 30);
         let check = |probe: &Probe, outline: &Outline, want: Option<&str>| {
-            let plan = Plan::new(probe, outline, &Lengths { frames: 100, ..Lengths::default() });
+            let plan = Plan::new(probe, outline, &Lengths { frames: 100, ..Lengths::default() }, None);
             assert_eq!(plan.whole, want);
             assert_eq!(plan.segments.len() == 1, want.is_some());
         };
@@ -184,7 +192,7 @@ mod tests {
             outline.add(Packet { pts: Some(pts * 1000), bytes: 1, key, hidden: false });
         }
         for (codec, want) in [("hevc", &[0, 4, 5][..]), ("h264", &[0, 5])] {
-            let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames: 1, ..Lengths::default() });
+            let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames: 1, ..Lengths::default() }, None);
             let got: Vec<u64> = plan.segments.iter().map(|segment| segment.frames_before).collect();
             assert_eq!(got, want, "{codec}");
         }
@@ -201,7 +209,7 @@ mod tests {
             for &(time, key, hidden) in &times {
                 outline.add(Packet { pts: Some(time), bytes: 1, key, hidden });
             }
-            let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames, ..Lengths::default() });
+            let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames, ..Lengths::default() }, None);
             let (first, last) = (plan.segments[0], plan.segments[plan.segments.len() - 1]);
             prop_assert_eq!((first.from_us, first.frames_before, last.before_us), (None, 0, None));
             for (index, pair) in plan.segments.windows(2).enumerate() {
