@@ -89,12 +89,11 @@ fn is_numeric(byte: u8) -> bool {
 /// The length of the list that `bytes` begins with, if it ends.
 fn balanced(bytes: &[u8]) -> Option<usize> {
     let mut depth = 0usize;
-    for (at, &byte) in bytes.iter().enumerate() {
-        match byte {
+    for at in memchr::memchr2_iter(b'[', b']', bytes) {
+        match bytes[at] {
             b'[' => depth += 1,
-            b']' if depth == 1 => return Some(at + 1),
-            b']' => depth -= 1,
-            _ => {}
+            _ if depth == 1 => return Some(at + 1),
+            _ => depth -= 1,
         }
     }
     None
