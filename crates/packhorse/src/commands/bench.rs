@@ -9,36 +9,28 @@ mod remote;
 mod server;
 mod serving;
 mod variants;
+mod video;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bench::{Api, Load, Pace, Question, Readiness, median, table};
+use bench::{Api, Load, Pace, Question, Readiness, table};
 use clap::ValueEnum;
 use engine::Runtimes;
 use engine::Tensor;
-use pipeline::recognise::{Wish, understand};
-use pipeline::{Placement, detect};
-use serve::{Control, QueueLimits, Scheduler};
 use store::Store;
 use store::pack::{Packed, Request, Targets, pack};
-use store::task::{Task, TaskChoice};
-use work::cost::CpuSplit;
-use work::{Cost, Summary};
+use store::task::Task;
 
 use self::server::Server;
-use super::demo::{assets_folder, drain};
+use super::demo::assets_folder;
 use super::{print_json, say};
 use crate::exit::Exit;
-use crate::inference::InProcess;
 use crate::{Outcome, node};
 
-/// How often the bare runtime runs on each core in a round.
-const RUNS_PER_CORE: usize = 200;
 /// How often a model is made ready.
 const READY_TIMES: usize = 200;
 
@@ -178,7 +170,7 @@ impl Section {
             Self::Churn => churn::run(bench),
             Self::Overload => overload::run(bench),
             Self::Cycles => cycles::run(bench),
-            Self::Video => bench.video(),
+            Self::Video => video::run(bench),
             Self::Remote => remote::run(bench),
         }
     }
@@ -310,78 +302,4 @@ fn ready_alone(file: &Path, store: &str, name: &str) -> Outcome {
     let version = store.versions(name)?.into_iter().max().unwrap_or(1);
     let manifest = store.manifest(name, version)?;
     print_json(&bench::readiness(&store, node::runtimes()?.onnx(), &manifest, file, READY_TIMES)?)
-}
-
-impl Bench {
-    /// The clip from queue to durable detections, beside the floor; they take turns, so that a machine that changes its
-    /// speed changes both.
-    fn video(&self) -> Result<String, Exit> {
-        let (store, runtimes, rounds) = (self.store("video")?, &self.runtimes, self.rounds);
-        let (clip, model) = (self.assets.join("street.mp4"), self.assets.join("nanodet_g_coco80.onnx"));
-        let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
-        let task = understand(runtimes, &model, &wish, &BTreeMap::new())?.task;
-        let packed = self.packed(&store, &model, Some(task))?;
-        let fit = detect::for_model(&packed.manifest)?.input().fit;
-        let (width, height) = Placement::of(fit, (1, 1))?.canvas_px;
-        let (width, height) = (width as usize, height as usize);
-        let scheduler = node::start_with(store, Arc::clone(runtimes), QueueLimits::default(), Control::None)?;
-        let cores = engine::cpu::lane_cores();
-        let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
-        let (mut decode, mut runtime, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut runtime_cpu, mut splits) = (Vec::new(), Vec::new());
-        for round in 1..=rounds {
-            say(format_args!("round {round} of {rounds}: the whole way, then the floor"));
-            let (summary, cost) = end_to_end(&clip, self.scratch.path(), &scheduler, &packed)?;
-            let decode_fps = bench::decode_fps(&clip, summary.frames, width, height)?;
-            let (runtime_fps, cpu) =
-                bench::runtime_fps(runtimes.onnx(), &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
-            ratios.push(cost.fps / decode_fps.min(runtime_fps));
-            decode.push(decode_fps);
-            runtime.push(runtime_fps);
-            runtime_cpu.push(cpu.as_secs_f64() * 1e3);
-            ours.push(cost.fps);
-            splits.push(cost.cpu_s_per_frame);
-        }
-        scheduler.drain(Duration::from_secs(5));
-        let one = |values: &[f64]| format!("{:.1}", median(values));
-        let rows = [
-            vec!["ffmpeg alone: decode and scale".to_owned(), one(&decode), String::new()],
-            vec![
-                format!("bare runtime loop on {} cores", cores.len()),
-                one(&runtime),
-                format!("{:.2}", median(&runtime_cpu)),
-            ],
-            vec!["packhorse: queue to durable detections".to_owned(), one(&ours), cpu_ms(&splits, |split| split.total)],
-            vec![
-                "ratio to the floor (median of the rounds)".to_owned(),
-                format!("{:.3}", median(&ratios)),
-                String::new(),
-            ],
-        ];
-        let phases = [
-            vec!["decode (child and pipe)".to_owned(), cpu_ms(&splits, |split| split.decode)],
-            vec!["prepare".to_owned(), cpu_ms(&splits, |split| split.prepare)],
-            vec!["infer".to_owned(), cpu_ms(&splits, |split| split.infer)],
-            vec!["post".to_owned(), cpu_ms(&splits, |split| split.post)],
-        ];
-        let first = table(&["", "frames a second", "CPU ms a frame"], &rows);
-        Ok(format!("{first}\n\n{}", table(&["phase", "CPU ms a frame"], &phases)))
-    }
-}
-
-fn cpu_ms(splits: &[CpuSplit], of: impl Fn(&CpuSplit) -> f64) -> String {
-    let values: Vec<f64> = splits.iter().map(|split| of(split) * 1e3).collect();
-    format!("{:.2}", median(&values))
-}
-
-fn end_to_end(
-    clip: &Path,
-    scratch: &Path,
-    scheduler: &Arc<Scheduler>,
-    packed: &Packed,
-) -> Result<(Summary, Cost), Exit> {
-    let folder =
-        tempfile::tempdir_in(scratch).map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
-    let inference = Arc::new(InProcess(Arc::clone(scheduler)));
-    drain(clip, &packed.manifest.name, folder.path(), folder.path(), inference)
 }

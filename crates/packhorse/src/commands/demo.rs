@@ -116,21 +116,13 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
     node::start_with(store, runtimes, QueueLimits::default(), Control::None)
 }
 
-/// Puts `clip` into a queue and drains it; the results end up in `out`.
-pub(super) fn drain(
-    clip: &Path,
-    model: &str,
-    scratch: &Path,
-    out: &Path,
-    inference: Arc<dyn Inference>,
-) -> Result<(Summary, Cost), Exit> {
+/// Puts `tasks` into a queue and drains it, with results in `place`.
+pub(super) fn work_off(tasks: &[Task], scratch: &Path, place: &Path, inference: Arc<dyn Inference>) -> Outcome {
     let queue = SqliteQueue::open(&scratch.join("queue.sqlite"), Options::default())?;
-    let task = Task::new(clip, model)?;
-    queue.send(&task)?;
-    let place = scratch.join("results");
+    tasks.iter().try_for_each(|task| queue.send(task))?;
     let worker = Worker {
         queue: Arc::new(queue),
-        objects: Arc::new(FolderStore::open(&place)?),
+        objects: Arc::new(FolderStore::open(place)?),
         inference,
         tools: Tools::from_env(),
         spool: None,
@@ -139,9 +131,23 @@ pub(super) fn drain(
         config: Config::default(),
     };
     let report = worker.run(Mode::DrainOnce, &Stop::new(), &Progress::default())?;
-    if report.completed != 1 {
-        return Err(Exit::Failed("the clip was not completed; the reason is above".to_owned()));
+    if report.completed != tasks.len() as u64 {
+        return Err(Exit::Failed("a clip was not completed; the reason is above".to_owned()));
     }
+    Ok(())
+}
+
+/// Puts `clip` into a queue and drains it; the results end up in `out`.
+pub(super) fn drain(
+    clip: &Path,
+    model: &str,
+    scratch: &Path,
+    out: &Path,
+    inference: Arc<dyn Inference>,
+) -> Result<(Summary, Cost), Exit> {
+    let place = scratch.join("results");
+    let task = Task::new(clip, model)?;
+    work_off(std::slice::from_ref(&task), scratch, &place, inference)?;
     let names = ["results.jsonl", "summary.json", "cost.json"];
     let keys = [result::lines_key(&task.id), result::summary_key(&task.id), result::cost_key(&task.id)];
     let [_, summary, cost] = names.map(|name| out.join(name));

@@ -14,8 +14,9 @@ use serve::{Control, QueueLimits};
 use store::task::TaskChoice;
 use work::Inference;
 
+use super::Bench;
 use super::server::Server;
-use super::{Bench, drain};
+use crate::commands::demo::drain;
 use crate::commands::say;
 use crate::exit::Exit;
 use crate::inference::{Attached, InProcess, Otherwise};
