@@ -83,7 +83,7 @@ impl Residency {
 /// Has the kernel begin to read `weights`, all of them, unless they are in the page cache as far as a few looks tell: a
 /// disk reads them in one go in less time than page by page as a run comes to them.
 fn bring_in(weights: &[Tensor]) {
-    const LOOKS: usize = 32;
+    const LOOKS: usize = 8;
     let is_here = |weight: &Tensor| {
         let data = weight.data();
         let middle = data.len() / 2;
