@@ -34,6 +34,11 @@ RIGHT = [
     ("post", "/v2/models/{model}/infer", {"model": "mlp"}, {"inputs": [FLOATS]}),
     ("post", "/v2/models/{model}/infer", {"model": "bert-sequence"},
      {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [CONTEXT]}]}),
+    ("get", "/v2/models/{model}", {"model": "bert-qa:answers"}, None),
+    ("get", "/v2/models/{model}/config", {"model": "bert-qa:answers"}, None),
+    ("get", "/v2/models/{model}/stats", {"model": "bert-qa:answers"}, None),
+    ("post", "/v2/models/{model}/infer", {"model": "bert-sequence:answers"},
+     {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [CONTEXT]}], "parameters": {"top_k": 1}}),
     ("post", "/v2/repository/index", {}, {"ready": True}),
     ("get", "/v1/models/{model}", {"model": "mlp"}, None),
     ("get", "/v1/models/{model}/metadata", {"model": "mlp"}, None),
@@ -83,7 +88,7 @@ class OpenApi(unittest.TestCase):
                 for parameter in operation["parameters"]:
                     # Names by chance are names of nothing.
                     if parameter["name"] == "model":
-                        parameter["schema"] = {"enum": [*self.models, "nothing"]}
+                        parameter["schema"] = {"enum": [*self.models, f"{TEXTS[0]}:answers", "nothing"]}
         self.fuzz(document, self.server.http)
 
     def test_the_listener_of_probes_does_what_its_document_says(self):

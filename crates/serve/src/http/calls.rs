@@ -147,7 +147,7 @@ pub(super) const CALLS: &[Call] = &[
     Call {
         paths: &["/v2/models/{model}", "/v2/models/{model}/versions/{version}"],
         tag: OIP,
-        says: "What a model takes and gives.",
+        says: "What a model takes and gives: by its own name its tensors, by NAME:answers what people give it and are told.",
         answers: &[(JSON, "Model")],
         statuses: MODEL,
         ..GET
