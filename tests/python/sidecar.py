@@ -4,6 +4,7 @@ stubs and documentation say them. Shares no code with the product."""
 import concurrent.futures
 import http.server
 import json
+import ssl
 import threading
 
 import grpc
@@ -24,11 +25,12 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 
 class Sidecar:
-    """Serving when entered, gone when left. `answered` counts answers by API, `busy` refuses so many first."""
+    """Serving when entered, gone when left. `answered` counts answers by API, `busy` refuses so many first. With `tls`, files
+    with a certificate and its key, it is behind TLS; with `entry`, whoever asks has to show that."""
 
-    def __init__(self, busy=0):
+    def __init__(self, busy=0, tls=None, entry=None):
         self.answered = {"grpc": 0, "http": 0}
-        self.busy = busy
+        self.busy, self.tls, self.entry = busy, tls, entry
         self._lock = threading.Lock()
         self._session = reference_nanodet.session(reference_odapi.MODEL)
 
@@ -42,9 +44,18 @@ class Sidecar:
                 self._metadata, metadata_pb2.GetModelMetadataRequest.FromString,
                 metadata_pb2.GetModelMetadataResponse.SerializeToString),
         })])
-        self.grpc = f"127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
+        self._http = _Http(("127.0.0.1", 0), _handler(self))
+        if self.tls is None:
+            port = self._grpc.add_insecure_port("127.0.0.1:0")
+        else:
+            certificate, key = self.tls
+            pair = (key.read_bytes(), certificate.read_bytes())
+            port = self._grpc.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+        self.grpc = f"127.0.0.1:{port}"
         self._grpc.start()
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.http = f"127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         return self
@@ -67,7 +78,12 @@ class Sidecar:
             self.busy -= 1
             return self.busy >= 0
 
+    def _let_in(self, context):
+        if self.entry is not None and dict(context.invocation_metadata()).get("authorization") != self.entry:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who asks?")
+
     def _predict(self, request, context):
+        self._let_in(context)
         if request.model_spec.name != NAME or request.model_spec.version.value not in (0, VERSION):
             context.abort(grpc.StatusCode.NOT_FOUND, "no such servable")
         if self.refuses():
@@ -89,7 +105,8 @@ class Sidecar:
             made.float_val.extend(array.ravel().tolist())
         return response
 
-    def _metadata(self, request, _context):
+    def _metadata(self, request, context):
+        self._let_in(context)
         response = metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = VERSION
@@ -104,8 +121,10 @@ class Sidecar:
         response.metadata["signature_def"].Pack(made)
         return response
 
-    def rest(self, path, body):
+    def rest(self, path, body, entry):
         """Status and answer."""
+        if self.entry is not None and entry != self.entry:
+            return 401, {"error": "who asks?"}
         base = f"/v1/models/{NAME}"
         if body is None and path in (f"{base}/metadata", f"{base}/versions/{VERSION}/metadata"):
             def shape(sizes):
@@ -125,6 +144,13 @@ class Sidecar:
         return 404, {"error": f"no such path {path}"}
 
 
+class _Http(http.server.ThreadingHTTPServer):
+    """Says nothing of clients that leave when they see who answers."""
+
+    def handle_error(self, request, client_address):
+        """It is their right."""
+
+
 def _handler(sidecar):
     class Handler(http.server.BaseHTTPRequestHandler):
         """One request after the other on a connection."""
@@ -132,7 +158,7 @@ def _handler(sidecar):
         protocol_version = "HTTP/1.1"
 
         def _answer(self, body):
-            status, answer = sidecar.rest(self.path, body)
+            status, answer = sidecar.rest(self.path, body, self.headers.get("authorization"))
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")

@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import tempfile
 import unittest
 
+import cluster
 import frames
 import product
 import reference_odapi
@@ -62,6 +64,27 @@ class Remote(unittest.TestCase):
                                  {"tolerance": TOLERANCE, "frames_remote": FRAMES, "frames_local": 0})
                 # One more to look at it.
                 self.assertEqual(sidecar.answered[api], FRAMES + 1)
+
+    def test_over_tls_to_whom_is_trusted_alone_and_with_a_token(self):
+        files = [self.place / name for name in ("ca.pem", "server.pem", "server.key")]
+        for path, content in zip(files, cluster.certificates()):
+            path.write_bytes(content)
+        authority, *tls = files
+        token = self.place / "token"
+        token.write_text("let-me-in\n")
+        for api, scheme in (("grpc", "tfs+grpcs"), ("http", "tfs+https")):
+            with self.subTest(api), Sidecar(tls=tls, entry="Bearer let-me-in") as sidecar:
+                worker = ["--infer", f"{scheme}://{getattr(sidecar, api)}/{NAME}", "--infer-timeout", "60",
+                          "--infer-tolerance", TOLERANCE]
+                for missing, says in (([], "authority that is not trusted here: give .*--infer-ca"),
+                                      (["--infer-ca", authority], "give a token that it takes as --infer-token")):
+                    with self.assertRaisesRegex(AssertionError, f"left with 2(.|\n)*{re.escape(scheme)}://.* cannot .*{says}"):
+                        self.worked(f"{api}-refused", *worker, *missing)
+                self.assertEqual(sidecar.answered[api], 0)
+                detections, _, remote = self.worked(
+                    f"{api}-tls", *worker, "--infer-ca", authority, "--infer-token", token)
+                self.compare(detections)
+                self.assertEqual((remote["frames_remote"], remote["frames_local"], remote["calls"]), (FRAMES, 0, FRAMES))
 
     def test_a_sidecar_that_is_busy_is_asked_again(self):
         with Sidecar() as sidecar:

@@ -16,14 +16,23 @@ pub enum Wire {
     TfsHttp,
 }
 
-/// Each way and its scheme.
-const SCHEMES: [(Wire, &str); 3] = [(Wire::Oip, "grpc"), (Wire::TfsGrpc, "tfs+grpc"), (Wire::TfsHttp, "tfs+http")];
+/// Each way, whether TLS is under it, and its scheme.
+const SCHEMES: [(Wire, bool, &str); 6] = [
+    (Wire::Oip, false, "grpc"),
+    (Wire::Oip, true, "grpcs"),
+    (Wire::TfsGrpc, false, "tfs+grpc"),
+    (Wire::TfsGrpc, true, "tfs+grpcs"),
+    (Wire::TfsHttp, false, "tfs+http"),
+    (Wire::TfsHttp, true, "tfs+https"),
+];
 
-/// An endpoint: `SCHEME://HOST:PORT[/MODEL[:VERSION]]`.
+/// An endpoint: `SCHEME://HOST:PORT[/MODEL[:VERSION]]`; with TLS, the port may be left out and is 443.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// How it is talked to.
     pub wire: Wire,
+    /// Whether TLS is under that.
+    pub tls: bool,
     /// Host and port.
     pub authority: String,
     /// What the model is called there, when it is not what it is called here.
@@ -34,7 +43,8 @@ pub struct Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = SCHEMES.iter().find(|(wire, _)| *wire == self.wire).map_or("", |(_, scheme)| scheme);
+        let of_this = |(wire, tls, _): &&(Wire, bool, &str)| (*wire, *tls) == (self.wire, self.tls);
+        let scheme = SCHEMES.iter().find(of_this).map_or("", |(.., scheme)| scheme);
         write!(f, "{scheme}://{}", self.authority)?;
         if let Some(model) = &self.model {
             write!(f, "/{model}")?;
@@ -53,15 +63,16 @@ impl FromStr for Address {
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput), saying what is wrong and what is meant.
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |what: &str| {
-            let form = "grpc://HOST:PORT[/MODEL[:VERSION]], tfs+grpc:// or tfs+http://";
+            let form = "grpc://HOST:PORT[/MODEL[:VERSION]], tfs+grpc:// or tfs+http://, with TLS grpcs://, tfs+grpcs:// or tfs+https://";
             Error::invalid(format!("'{text}' is not where a model is served: {what}; give {form}"))
         };
         let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
-        let known = SCHEMES.iter().find(|(_, known)| *known == scheme);
-        let (wire, _) = *known.ok_or_else(|| wrong(&format!("'{scheme}' is none of grpc, tfs+grpc and tfs+http")))?;
+        let known = SCHEMES.iter().find(|(.., known)| *known == scheme);
+        let (wire, tls, _) = *known.ok_or_else(|| wrong(&format!("'{scheme}' is no way to ask for one")))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let parsed: http::uri::Authority = authority.parse().map_err(|_| wrong("it has no host and port"))?;
-        if parsed.host().is_empty() || parsed.port_u16().is_none() || authority.contains('@') {
+        let has_port = parsed.port_u16().is_some() || (tls && parsed.host() == authority);
+        if parsed.host().is_empty() || !has_port || authority.contains('@') {
             return Err(wrong("it has no host and port"));
         }
         let (model, version) = match path.rsplit_once(':') {
@@ -74,7 +85,7 @@ impl FromStr for Address {
             return Err(wrong("what follows the port is no model"));
         }
         let model = (!model.is_empty()).then(|| model.to_owned());
-        Ok(Self { wire, authority: authority.to_owned(), model, version })
+        Ok(Self { wire, tls, authority: authority.to_owned(), model, version })
     }
 }
 
@@ -85,19 +96,34 @@ mod tests {
     #[test]
     fn what_is_typed_is_understood_or_refused() {
         let address = |wire, authority: &str, model: Option<&str>, version| {
-            Some(Address { wire, authority: authority.to_owned(), model: model.map(str::to_owned), version })
+            Some(Address {
+                wire,
+                tls: false,
+                authority: authority.to_owned(),
+                model: model.map(str::to_owned),
+                version,
+            })
         };
+        let secured =
+            |wire, authority: &str| Some(Address { tls: true, ..address(wire, authority, None, None).unwrap() });
         for (text, want) in [
             ("grpc://gpu:8001", address(Wire::Oip, "gpu:8001", None, None)),
             ("grpc://gpu:8001/yolo", address(Wire::Oip, "gpu:8001", Some("yolo"), None)),
             ("tfs+grpc://[::1]:8500/ssd:3", address(Wire::TfsGrpc, "[::1]:8500", Some("ssd"), Some(3))),
             ("tfs+http://127.0.0.1:8501/ssd", address(Wire::TfsHttp, "127.0.0.1:8501", Some("ssd"), None)),
+            ("grpcs://gpu:8001", secured(Wire::Oip, "gpu:8001")),
+            ("grpcs://gpu", secured(Wire::Oip, "gpu")),
+            ("tfs+grpcs://[::1]", secured(Wire::TfsGrpc, "[::1]")),
+            ("tfs+https://gpu.example", secured(Wire::TfsHttp, "gpu.example")),
             ("gpu:8001", None),
             ("http://gpu:8001", None),
             ("grpc://gpu", None),
             ("grpc://:8001", None),
             ("grpc://me@gpu:8001", None),
             ("grpc://gpu:80011", None),
+            ("grpcs://gpu:80011", None),
+            ("grpcs://gpu:", None),
+            ("grpcs://:443", None),
             ("grpc://gpu:8001/a/b", None),
             ("grpc://gpu:8001/a?b", None),
             ("grpc://gpu:8001/:3", None),

@@ -9,6 +9,11 @@
 mod address;
 pub use address::{Address, Wire};
 
+mod security;
+pub use security::Security;
+
+mod token;
+
 mod failure;
 pub use failure::{Failure, FailureKind};
 

@@ -11,6 +11,7 @@ use crate::address::Address;
 use crate::attachment::{Attachment, Model};
 use crate::fit::Tolerance;
 use crate::policy::Limits;
+use crate::security::{Secured, Security};
 use crate::wire::Peer;
 
 /// How endpoints are treated.
@@ -24,12 +25,14 @@ pub struct Settings {
     pub limits: Limits,
     /// For looking at an endpoint, which may have to bring the model into memory first.
     pub look: Duration,
+    /// Of the way there.
+    pub security: Security,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let (tolerance, limits) = (Tolerance::default(), Limits::default());
-        Self { in_flight: 8, tolerance, limits, look: Duration::from_secs(10) }
+        let (tolerance, limits, security) = (Tolerance::default(), Limits::default(), Security::default());
+        Self { in_flight: 8, tolerance, limits, look: Duration::from_secs(10), security }
     }
 }
 
@@ -51,14 +54,15 @@ impl Remote {
     /// Starts the thread. Nobody is called yet.
     ///
     /// # Errors
-    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for an address that cannot be one,
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for an address that cannot be one, or security that cannot be had,
     /// [`Internal`](engine::ErrorKind::Internal) when the thread cannot be started.
     pub fn start(addresses: &[Address], settings: Settings) -> Result<Self> {
+        let secured = Secured::new(&settings.security, addresses)?;
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("remote").enable_all().build();
         let runtime = runtime.map_err(|error| Error::internal(format!("no thread to call endpoints on: {error}")))?;
         let inside = runtime.enter();
         let connect = settings.limits.call;
-        let peer = |address: &Address| Ok((address.clone(), Peer::new(address, connect)?));
+        let peer = |address: &Address| Ok((address.clone(), Peer::new(address, &secured, connect)?));
         let endpoints = addresses.iter().map(peer).collect::<Result<_>>()?;
         drop(inside);
         let places = Semaphore::new(settings.in_flight.max(1));

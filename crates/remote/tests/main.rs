@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the whole of this crate is tests")]
 
+mod security;
 mod server;
 
 use std::sync::Arc;
@@ -52,8 +53,13 @@ impl Place {
         let runtime = Runtime::new().unwrap();
         let servers: Vec<Server> = (0..servers).map(|_| runtime.block_on(Server::start())).collect();
         servers.iter().for_each(prepare);
-        let addresses: Vec<Address> =
-            servers.iter().map(|server| format!("grpc://{}/sum", server.address).parse().unwrap()).collect();
+        let urls: Vec<String> = servers.iter().map(|server| format!("grpc://{}/sum", server.address)).collect();
+        Self::at(&urls, servers, settings, runtime)
+    }
+
+    /// With servers that run already, asked at `urls`.
+    fn at(urls: &[String], servers: Vec<Server>, settings: Settings, runtime: Runtime) -> Self {
+        let addresses: Vec<Address> = urls.iter().map(|url| url.parse().unwrap()).collect();
         let remote = Remote::start(&addresses, settings).unwrap();
         let signature = Signature { inputs: vec![spec("x", &[SHAPE])], outputs: vec![spec("y", &[1])] };
         let (sample, answer) = (vec![tensor(&[0.5; VALUES])], vec![tensor(&[2.0])]);

@@ -16,8 +16,11 @@ use prost::Message;
 use proto::inference::model_infer_response::InferOutputTensor;
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tonic::Code;
 
 /// How many values a question has.
@@ -48,6 +51,10 @@ struct State {
     mood: watch::Sender<Mood>,
     calls: AtomicU64,
     metadata: Mutex<ModelMetadataResponse>,
+    /// What a call has to show, if anything.
+    entry: Mutex<Option<String>>,
+    /// The names that connections with TLS asked for.
+    names: Mutex<Vec<Option<String>>>,
 }
 
 /// The server, for as long as its runtime is there.
@@ -75,22 +82,57 @@ pub(crate) fn metadata() -> ModelMetadataResponse {
 impl Server {
     /// Starts it on the runtime that the caller is in.
     pub(crate) async fn start() -> Self {
-        let state = State { mood: watch::channel(Mood::Well).0, calls: AtomicU64::new(0), metadata: metadata().into() };
+        Self::start_with(None).await
+    }
+
+    /// As [`start`](Self::start), behind TLS if that is given.
+    pub(crate) async fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
+        let state = State {
+            mood: watch::channel(Mood::Well).0,
+            calls: AtomicU64::new(0),
+            metadata: metadata().into(),
+            entry: Mutex::default(),
+            names: Mutex::default(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self { address: listener.local_addr().unwrap(), state: Arc::new(state) };
         let of_listener = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let server = of_listener.clone();
-                let answer = move |request| {
-                    let server = server.clone();
-                    async move { Ok::<_, Infallible>(server.serve(request).await) }
-                };
-                let http = http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(http.serve_connection(TokioIo::new(stream), service_fn(answer)));
+                match tls.clone().map(TlsAcceptor::from) {
+                    None => drop(tokio::spawn(server.connection(stream))),
+                    Some(tls) => drop(tokio::spawn(async move {
+                        // Who does not like what is shown leaves.
+                        let Ok(stream) = tls.accept(stream).await else { return };
+                        let name = stream.get_ref().1.server_name().map(str::to_owned);
+                        server.state.names.lock().unwrap().push(name);
+                        server.connection(stream).await;
+                    })),
+                }
             }
         });
         server
+    }
+
+    async fn connection(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let answer = move |request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.serve(request).await) }
+        };
+        // A client that leaves in the middle of things is no matter.
+        let _ =
+            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+    }
+
+    /// From now on calls have to show this as their authorization.
+    pub(crate) fn let_in(&self, entry: &str) {
+        *self.state.entry.lock().unwrap() = Some(entry.to_owned());
+    }
+
+    /// The names that connections with TLS asked for.
+    pub(crate) fn names(&self) -> Vec<Option<String>> {
+        self.state.names.lock().unwrap().clone()
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -113,7 +155,10 @@ impl Server {
         let (head, body) = request.into_parts();
         // Behind the five bytes that frame it.
         let message = body.collect().await.unwrap().to_bytes().slice(5..);
+        let shown = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        let entry = self.state.entry.lock().unwrap().clone();
         let answer = match head.uri.path() {
+            _ if entry.is_some() && entry != shown => Err(Code::Unauthenticated),
             "/inference.GRPCInferenceService/ModelMetadata" => Ok(self.state.metadata.lock().unwrap().encode_to_vec()),
             "/inference.GRPCInferenceService/ModelInfer" => {
                 let request = ModelInferRequest::decode(message).unwrap();

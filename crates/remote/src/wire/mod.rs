@@ -1,5 +1,6 @@
 //! What is said over the wire: each protocol a file, all of them the same three words.
 
+mod connector;
 mod json;
 mod oip;
 mod rest;
@@ -11,9 +12,11 @@ use std::time::Duration;
 
 use engine::{Signature, Tensor};
 
+use self::connector::Door;
 use crate::address::{Address, Wire};
 use crate::failure::Failure;
 use crate::fit::{Names, Offer};
+use crate::security::Secured;
 
 /// The largest message that is taken of an endpoint.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -53,10 +56,16 @@ pub(crate) struct Reply {
 
 /// An endpoint, connected to when it is needed. Clones share the connection.
 #[derive(Clone)]
-pub(crate) enum Peer {
+pub(crate) struct Peer {
+    speaks: Speaks,
+    door: Door,
+}
+
+#[derive(Clone)]
+enum Speaks {
     Oip(oip::Oip),
     TfsGrpc(tfs::Tfs),
-    TfsHttp(rest::Rest),
+    TfsHttp(Box<rest::Rest>),
 }
 
 impl Peer {
@@ -64,29 +73,32 @@ impl Peer {
     ///
     /// # Errors
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for an address that cannot be one.
-    pub(crate) fn new(address: &Address, within: Duration) -> engine::Result<Self> {
-        Ok(match address.wire {
-            Wire::Oip => Self::Oip(oip::Oip::new(status::channel(&address.authority, within)?)),
-            Wire::TfsGrpc => Self::TfsGrpc(tfs::Tfs::new(status::channel(&address.authority, within)?)),
-            Wire::TfsHttp => Self::TfsHttp(rest::Rest::new(&address.authority, within)),
-        })
+    pub(crate) fn new(address: &Address, secured: &Secured, within: Duration) -> engine::Result<Self> {
+        let door = Door::default();
+        let line = || status::line(address, secured, &door, within);
+        let speaks = match address.wire {
+            Wire::Oip => Speaks::Oip(oip::Oip::new(line()?)),
+            Wire::TfsGrpc => Speaks::TfsGrpc(tfs::Tfs::new(line()?)),
+            Wire::TfsHttp => Speaks::TfsHttp(Box::new(rest::Rest::new(address, secured, &door, within))),
+        };
+        Ok(Self { speaks, door })
     }
 
     /// What it says of the model.
     pub(crate) async fn offer(&self, target: &Target) -> Result<Offer, Failure> {
-        match self {
-            Self::Oip(peer) => peer.offer(target).await,
-            Self::TfsGrpc(peer) => peer.offer(target).await,
-            Self::TfsHttp(peer) => peer.offer(target).await,
-        }
+        self.door.looked_at(match &self.speaks {
+            Speaks::Oip(peer) => peer.offer(target).await,
+            Speaks::TfsGrpc(peer) => peer.offer(target).await,
+            Speaks::TfsHttp(peer) => peer.offer(target).await,
+        })
     }
 
     /// What it answers.
     pub(crate) async fn infer(&self, asked: Asked<'_>) -> Result<Reply, Failure> {
-        match self {
-            Self::Oip(peer) => peer.infer(asked).await,
-            Self::TfsGrpc(peer) => peer.infer(asked).await,
-            Self::TfsHttp(peer) => peer.infer(asked).await,
+        match &self.speaks {
+            Speaks::Oip(peer) => peer.infer(asked).await,
+            Speaks::TfsGrpc(peer) => peer.infer(asked).await,
+            Speaks::TfsHttp(peer) => peer.infer(asked).await,
         }
     }
 }

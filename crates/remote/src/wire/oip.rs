@@ -8,20 +8,19 @@ use proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutp
 use proto::inference::model_infer_response::InferOutputTensor;
 use proto::inference::model_metadata_response::TensorMetadata;
 use proto::inference::{InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataRequest};
-use tonic::transport::Channel;
 
-use super::status::{failure, timed};
+use super::status::{Line, failure, timed};
 use super::{Asked, MESSAGE_BYTES_MAX, Reply, Target};
 use crate::failure::Failure;
 use crate::fit::Offer;
 
 /// An endpoint that speaks it.
 #[derive(Clone)]
-pub(crate) struct Oip(GrpcInferenceServiceClient<Channel>);
+pub(crate) struct Oip(GrpcInferenceServiceClient<Line>);
 
 impl Oip {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self(GrpcInferenceServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    pub(super) fn new(line: Line) -> Self {
+        Self(GrpcInferenceServiceClient::new(line).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     pub(super) async fn offer(&self, target: &Target) -> Result<Offer, Failure> {

@@ -1,37 +1,42 @@
 //! TensorFlow Serving over REST, for what has nothing else: a frame is sent as JSON numbers.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use engine::{DataType, TensorSpec};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::status::causes;
+use super::connector::{Connector, Door, HTTP_1_1, distrust};
+use super::status::{ENTRY, causes};
 use super::tfs::SIGNATURE;
 use super::{Asked, MESSAGE_BYTES_MAX, Reply, Target, json, tensors};
+use crate::address::Address;
 use crate::failure::{Failure, FailureKind};
 use crate::fit::Offer;
+use crate::security::Secured;
+use crate::token::Token;
 
 /// An endpoint that speaks it.
 #[derive(Clone)]
 pub(crate) struct Rest {
-    client: Client<HttpConnector, Full<Bytes>>,
-    authority: String,
+    client: Client<Connector, Full<Bytes>>,
+    /// Scheme, host and port.
+    origin: String,
+    token: Option<Arc<Token>>,
 }
 
 impl Rest {
-    pub(super) fn new(authority: &str, within: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(within));
+    pub(super) fn new(address: &Address, secured: &Secured, door: &Door, within: Duration) -> Self {
+        let connector = Connector::new(secured.config(HTTP_1_1), door, within);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, authority: authority.to_owned() }
+        let scheme = if address.tls { "https" } else { "http" };
+        Self { client, origin: format!("{scheme}://{}", address.authority), token: secured.token.clone() }
     }
 
     pub(super) async fn offer(&self, target: &Target) -> Result<Offer, Failure> {
@@ -66,11 +71,19 @@ impl Rest {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.authority)
+        format!("{}{path}", self.origin)
     }
 
-    async fn ask(&self, request: http::request::Builder, body: Bytes) -> Result<(Value, u64), Failure> {
+    async fn ask(&self, mut request: http::request::Builder, body: Bytes) -> Result<(Value, u64), Failure> {
+        if let Some(token) = &self.token {
+            let header = token.header(Instant::now());
+            let header = header.map_err(|error| Failure::new(FailureKind::Broken, error.message))?;
+            request = request.header("authorization", header);
+        }
         let lost = |error: hyper_util::client::legacy::Error| {
+            if let Some(why) = distrust(&error) {
+                return Failure::wrong(why);
+            }
             let said: Vec<String> = causes(&error).map(ToString::to_string).collect();
             Failure::new(FailureKind::Lost, said.join(": "))
         };
@@ -83,7 +96,9 @@ impl Rest {
             let seconds = head.headers.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
             let said =
                 serde_json::from_slice::<Value>(&body).ok().and_then(|value| Some(value["error"].as_str()?.to_owned()));
-            let message = format!("{}: {}", head.status, said.unwrap_or_else(|| "it does not say why".to_owned()));
+            let said = said.unwrap_or_else(|| "it does not say why".to_owned());
+            let entry = if head.status == StatusCode::UNAUTHORIZED { format!("; {ENTRY}") } else { String::new() };
+            let message = format!("{}: {said}{entry}", head.status);
             return Err(Failure {
                 retry_after: seconds.map(Duration::from_secs),
                 ..Failure::new(kind(head.status), message)

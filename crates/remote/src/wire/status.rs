@@ -1,27 +1,60 @@
 //! What both gRPC protocols share: the connection, and what a status says.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use super::connector::{Connector, Door, H2, distrust};
+use crate::address::Address;
 use crate::failure::{Failure, FailureKind};
+use crate::security::Secured;
+use crate::token::Token;
 
 /// Room for what is on its way, in bytes: a frame or two are sent without waiting for word that there is room for more.
 const WINDOW_BYTES: u32 = 4 << 20;
 /// A connection that is silent for so long is asked whether it lives, and has as long again to say so.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// What to do about an endpoint that wants to know who asks.
+pub(super) const ENTRY: &str = "it wants to know who asks: give a token that it takes as --infer-token";
+
+/// A connection, and what is shown on it to be let in.
+pub(super) type Line = InterceptedService<Channel, Pass>;
+
 /// A connection that is made when it is needed, and again when it was lost.
-pub(super) fn channel(authority: &str, within: Duration) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
-        .map_err(|error| Error::invalid(format!("'{authority}' is no host and port: {error}")))?;
-    let endpoint = endpoint.connect_timeout(within).tcp_nodelay(true).initial_stream_window_size(WINDOW_BYTES);
+pub(super) fn line(address: &Address, secured: &Secured, door: &Door, within: Duration) -> Result<Line> {
+    let scheme = if address.tls { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{}", address.authority))
+        .map_err(|error| Error::invalid(format!("'{}' is no host and port: {error}", address.authority)))?;
+    let endpoint = endpoint.connect_timeout(within).initial_stream_window_size(WINDOW_BYTES);
     let endpoint = endpoint.initial_connection_window_size(WINDOW_BYTES);
     let endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
-    Ok(endpoint.connect_lazy())
+    let channel = endpoint.connect_with_connector_lazy(Connector::new(secured.config(H2), door, within));
+    Ok(InterceptedService::new(channel, Pass(secured.token.clone())))
+}
+
+/// Shows the token with every call, if there is one.
+#[derive(Clone)]
+pub(super) struct Pass(Option<Arc<Token>>);
+
+impl Interceptor for Pass {
+    fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let header = token.header(Instant::now()).map_err(|error| Status::internal(error.message))?;
+            let value = AsciiMetadataValue::try_from(header.as_bytes());
+            let mut value = value.map_err(|_| Status::internal("the token is none"))?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
 }
 
 /// A request that tells the endpoint how much time there is.
@@ -33,6 +66,9 @@ pub(super) fn timed<T>(message: T, within: Duration) -> Request<T> {
 
 /// What a status says of its endpoint.
 pub(super) fn failure(status: &Status) -> Failure {
+    if let Some(why) = status.source().and_then(distrust) {
+        return Failure::wrong(why);
+    }
     let lost = status.source().is_some_and(|source| source.is::<tonic::transport::Error>() || is_broken(source));
     let late = status.source().is_some_and(|source| causes(source).any(|cause| cause.is::<tonic::TimeoutExpired>()));
     let kind = match status.code() {
@@ -59,6 +95,8 @@ pub(super) fn failure(status: &Status) -> Failure {
     let said = status.message();
     let message = match status.source() {
         Some(source) => format!("{said}: {}", innermost(source)),
+        None if status.code() == Code::Unauthenticated && said.is_empty() => ENTRY.to_owned(),
+        None if status.code() == Code::Unauthenticated => format!("{said}; {ENTRY}"),
         None if said.is_empty() => status.code().to_string(),
         None => said.to_owned(),
     };
@@ -74,7 +112,7 @@ fn innermost(source: &Cause) -> String {
     causes(source).last().map_or_else(String::new, ToString::to_string)
 }
 
-type Cause = dyn std::error::Error + 'static;
+pub(super) type Cause = dyn std::error::Error + 'static;
 
 /// An error, what caused it, and so on.
 pub(super) fn causes(error: &Cause) -> impl Iterator<Item = &Cause> {

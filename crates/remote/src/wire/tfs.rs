@@ -8,9 +8,8 @@ use proto::tensorflow::serving::model_spec::VersionChoice;
 use proto::tensorflow::serving::prediction_service_client::PredictionServiceClient;
 use proto::tensorflow::serving::{GetModelMetadataRequest, ModelSpec, PredictRequest, SignatureDefMap};
 use proto::tensorflow::{TensorInfo, TensorProto, TensorShapeProto};
-use tonic::transport::Channel;
 
-use super::status::{failure, timed};
+use super::status::{Line, failure, timed};
 use super::{Asked, MESSAGE_BYTES_MAX, Reply, Target, tensors};
 use crate::failure::Failure;
 use crate::fit::Offer;
@@ -22,11 +21,11 @@ pub(super) const SIGNATURE: &str = "serving_default";
 
 /// An endpoint that speaks it.
 #[derive(Clone)]
-pub(crate) struct Tfs(PredictionServiceClient<Channel>);
+pub(crate) struct Tfs(PredictionServiceClient<Line>);
 
 impl Tfs {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self(PredictionServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    pub(super) fn new(line: Line) -> Self {
+        Self(PredictionServiceClient::new(line).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     pub(super) async fn offer(&self, target: &Target) -> Result<Offer, Failure> {

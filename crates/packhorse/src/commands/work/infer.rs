@@ -1,10 +1,11 @@
 //! What can be typed of other machines that run the models.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use remote::policy::Limits;
-use remote::{Address, Remote, Settings, Tolerance};
+use remote::{Address, Remote, Security, Settings, Tolerance};
 use serve::Scheduler;
 use work::Inference;
 
@@ -20,7 +21,8 @@ const TRIES_MAX: u32 = 10;
 #[derive(clap::Args)]
 pub(super) struct InferArgs {
     /// Another machine that runs the models: grpc://HOST:PORT[/MODEL[:VERSION]] (Open Inference Protocol), tfs+grpc:// or
-    /// tfs+http:// (TensorFlow Serving). May be given several times, or with commas
+    /// tfs+http:// (TensorFlow Serving); with TLS grpcs://, tfs+grpcs:// or tfs+https://. May be given several times, or with
+    /// commas
     #[arg(long, env = "PACKHORSE_INFER", value_name = "URL", value_delimiter = ',')]
     infer: Vec<Address>,
     /// Seconds that one call of it may take
@@ -35,6 +37,21 @@ pub(super) struct InferArgs {
     /// What becomes of a frame that none of them answers
     #[arg(long, env = "PACKHORSE_INFER_OTHERWISE", value_enum, default_value = "local")]
     infer_otherwise: Otherwise,
+    /// The certificates of the authorities that are trusted with TLS, in PEM, and no others [default: those of this machine]
+    #[arg(long, env = "PACKHORSE_INFER_CA", value_name = "FILE")]
+    infer_ca: Option<PathBuf>,
+    /// The certificate that this side shows, in PEM, with those between it and its authority
+    #[arg(long, env = "PACKHORSE_INFER_CERT", value_name = "FILE", requires = "infer_key")]
+    infer_cert: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(long, env = "PACKHORSE_INFER_KEY", value_name = "FILE", requires = "infer_cert")]
+    infer_key: Option<PathBuf>,
+    /// A token that is sent with every call, as 'authorization: Bearer'; read anew when it is replaced
+    #[arg(long, env = "PACKHORSE_INFER_TOKEN", value_name = "FILE")]
+    infer_token: Option<PathBuf>,
+    /// Sends it where there is no TLS, too, and everybody on the way can read it
+    #[arg(long, env = "PACKHORSE_INFER_TOKEN_IN_CLEAR", requires = "infer_token")]
+    infer_token_in_clear: bool,
 }
 
 fn timeout(text: &str) -> Result<f64, String> {
@@ -101,6 +118,16 @@ impl InferArgs {
             }
         };
         let (in_flight, tolerance) = (usize::from(self.infer_in_flight), Tolerance(self.infer_tolerance));
-        Settings { in_flight, tolerance, limits, ..Settings::default() }
+        let security = self.security();
+        Settings { in_flight, tolerance, limits, security, ..Settings::default() }
+    }
+
+    fn security(&self) -> Security {
+        Security {
+            authorities: self.infer_ca.clone(),
+            identity: self.infer_cert.clone().zip(self.infer_key.clone()),
+            token: self.infer_token.clone(),
+            token_in_clear: self.infer_token_in_clear,
+        }
     }
 }
