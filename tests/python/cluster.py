@@ -1,11 +1,13 @@
 """What a worker has around it in a cloud: an instance's metadata, a cluster's API server, a web server that can wait."""
 
 import datetime
+import http.client
 import http.server
 import ipaddress
 import json
 import ssl
 import threading
+import urllib.parse
 
 import services
 
@@ -94,7 +96,7 @@ class ApiServer(_Server):
     def __init__(self, account, token="first"):
         self.account, self.token, self.pods, self.refused = account, token, {}, []
         account.mkdir()
-        root, certificate, key = _certificates()
+        root, certificate, key = certificates()
         both = account.parent / f"{account.name}.pem"
         both.write_bytes(certificate + key)
         for name, content in (("ca.crt", root), ("namespace", b"videos"), ("token", token.encode())):
@@ -148,6 +150,49 @@ class _ApiServer(_Handler):
         self.answer(200, json.dumps({"metadata": {"annotations": annotations}}).encode())
 
 
+class Between(_Server):
+    """Stands before a service that is asked by forms: `asked` is called with every form, and then it is passed on."""
+
+    def __init__(self, upstream, asked):
+        self.upstream, self.asked = upstream, asked
+        super().__init__(_Between)
+
+
+class _Between(_Handler):
+    """Passes on what came as it came."""
+
+    def do_POST(self):  # The name is the library's.
+        """A form."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked(dict(urllib.parse.parse_qsl(body.decode())))
+        upstream = http.client.HTTPConnection(*self.server.upstream)
+        upstream.request("POST", self.path, body, dict(self.headers))
+        answer = upstream.getresponse()
+        self.answer(answer.status, answer.read())
+
+
+class Silent(_Server):
+    """Takes every request and answers none; `asked` is set with the first."""
+
+    def __init__(self):
+        self.asked, self.over = threading.Event(), threading.Event()
+        super().__init__(_Silent)
+
+    def __exit__(self, *_):
+        self.over.set()
+        super().__exit__()
+
+
+class _Silent(_Handler):
+    """Waits for the end."""
+
+    def handle(self):
+        """Says nothing, whatever is asked."""
+        self.rfile.read(1)
+        self.server.asked.set()
+        self.server.over.wait()
+
+
 class Gate(_Server):
     """Gives one file at `/video.mp4`, once `open` is set: whoever asks before has to wait."""
 
@@ -169,7 +214,7 @@ class _Gate(_Handler):
         self.answer(200, self.server.content, ETag='"one"')
 
 
-def _certificates():
+def certificates():
     """An authority's certificate, one that it gave for this machine, and that one's key."""
     services.use_libraries()
     from cryptography import x509

@@ -65,10 +65,10 @@ class Protection(unittest.TestCase):
         """A video that keeps its worker busy until the gate is opened."""
         return self.submit(f"{self.gate.url}/video.mp4")
 
-    def start(self, *arguments, **variables):
+    def start(self, *arguments, output=None, **variables):
         """Starts a worker, whose lease would hide its task for an hour."""
         command = [product.BINARY, "work", "--queue", self.url, "--store", self.place / "store", "--output",
-                   self.folder / "out", "--spool", self.folder / "spool", "--visibility", "3600", *arguments]
+                   output or self.folder / "out", "--spool", self.folder / "spool", "--visibility", "3600", *arguments]
         worker = subprocess.Popen([str(part) for part in command], env={**self.environment, **variables},
                                   stdout=subprocess.DEVNULL, stderr=self.log)
         self.addCleanup(lambda: (worker.kill(), worker.wait()))
@@ -80,10 +80,18 @@ class Protection(unittest.TestCase):
         self.log.flush()
         self.assertEqual(code, 0, (self.folder / "log").read_text()[-3000:])
 
-    def is_waiting(self):
-        """Whether a task can be had at once."""
+    def counts(self):
+        """How many tasks can be had at once, and how many are held."""
         counts = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
-        return [counts[f"ApproximateNumberOfMessages{kind}"] for kind in ("", "NotVisible")] == ["1", "0"]
+        return tuple(int(counts[f"ApproximateNumberOfMessages{kind}"]) for kind in ("", "NotVisible"))
+
+    def is_waiting(self):
+        """Whether the task can be had at once."""
+        return self.counts() == (1, 0)
+
+    def is_held(self):
+        """Whether somebody has the task."""
+        return self.counts() == (0, 1)
 
     def done(self, task):
         """Whether its results are whole."""
@@ -183,6 +191,57 @@ class Protection(unittest.TestCase):
             self.end(worker)
         scaling.set_desired_capacity(AutoScalingGroupName="workers", DesiredCapacity=0)
         self.assertEqual(instances(), {})
+
+    def test_a_group_that_takes_the_instance_out_is_told_when_nothing_is_held_any_more(self):
+        ministack = self.enterContext(services.MiniStack())
+        scaling = ministack.client("autoscaling")
+        scaling.put_lifecycle_hook(AutoScalingGroupName="workers", LifecycleHookName="drained",
+                                   LifecycleTransition="autoscaling:EC2_INSTANCE_TERMINATING")
+        forms = []
+
+        def asked(form):
+            forms.append((form, self.is_waiting()))
+
+        with (cluster.Metadata(**{"instance-id": "i-0123", "tags/instance/aws:autoscaling:groupName": "workers",
+                                  "autoscaling/target-lifecycle-state": "InService"}) as metadata,
+              cluster.Between(ministack.address, asked) as between):
+            def start():
+                return self.start("--lifecycle-hook", "drained", "--videos-max", "1",
+                                  AWS_ENDPOINT_URL_AUTO_SCALING=between.url,
+                                  AWS_EC2_METADATA_SERVICE_ENDPOINT=metadata.url)
+
+            self.submit_gated()
+            # Asked to stop while its instance stays: whoever restarts it does not want the instance to go.
+            worker = start()
+            eventually("the task", worker, self.is_held)
+            worker.terminate()
+            self.end(worker)
+            self.assertEqual(forms, [])
+            worker = start()
+            eventually("the task", worker, self.is_held)
+            metadata.tell("autoscaling/target-lifecycle-state", "Terminated")
+            self.end(worker)
+        (form, was_waiting), = forms
+        self.assertTrue(was_waiting, "the task was given back before")
+        self.assertEqual({name: form.pop(name) for name in ("Action", "Version")},
+                         {"Action": "CompleteLifecycleAction", "Version": scaling.meta.service_model.api_version})
+        self.assertEqual(form, {"AutoScalingGroupName": "workers", "LifecycleHookName": "drained",
+                                "InstanceId": "i-0123", "LifecycleActionResult": "CONTINUE"})
+        shape = scaling.meta.service_model.operation_model("CompleteLifecycleAction").input_shape
+        self.assertLessEqual(set(shape.required_members), set(form))
+        self.assertIn("the group was told", (self.folder / "log").read_text())
+
+    def test_a_store_that_does_not_answer_keeps_no_task_of_a_worker_that_is_asked_to_stop(self):
+        with cluster.Silent() as store:
+            self.submit(self.clip)
+            worker = self.start(output="s3://results/videos", AWS_ENDPOINT_URL_S3=store.url)
+            eventually("a question to the store", worker, store.asked.is_set)
+            self.assertTrue(self.is_held())
+            worker.terminate()
+            # As long as Kubernetes gives, and half as long as an answer is waited for otherwise.
+            worker.wait(30)
+            self.end(worker)
+            self.assertTrue(self.is_waiting())
 
     def test_what_cannot_be_asked_for_is_told_at_the_start(self):
         for code, arguments, says in ((2, ("--protect", "pod"), "this is no pod"),

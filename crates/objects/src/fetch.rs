@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -73,6 +73,7 @@ pub(crate) fn fetch(
     }
     drop(sender);
     let mut pieces = Vec::with_capacity(TAKEN_MAX);
+    let mut heard = Instant::now();
     // What is left running when this returns is stopped with the set.
     loop {
         let taken = network.block_on(network.until_stopped(async {
@@ -87,8 +88,10 @@ pub(crate) fn fetch(
                 () = tokio::time::sleep(LOOK) => Ok(None),
             }
         }))??;
-        if taken.is_none() {
-            sink(0, Bytes::new())?;
+        match taken {
+            Some(_) => heard = Instant::now(),
+            None if network.in_a_hurry() && heard.elapsed() > network.limits.hurry => return Err(network.too_late()),
+            None => sink(0, Bytes::new())?,
         }
         for (offset, bytes) in pieces.drain(..) {
             sink(offset, bytes)?;

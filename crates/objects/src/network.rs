@@ -29,6 +29,8 @@ pub struct Limits {
     pub retry: Duration,
     /// The longest that one request, or one range of an object, may take in all.
     pub total: Duration,
+    /// The same, and the longest silence, once there is a hurry.
+    pub hurry: Duration,
 }
 
 impl Default for Limits {
@@ -41,6 +43,7 @@ impl Default for Limits {
             silence: Duration::from_secs(20),
             retry: Duration::from_secs(60),
             total: Duration::from_secs(180),
+            hurry: Duration::from_secs(5),
         }
     }
 }
@@ -88,6 +91,8 @@ pub struct Network {
     pub(crate) reading: Arc<Semaphore>,
     /// Who asks Amazon's services; found out at the first need.
     aws: OnceCell<Arc<aws::Account>>,
+    /// Turns true when nobody is to wait for long.
+    hurried: watch::Sender<bool>,
     /// Turns true when everything that waits is to give up.
     stopped: watch::Sender<bool>,
 }
@@ -113,11 +118,10 @@ impl Network {
             .build()
             .map_err(|source| Error::internal(format!("no threads for the network: {source}")))?;
         let clients = http::Clients::new(&limits, &variables)?;
-        let (stopped, _) = watch::channel(false);
+        let (hurried, stopped) = (watch::Sender::new(false), watch::Sender::new(false));
         let reading = Arc::new(Semaphore::new(limits.parallel.clamp(1, Semaphore::MAX_PERMITS)));
-        let network =
-            Self { runtime: Some(runtime), limits, variables, clients, reading, aws: OnceCell::new(), stopped };
-        Ok(Arc::new(network))
+        let (runtime, aws) = (Some(runtime), OnceCell::new());
+        Ok(Arc::new(Self { runtime, limits, variables, clients, reading, aws, hurried, stopped }))
     }
 
     /// The place that `text` names; see [`Address::parse`]. Nothing is asked of it yet, but for Amazon's who asks and where.
@@ -165,11 +169,12 @@ impl Network {
         self.handle().block_on(trace::scope(task))
     }
 
-    /// As [`block_on`](Self::block_on), but not longer than a request may take, nor than until the network is stopped.
+    /// As [`block_on`](Self::block_on), but not longer than a request may take, in a hurry or not, nor than until the network
+    /// is stopped.
     pub(crate) fn run<T>(&self, what: impl Fn() -> String, task: impl Future<Output = Result<T>>) -> Result<T> {
         let limit = self.limits.total;
         self.block_on(async {
-            let timed = self.until_stopped(tokio::time::timeout(limit, task)).await?;
+            let timed = self.while_there_is_time(tokio::time::timeout(limit, task)).await?;
             timed.unwrap_or_else(|_| Err(too_slow(limit)))
         })
         .map_err(|error| error.context(what()))
@@ -224,6 +229,38 @@ impl Network {
             _ = stopped.wait_for(|&stopped| stopped) => Err(Error::unavailable("the network was stopped")),
             done = task => Ok(done),
         }
+    }
+
+    /// `task`, or an error when the network is stopped before it ends, or there is a hurry and it goes on for too long.
+    pub(crate) async fn while_there_is_time<T>(&self, task: impl Future<Output = T>) -> Result<T> {
+        let mut hurried = self.hurried.subscribe();
+        let late = async {
+            // It is gone only with the network.
+            let _ = hurried.wait_for(|&hurried| hurried).await;
+            tokio::time::sleep(self.limits.hurry).await;
+        };
+        tokio::select! {
+            biased;
+            done = self.until_stopped(task) => done,
+            () = late => Err(self.too_late()),
+        }
+    }
+
+    /// That there is a hurry, and it took longer than one may take then.
+    pub(crate) fn too_late(&self) -> Error {
+        let limit = self.limits.hurry.as_secs_f64();
+        Error::unavailable(format!("nothing came of it within {limit} s, and this process is about to end"))
+    }
+
+    /// Whether whoever asks is about to leave.
+    pub(crate) fn in_a_hurry(&self) -> bool {
+        *self.hurried.borrow()
+    }
+
+    /// Whoever asks is about to leave: from now on a request to a place of objects is given [`Limits::hurry`], those that
+    /// are under way included. What works is done still; what does not is not waited for.
+    pub fn hurry(&self) {
+        self.hurried.send_replace(true);
     }
 
     /// Whatever waits for the outside gives up at once, and so does whatever comes.

@@ -7,5 +7,6 @@ mod servers;
 mod buckets;
 mod credentials;
 mod folders;
+mod hurry;
 mod instance;
 mod web;

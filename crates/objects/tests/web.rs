@@ -11,7 +11,7 @@ use objects::{Limits, Network, Variables, When, conformance};
 const LEN: usize = 300_000;
 
 /// Status, head and body.
-type Answer = (u16, String, Vec<u8>);
+pub(crate) type Answer = (u16, String, Vec<u8>);
 
 /// What a request asked for.
 #[derive(Clone, Debug)]

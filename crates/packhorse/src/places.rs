@@ -1,6 +1,7 @@
 //! Where tasks come from and where results go, as people type it: here, or at a service.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use objects::Network;
@@ -12,15 +13,31 @@ use crate::node;
 
 /// What talking to services takes, started at the first need.
 #[derive(Default)]
-pub(crate) struct Outside(OnceLock<Arc<Network>>);
+pub(crate) struct Outside {
+    network: OnceLock<Arc<Network>>,
+    /// Set once; guards no other data.
+    in_a_hurry: AtomicBool,
+}
 
 impl Outside {
     pub(crate) fn network(&self) -> Result<&Arc<Network>, Exit> {
-        if self.0.get().is_none() {
-            let network = node::network(false)?;
-            return Ok(self.0.get_or_init(|| network));
+        if self.network.get().is_none() {
+            let fresh = node::network(false)?;
+            let network = self.network.get_or_init(|| fresh);
+            // Either this sees that there is a hurry, or whoever is in one sees the network.
+            if self.in_a_hurry.load(Ordering::SeqCst) {
+                network.hurry();
+            }
         }
-        self.0.get().ok_or_else(|| Exit::Failed("the network is gone".to_owned()))
+        self.network.get().ok_or_else(|| Exit::Failed("the network is gone".to_owned()))
+    }
+
+    /// From now on nobody waits long for a place that does not answer.
+    pub(crate) fn hurry(&self) {
+        self.in_a_hurry.store(true, Ordering::SeqCst);
+        if let Some(network) = self.network.get() {
+            network.hurry();
+        }
     }
 
     /// The queue at `text`: a file, or SQS.

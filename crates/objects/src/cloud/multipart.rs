@@ -76,17 +76,16 @@ impl Multipart {
 
     /// Waits until no more than `left` parts are on their way.
     fn wait(&mut self, left: usize) -> Result<()> {
-        let (url, network) = (self.url(), Arc::clone(&self.cloud.network));
-        let waited = network.block_on(network.until_stopped(async {
-            while self.sending.len() > left {
-                let sent = self.sending.join_next().await;
-                let sent =
-                    sent.transpose().map_err(|error| Error::internal(format!("a part's task ended: {error}")))?;
-                self.sent.extend(sent.transpose()?);
-            }
-            Ok(())
-        }));
-        waited.and_then(|done: Result<()>| done).map_err(|error| error.context(url))
+        let network = Arc::clone(&self.cloud.network);
+        while self.sending.len() > left {
+            let sent = network.block_on(network.while_there_is_time(self.sending.join_next()));
+            let sent = sent.and_then(|sent| {
+                let sent = sent.transpose();
+                sent.map_err(|error| Error::internal(format!("a part's task ended: {error}")))?.transpose()
+            });
+            self.sent.extend(sent.map_err(|error| error.context(self.url()))?);
+        }
+        Ok(())
     }
 
     fn complete(&mut self, id: &MultipartId, when: &When) -> Result<Tag> {

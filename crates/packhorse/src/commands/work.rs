@@ -136,13 +136,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let spool = args.spool(&outside)?;
     let replies = args.replies.replies(&outside, &args.queue)?;
     let protection = args.taken.protection(&outside)?;
+    let hook = args.taken.hook(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
     settle(&scheduler);
     let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
     let admin = args.admin.map(|address| admin(address, &scheduler)).transpose()?;
-    let asked = stop.clone();
-    signal::on_stop(move || asked.request())?;
-    let _watch = args.taken.watch(&outside, &stop)?;
+    signal::on_stop(ask_to_stop(&stop, &outside))?;
+    let _watch = args.taken.watch(&outside, ask_to_stop(&stop, &outside))?;
     let config = Config {
         visibility: Duration::from_secs(args.visibility),
         videos_max: usize::from(args.videos_max),
@@ -156,6 +156,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
     drop(worker);
     // Whatever was still on a lane belongs to a job that has ended.
     scheduler.drain(Duration::from_secs(5));
+    if let Some(hook) = &hook {
+        taken::let_go(hook);
+    }
     drop(admin);
     let Report { completed, dead, released, lost } = outcome?;
     print_json(&Line { completed, dead, released, lost, remote: runner.used() })?;
@@ -163,6 +166,15 @@ pub(crate) fn run(args: &Args) -> Outcome {
         0 => Ok(()),
         1 => Err(Exit::Failed("a task went to the dead letters".to_owned())),
         _ => Err(Exit::Failed(format!("{dead} tasks went to the dead letters"))),
+    }
+}
+
+/// Ends the worker, and its patience with places that do not answer.
+fn ask_to_stop(stop: &Stop, outside: &Arc<Outside>) -> impl FnOnce() + Send + 'static {
+    let (stop, outside) = (stop.clone(), Arc::clone(outside));
+    move || {
+        stop.request();
+        outside.hurry();
     }
 }
 

@@ -12,7 +12,7 @@ use super::Shield;
 const AUTO_SCALING: Service = Service { id: "Auto Scaling", name: "autoscaling", version: "2011-01-01" };
 
 /// All that one request may take.
-const CALL: Duration = Duration::from_secs(5);
+pub(super) const CALL: Duration = Duration::from_secs(5);
 
 /// What is known of the instance without asking it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub struct GroupNames {
 
 /// The instance that this process runs on, as a member of its group.
 pub struct Group {
-    query: Query,
-    instance: String,
-    group: String,
+    pub(super) query: Query,
+    pub(super) instance: String,
+    pub(super) group: String,
 }
 
 impl Group {

@@ -6,6 +6,7 @@
 
 mod decide;
 mod group;
+mod hook;
 mod pod;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use engine::{Error, Result};
 
 use self::decide::{Post, Step, Work};
 pub use self::group::{Group, GroupNames};
+pub use self::hook::Hook;
 pub use self::pod::{Pod, PodAddress, SERVICE_ACCOUNT};
 
 /// Something that can keep this worker from being taken away.

@@ -129,6 +129,41 @@ fn an_instance_finds_its_group_and_is_protected_in_it() {
     assert!(error.message.contains("--scaling-group"), "{error}");
 }
 
+#[test]
+fn a_hook_is_completed_where_the_instance_is_taken_out_and_only_there() {
+    let state = Arc::new(Mutex::new("InService"));
+    let (told, mut early) = (Arc::clone(&state), true);
+    let server = Own::start(move |asked: &Asked| match &*asked.path {
+        "/latest/api/token" => (200, "token".to_owned()),
+        "/latest/meta-data/autoscaling/target-lifecycle-state" => (200, (*told.lock().unwrap()).to_owned()),
+        "/" if std::mem::take(&mut early) => {
+            let why = "<Code>ValidationError</Code><Message>No active Lifecycle Action found</Message>";
+            (400, format!("<ErrorResponse><Error>{why}</Error></ErrorResponse>"))
+        }
+        "/" => (200, "<CompleteLifecycleActionResponse/>".to_owned()),
+        _ => (404, String::new()),
+    });
+    let url = server.url();
+    let variables = Variables::from([
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_REGION", "eu-north-1"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url),
+        ("AWS_ENDPOINT_URL_AUTO_SCALING", &*url),
+    ]);
+    let names = GroupNames { instance: Some("i-1".to_owned()), group: Some("workers".to_owned()) };
+    let hook = Hook::find(&network(variables), &names, "drained").unwrap();
+    assert_eq!(hook.name(), "hook drained of workers for instance i-1");
+    assert!(!hook.complete().unwrap());
+    *state.lock().unwrap() = "Terminated";
+    assert!(hook.complete().unwrap());
+    let asked: Vec<Asked> = server.asked().into_iter().filter(|asked| asked.path == "/").collect();
+    assert_eq!(asked.len(), 2, "what came too early was asked again");
+    let parts =
+        ["Action=CompleteLifecycleAction", "Name=workers", "HookName=drained", "InstanceId=i%2D1", "Result=CONTINUE"];
+    assert!(parts.iter().all(|part| asked[1].body.contains(part)), "{}", asked[1].body);
+}
+
 /// Tells of every change, and fails as often as it is told.
 struct Told(SyncSender<bool>, std::sync::atomic::AtomicU32);
 

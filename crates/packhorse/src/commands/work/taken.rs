@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use objects::aws::Instance;
-use work::Stop;
 use work::notice::{Notice, Watch};
-use work::protection::{Group, GroupNames, Pod, PodAddress, Protection, SERVICE_ACCOUNT, Shield};
+use work::protection::{Group, GroupNames, Hook, Pod, PodAddress, Protection, SERVICE_ACCOUNT, Shield};
 
 use crate::exit::Exit;
 use crate::places::Outside;
@@ -31,6 +30,10 @@ pub(super) struct Taken {
     /// The name of its group, likewise
     #[arg(long, env = "PACKHORSE_SCALING_GROUP", value_name = "NAME")]
     scaling_group: Option<String>,
+    /// The lifecycle hook by which the group waits for this worker when it takes the instance out: the notice scale-in is
+    /// heeded, and the hook completed when nothing is held any more
+    #[arg(long, env = "PACKHORSE_LIFECYCLE_HOOK", value_name = "NAME")]
+    lifecycle_hook: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,6 +41,16 @@ enum NoticeChoice {
     Spot,
     Rebalance,
     ScaleIn,
+}
+
+/// Completes `hook` if the group takes the instance out; what goes wrong is told, and holds nobody up.
+pub(super) fn let_go(hook: &Hook) {
+    let name = hook.name();
+    match hook.complete() {
+        Ok(true) => tracing::info!(name, "nothing is held any more, and the group was told that it may go on"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(name, %error, "it is not completed, and the group waits for its time limit"),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -58,13 +71,25 @@ impl Taken {
                         .map_err(|error| Exit::configuration(&error.context("--protect pod")))?,
                 ),
                 Kind::Instance => {
-                    let names = GroupNames { instance: self.instance.clone(), group: self.scaling_group.clone() };
-                    let group = Group::find(network, &names);
+                    let group = Group::find(network, &self.group());
                     Box::new(group.map_err(|error| Exit::configuration(&error.context("--protect instance")))?)
                 }
             });
         }
         Ok(Protection::start(shields)?)
+    }
+
+    /// The hook that is to be completed at the end.
+    pub(super) fn hook(&self, outside: &Outside) -> Result<Option<Hook>, Exit> {
+        let find = |name| {
+            let hook = Hook::find(outside.network()?, &self.group(), name);
+            hook.map_err(|error| Exit::configuration(&error.context("--lifecycle-hook")))
+        };
+        self.lifecycle_hook.as_deref().map(find).transpose()
+    }
+
+    fn group(&self) -> GroupNames {
+        GroupNames { instance: self.instance.clone(), group: self.scaling_group.clone() }
     }
 
     /// The pod that this is, as Kubernetes tells every process in it.
@@ -85,9 +110,10 @@ impl Taken {
         Ok(PodAddress { api: format!("https://{host}:{port}"), name, account: self.service_account.clone() })
     }
 
-    /// Looks for the notices that were asked for, and asks `stop` at the first.
-    pub(super) fn watch(&self, outside: &Outside, stop: &Stop) -> Result<Option<Watch>, Exit> {
-        let heeded = |(choice, notice)| self.notices.contains(&choice).then_some(notice);
+    /// Looks for the notices that were asked for, and calls `stop` at the first.
+    pub(super) fn watch(&self, outside: &Outside, stop: impl FnOnce() + Send + 'static) -> Result<Option<Watch>, Exit> {
+        let by_hook = |choice| choice == NoticeChoice::ScaleIn && self.lifecycle_hook.is_some();
+        let heeded = |(choice, notice)| (self.notices.contains(&choice) || by_hook(choice)).then_some(notice);
         let all = [
             (NoticeChoice::Spot, Notice::Spot),
             (NoticeChoice::Rebalance, Notice::Rebalance),
@@ -97,10 +123,10 @@ impl Taken {
         if notices.is_empty() {
             return Ok(None);
         }
-        let (instance, stop) = (Instance::new(outside.network()?)?, stop.clone());
+        let instance = Instance::new(outside.network()?)?;
         let given = move |notice| {
             tracing::warn!(%notice, "asked to stop; giving back what is held");
-            stop.request();
+            stop();
         };
         Ok(Some(Watch::start(notices, move |path| instance.get(path), given)?))
     }
