@@ -46,7 +46,9 @@ class OldSystems(unittest.TestCase):
         shutil.move(test_text.folder_of(cls.place, "bert-qa"), cls.place / "squad")
         (cls.place / "config.properties").write_text(CONFIGURATION, encoding="utf-8")
         product.packhorse("pack", "--from", cls.place / "config.properties", "--store", store)
-        product.packhorse("pack", reference_odapi.MODEL, "--store", store, "--name", "default")
+        # That it knows what it is for as well changes nothing for who sends tensors.
+        product.packhorse("pack", reference_odapi.MODEL, "--store", store, "--name", "default", "--task", "object-detection",
+                          "--labels", product.ASSETS / "person.txt")
         cls.server = cls.enterClassContext(product.Server(store))
         cls.packing = old_clients.Packing(cls.server.http, MODELS)
         asked = [case for case in test_text.cases("question_answering") if case["model"] == "bert-qa" and not case["options"]]
