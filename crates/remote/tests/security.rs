@@ -136,7 +136,7 @@ fn whoever_cannot_prove_who_it_is_gets_nothing_and_says_why() {
     let h2 = &["h2"][..];
     for (tls, trusted, says) in [
         (Some(right().serves(h2, None)), &other, &["not trusted here", "--infer-ca"][..]),
-        (Some(elsewhere.serves(h2, None)), &authority, &["elsewhere.example", "not for 127.0.0.1"]),
+        (Some(elsewhere.serves(h2, None)), &authority, &["is for elsewhere.example and not for 127.0.0.1"]),
         (Some(over.serves(h2, None)), &authority, &["is over", "renewed"]),
         (Some(early.serves(h2, None)), &authority, &["not valid yet", "clock"]),
         (Some(right().serves(&["http/1.1"], None)), &authority, &["no HTTP/2", "tfs+https://"]),
@@ -153,6 +153,25 @@ fn whoever_cannot_prove_who_it_is_gets_nothing_and_says_why() {
             refused(&place(Some(right().serves(h2, None)), HERE[0], Security::default(), None), &["not trusted here"]);
         }
         Err(error) => assert!(error.message.contains("ca-certificates"), "{error}"),
+    }
+}
+
+#[test]
+fn a_certificate_that_vouches_for_itself_is_trusted_where_it_is_named_unless_it_is_an_authority() {
+    for (is_ca, says) in [(false, None), (true, Some("CA:TRUE"))] {
+        let mut params = CertificateParams::new(vec![HERE[0].to_owned()]).unwrap();
+        params.is_ca = if is_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::NoCa };
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, certificate.pem()).unwrap();
+        let tls = Pair { certificate: certificate.der().clone(), key }.serves(&["h2"], None);
+        let security = Security { authorities: Some(file.path().to_owned()), ..Security::default() };
+        let place = place(Some(tls), HERE[0], security, None);
+        match says {
+            None => drop(place.answered(1.0)),
+            Some(says) => refused(&place, &[says]),
+        }
     }
 }
 

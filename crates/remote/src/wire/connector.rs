@@ -171,6 +171,11 @@ fn secured(error: &Cause) -> Option<&Tls> {
     })
 }
 
+/// A name in a certificate without the library's word for what it is.
+fn bare(name: &str) -> &str {
+    name.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")")).unwrap_or(name)
+}
+
 /// What TLS says, and what is to be done about it.
 fn reason(error: &Tls, host: &str) -> String {
     match error {
@@ -178,8 +183,13 @@ fn reason(error: &Tls, host: &str) -> String {
             "its certificate is of an authority that is not trusted here: give that authority's certificate as --infer-ca".to_owned()
         }
         Tls::InvalidCertificate(Bad::NotValidForNameContext { presented, .. }) => {
-            let names = if presented.is_empty() { "nobody".to_owned() } else { presented.join(", ") };
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
             format!("its certificate is for {names} and not for {host}: call it by a name that is in its certificate")
+        }
+        Tls::InvalidCertificate(why @ Bad::Other(_)) if why.to_string().contains("CaUsedAsEndEntity") => {
+            let fix = "have it show one that an authority gave it, or one of its own without CA:TRUE";
+            format!("its certificate is an authority's, which is no server's: {fix}")
         }
         Tls::InvalidCertificate(why @ (Bad::Expired | Bad::ExpiredContext { .. })) => {
             format!("its certificate is over ({why}): have it renewed, or set this machine's clock")
