@@ -111,7 +111,7 @@ impl Network {
             .thread_name("objects")
             .on_thread_start(move || {
                 if background {
-                    step_back();
+                    engine::cpu::step_back();
                 }
             })
             .enable_all()
@@ -286,11 +286,4 @@ impl Drop for Network {
 
 pub(crate) fn too_slow(limit: Duration) -> Error {
     Error::unavailable(format!("nothing came of it within {} s; try again", limit.as_secs_f64()))
-}
-
-/// Lowers the calling thread's priority, so that it takes no time that others want.
-fn step_back() {
-    const NICE: i32 = 10;
-    // On Linux a thread's id stands for the thread alone here. A refusal costs others a little time, no more.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }

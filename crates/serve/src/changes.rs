@@ -9,7 +9,6 @@ use std::sync::{Mutex, PoisonError};
 use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-use crate::lane;
 
 /// Changes that wait at the most; one more is refused.
 const WAITING_MAX: usize = 256;
@@ -71,7 +70,7 @@ impl Changes {
 
     /// The life of the thread.
     pub(crate) fn run(&self, waiting: &Receiver<Change>) {
-        lane::step_back();
+        engine::cpu::step_back();
         while let Ok(change) = waiting.recv() {
             if !self.is_stopped() {
                 change();

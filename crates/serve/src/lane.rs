@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result, Tensor, cpu};
-use rustix::process::{Pid, setpriority_process};
 use store::repository::Pruned;
 
 use crate::batch::{join, split};
@@ -169,7 +168,7 @@ fn queued(job: &Job, started: Instant) -> Duration {
 
 /// The life of the poller: it looks for versions that came or went, and makes the new ones warm.
 pub(crate) fn poll(scheduler: &Scheduler, interval: Duration) {
-    step_back();
+    cpu::step_back();
     while scheduler.sleep(interval) {
         match scheduler.residency().poll() {
             Ok(0) => {}
@@ -182,7 +181,7 @@ pub(crate) fn poll(scheduler: &Scheduler, interval: Duration) {
 /// The life of the packer: it packs what has to be before it can be served, until nothing is left, and then looks after the
 /// cache of packs, where there is one.
 pub(crate) fn settle(scheduler: &Scheduler) {
-    step_back();
+    cpu::step_back();
     let residency = scheduler.residency();
     let models = residency.unsettled();
     if models > 0 {
@@ -203,14 +202,6 @@ pub(crate) fn settle(scheduler: &Scheduler) {
             return;
         }
     }
-}
-
-/// Lowers the calling thread's priority, so that it takes no time that a lane wants.
-pub(crate) fn step_back() {
-    // On Linux a thread's id stands for the thread alone here. A refusal costs other models a little time, no more.
-    const NICE: i32 = 10;
-    let thread: Pid = rustix::thread::gettid();
-    let _ = setpriority_process(Some(thread), NICE);
 }
 
 /// A thread called `name`.

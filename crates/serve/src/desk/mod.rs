@@ -17,7 +17,6 @@ use engine::{Error, ErrorKind, Result};
 use pipeline::{Answer, Input, Options, Tokenizers};
 use tokio::sync::oneshot;
 
-use crate::lane::step_back;
 use crate::{Metrics, Model, Origin, QueueLimits};
 use line::Line;
 
@@ -90,7 +89,7 @@ pub(crate) struct Desk {
 impl Desk {
     /// The life of one of its threads.
     pub(crate) fn run(&self) {
-        step_back();
+        engine::cpu::step_back();
         let mut line = self.lock();
         loop {
             if self.stopped.load(Ordering::Relaxed) {

@@ -11,7 +11,6 @@ use store::repository::{Listed, Settings, Source, Version, VersionPolicy};
 
 use super::Residency;
 use crate::catalog::{Catalog, Control, Entry, Known, State, unloaded};
-use crate::lane;
 use crate::metrics::Metrics;
 use crate::model::Model;
 
@@ -249,7 +248,7 @@ impl Residency {
             // On a thread of its own: a priority that was lowered cannot be raised again.
             std::thread::scope(|scope| {
                 let packing = scope.spawn(|| {
-                    lane::step_back();
+                    engine::cpu::step_back();
                     self.repository.manifest(name, version, found)
                 });
                 packing.join().unwrap_or_else(|_| Err(Error::internal("packing it panicked")))

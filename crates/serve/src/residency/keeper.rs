@@ -8,7 +8,6 @@ use engine::memory;
 
 use super::Residency;
 use super::room::{Measure, models};
-use crate::lane;
 use crate::scheduler::Scheduler;
 
 /// Between two looks, when nobody rings.
@@ -42,7 +41,7 @@ impl Bell {
 
 /// The life of the keeper.
 pub(crate) fn keep(scheduler: &Scheduler) {
-    lane::step_back();
+    engine::cpu::step_back();
     let residency = scheduler.residency();
     let mut trimmed = Instant::now();
     while !scheduler.is_stopped() {

@@ -39,7 +39,7 @@ pub(super) fn start(scheduler: &Arc<Scheduler>) -> Result<Vec<JoinHandle<()>>> {
 
 /// The life of the loader: it builds programs that somebody waits for, and yields the cores to whoever computes.
 fn load(scheduler: &Scheduler) {
-    lane::step_back();
+    engine::cpu::step_back();
     while let Some(model) = scheduler.next_load() {
         // Held until the queue has them.
         let Some(_files) = scheduler.residency.at_hand(&model) else {
@@ -70,7 +70,7 @@ fn load(scheduler: &Scheduler) {
 
 /// The life of a fetcher: it has the files there that somebody waits for.
 fn fetch(scheduler: &Scheduler) {
-    lane::step_back();
+    engine::cpu::step_back();
     while let Some(model) = scheduler.next_fetch() {
         let started = Instant::now();
         let fetched = catch_unwind(AssertUnwindSafe(|| scheduler.residency.fetch(&model)))
