@@ -9,7 +9,6 @@ use std::sync::{Mutex, PoisonError};
 use engine::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-
 /// Changes that wait at the most; one more is refused.
 const WAITING_MAX: usize = 256;
 
