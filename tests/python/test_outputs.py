@@ -8,13 +8,15 @@ import subprocess
 import tempfile
 import unittest
 
+import duckdb
+
 import product
 import reference_nanodet
 
 FRAMES = 100
 WIDTH, HEIGHT = 768, 576
 LINE_X = 0.5
-FORMS = ["coco", "mot", "webvtt", "rekognition", "annotated", "contact-sheet"]
+FORMS = ["coco", "mot", "parquet", "webvtt", "rekognition", "annotated", "contact-sheet"]
 PLACES = {"zones": [{"name": "left", "polygon": [[0, 0.4], [0.5, 0.4], [0.5, 1], [0, 1]]}],
           "lines": [{"name": "middle", "from": [LINE_X, 0], "to": [LINE_X, 1]}]}
 
@@ -67,6 +69,25 @@ class Outputs(unittest.TestCase):
         self.assertEqual([int(row[1]) for row in rows], tracks)
         self.assertEqual(self.summary["tracks"], max(tracks))
         self.assertTrue(all(row[7:] == [-1, -1, -1] for row in rows))
+
+    def test_parquet_has_the_lines_detections_tracks_and_zones(self):
+        detections = duckdb.read_parquet(str(self.folder / "detections.parquet"))
+        self.assertEqual(list(zip(detections.columns, map(str, detections.types))), [
+            ("frame", "BIGINT"), ("pts_s", "DOUBLE"), ("label", "VARCHAR"), ("class", "BIGINT"), ("score", "FLOAT"),
+            ("left_px", "FLOAT"), ("top_px", "FLOAT"), ("width_px", "FLOAT"), ("height_px", "FLOAT"), ("track", "BIGINT"),
+            ("zones", "VARCHAR[]")])
+        rows = detections.fetchall()
+        # To as many places as the lines have; what is right and below is another sum there.
+        self._same([(row[0], row[3], float(f"{row[4]:.4f}"), row[5:9]) for row in rows])
+        got = [(f"{row[1]:.6f}", row[2], f"{row[5]:.2f}", f"{row[6]:.2f}", row[9], row[10]) for row in rows]
+        want = [(f"{line['pts_s']:.6f}", one["label"], *(f"{side:.2f}" for side in one["box_px"][:2]), one.get("track"),
+                 one.get("zones", [])) for line in self.lines for one in line["detections"]]
+        self.assertEqual(got, want)
+        self.assertTrue(any(row[10] for row in rows) and not all(row[10] for row in rows))
+        # As somebody would ask who has it.
+        counts = duckdb.sql("select label, count(*), count(distinct frame) from detections group by label").fetchall()
+        classes = {name: (one["detections"], one["frames"]) for name, one in self.summary["classes"].items()}
+        self.assertEqual({name: counted for name, *counted in counts}, {name: list(one) for name, one in classes.items()})
 
     def _same(self, others):
         """That `others`, with left, top, width and height, are the lines' detections."""

@@ -27,7 +27,7 @@ pub(crate) struct Look {
     /// Zones in the picture and lines across it, as JSON: {"zones": [{"name", "polygon"}], "lines": [{"name", "from", "to"}]}
     #[arg(long, env = "PACKHORSE_PLACES", value_name = "FILE")]
     places: Option<PathBuf>,
-    /// Results besides results.jsonl: coco, mot, webvtt, rekognition, annotated, contact-sheet
+    /// Results besides results.jsonl: coco, mot, parquet, webvtt, rekognition, annotated, contact-sheet
     #[arg(long, env = "PACKHORSE_OUTPUTS", value_delimiter = ',', value_name = "FORMS")]
     outputs: Vec<Form>,
 }

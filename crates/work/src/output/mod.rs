@@ -17,6 +17,7 @@ use crate::track::Crossing;
 mod coco;
 mod lines;
 mod mot;
+mod parquet;
 mod rekognition;
 mod webvtt;
 
@@ -30,6 +31,8 @@ pub enum Form {
     Coco,
     /// Rows as the benchmarks of multiple object tracking have them: `mot.txt`.
     Mot,
+    /// A table with a row for every detection, column by column: `detections.parquet`.
+    Parquet,
     /// Subtitles that say what is to be seen: `labels.vtt`.
     Webvtt,
     /// As Rekognition answers `GetLabelDetection`: `rekognition.json`.
@@ -42,14 +45,15 @@ pub enum Form {
 
 impl Form {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Coco, Self::Mot, Self::Webvtt, Self::Rekognition, Self::Annotated, Self::ContactSheet];
+    pub const ALL: [Self; 7] =
+        [Self::Coco, Self::Mot, Self::Parquet, Self::Webvtt, Self::Rekognition, Self::Annotated, Self::ContactSheet];
 
     /// How tasks and people call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Coco => "coco",
             Self::Mot => "mot",
+            Self::Parquet => "parquet",
             Self::Webvtt => "webvtt",
             Self::Rekognition => "rekognition",
             Self::Annotated => "annotated",
@@ -62,6 +66,7 @@ impl Form {
         match self {
             Self::Coco => "coco.json",
             Self::Mot => "mot.txt",
+            Self::Parquet => "detections.parquet",
             Self::Webvtt => "labels.vtt",
             Self::Rekognition => "rekognition.json",
             Self::Annotated => "annotated.mp4",
@@ -193,6 +198,7 @@ pub(crate) fn writer(form: Form) -> Option<Box<dyn Writer>> {
     match form {
         Form::Coco => Some(Box::new(coco::Coco::default())),
         Form::Mot => Some(Box::new(mot::Mot)),
+        Form::Parquet => Some(Box::new(parquet::Parquet::default())),
         Form::Webvtt => Some(Box::new(webvtt::WebVtt::default())),
         Form::Rekognition => Some(Box::new(rekognition::Rekognition::default())),
         Form::Annotated | Form::ContactSheet => None,

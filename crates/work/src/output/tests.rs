@@ -1,6 +1,9 @@
 //! The same few frames in every form.
 
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+
 use super::*;
+use crate::track::Zone;
 
 fn sighting(class: u32, score: f32, track: Option<u64>) -> Sighting {
     Sighting { class, score, box_px: [1.0, 2.125, 30.456, 40.0], track, zones: Vec::new() }
@@ -9,10 +12,12 @@ fn sighting(class: u32, score: f32, track: Option<u64>) -> Sighting {
 /// A frame: its number, its time in microseconds, what is in it.
 type Frame = (u64, i64, Vec<Sighting>);
 
-/// What is written of `frames`, of a video of 64x48 pixels.
-fn written(form: Option<Form>, frames: &[Frame]) -> Result<String> {
+/// What is written of `frames`, of a video of 64x48 pixels with the zones `door` and `yard`.
+fn bytes(form: Option<Form>, frames: &[Frame]) -> Result<Vec<u8>> {
     let labels = [(0, "person"), (1, "a \"b\" <c>\n"), (2, "car")].map(|(class, name)| (class, name.to_owned())).into();
-    let task = Task { id: "t".to_owned(), ..Task::new("/v/a.mp4".as_ref(), "m").unwrap() };
+    let zone = |name: &str| Zone { name: name.to_owned(), polygon: Vec::new() };
+    let zones = ["door", "yard"].map(zone).into();
+    let task = Task { id: "t".to_owned(), zones, ..Task::new("/v/a.mp4".as_ref(), "m").unwrap() };
     let about = About { task: &task, probe: &Probe::example(), model: ("m", 3), labels: &labels };
     let mut writer = form.map_or_else(|| lines(&about), |form| writer(form).unwrap());
     let mut out = Vec::new();
@@ -24,7 +29,12 @@ fn written(form: Option<Form>, frames: &[Frame]) -> Result<String> {
         out.extend_from_slice(piece);
         Ok(())
     })?;
-    Ok(String::from_utf8(out).unwrap())
+    Ok(out)
+}
+
+/// The same as text.
+fn written(form: Option<Form>, frames: &[Frame]) -> Result<String> {
+    bytes(form, frames).map(|bytes| String::from_utf8(bytes).unwrap())
 }
 
 /// Frames 0, 1, 2 and 5: nothing, a followed person with something strange, the same, a car.
@@ -100,6 +110,44 @@ fn coco_has_images_annotations_and_categories() {
     serde_json::from_str::<serde_json::Value>(&written(Some(Form::Coco), &[]).unwrap()).unwrap();
 }
 
+/// Rows of a Parquet file as its own library prints them, and how many groups of rows they are in.
+fn rows(bytes: Vec<u8>) -> (Vec<String>, usize) {
+    let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
+    let groups = file.num_row_groups();
+    (file.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect(), groups)
+}
+
+#[test]
+fn parquet_has_a_row_for_each_object() {
+    let mut frames = frames();
+    frames[2].2[0].zones = vec![1, 0];
+    frames[3].2[2].zones = vec![0];
+    let written = bytes(Some(Form::Parquet), &frames).unwrap();
+    assert_eq!(written, bytes(Some(Form::Parquet), &frames).unwrap());
+    let (got, groups) = rows(written);
+    assert_eq!((got.len(), groups), (7, 1));
+    let box_px = "left_px: 1.0, top_px: 2.125, width_px: 29.456, height_px: 37.875";
+    let want = [
+        (0, "frame: 1, pts_s: 0.04, label: \"person\", class: 0, score: 0.83124", "track: 7, zones: []"),
+        (
+            2,
+            "frame: 2, pts_s: 0.08, label: \"a \"b\" <c>\n\", class: 1, score: 0.5",
+            "track: null, zones: [\"yard\", \"door\"]",
+        ),
+        (6, "frame: 5, pts_s: 0.2, label: \"9\", class: 9, score: 0.5", "track: null, zones: [\"door\"]"),
+    ];
+    for (row, before, after) in want {
+        assert_eq!(got[row], format!("{{{before}, {box_px}, {after}}}"));
+    }
+    assert_eq!(rows(bytes(Some(Form::Parquet), &[]).unwrap()), (vec![], 0));
+    // More than waits in memory.
+    let many: Vec<Frame> = (0..35_000).map(|index| (index, 0, vec![sighting(0, 0.5, Some(index)); 2])).collect();
+    let (got, groups) = rows(bytes(Some(Form::Parquet), &many).unwrap());
+    assert_eq!((got.len(), groups), (70_000, 2));
+    let frame = |row: &String| row[8..].split(',').next().unwrap().parse::<usize>().unwrap();
+    assert!(got.iter().enumerate().all(|(place, row)| frame(row) == place / 2));
+}
+
 #[test]
 fn rekognition_has_labels_by_time() {
     let text = written(Some(Form::Rekognition), &frames()).unwrap();
@@ -130,13 +178,13 @@ fn rekognition_has_labels_by_time() {
 
 #[test]
 fn what_cannot_be_said_is_an_error() {
-    for form in [None, Some(Form::Coco), Some(Form::Mot), Some(Form::Rekognition)] {
+    for form in [None, Some(Form::Coco), Some(Form::Mot), Some(Form::Parquet), Some(Form::Rekognition)] {
         let broken = [
             sighting(0, f32::NAN, None),
             Sighting { box_px: [0.0, 0.0, f32::INFINITY, 0.0], ..sighting(0, 0.5, None) },
         ];
         for one in broken {
-            let error = written(form, &[(3, 0, vec![one])]).unwrap_err();
+            let error = bytes(form, &[(3, 0, vec![one])]).unwrap_err();
             assert!(error.message.contains("frame 3"), "{form:?}: {error}");
         }
     }
