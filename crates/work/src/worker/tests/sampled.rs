@@ -5,6 +5,7 @@ use super::resume::{but_for_cuts, results, task, undisturbed, worker};
 use pipeline::{Fit, Picture, Placement, Resample};
 
 use super::*;
+use crate::examine::examine;
 use crate::media::fixtures::{FIXTURES, Fixture, STILL};
 use crate::media::{self, Choice, Decode, Frames, Span};
 use crate::sampling::Sampling;
@@ -143,6 +144,28 @@ fn what_moves_is_the_same_however_the_video_is_cut() {
         assert!(moving >= 8 && wanted.len() <= 30, "{}: {wanted:?}", fixture.name);
         let lines: Vec<String> = wanted.iter().map(|&frame| seen[frame].to_owned()).collect();
         check_cut(&Task { sampling: sampling.parse().unwrap(), ..all.clone() }, &lines, fixture.name);
+    }
+}
+
+#[test]
+fn the_doctor_foresees_what_is_looked_at() {
+    let fixture = FIXTURES.iter().find(|fixture| fixture.name == "h264.mp4").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let all = task(&fixture.make_of(STILL, folder.path()), 0.0);
+    // Of what moves it looks at some places only, so that it is off by some frames.
+    for (sampling, off_by) in [("all", 0), ("every:3", 0), ("fps:4", 0), ("key-frames", 0), ("motion:3:0.5", 6)] {
+        let task = Task { sampling: sampling.parse().unwrap(), ..all.clone() };
+        let yard = Yard::new();
+        yard.queue.send(&task).unwrap();
+        let (worker, model) = worker(&yard, u64::MAX, usize::MAX, no_hook(), no_hook());
+        let foreseen = examine(&task, &worker.tools, model.as_ref(), None).unwrap().predictions;
+        assert_eq!(foreseen[0].sampling, task.sampling);
+        assert!((5..=6).contains(&foreseen.len()), "{sampling}: {foreseen:?}");
+        assert_eq!(run(&worker, Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
+        let cost = String::from_utf8(yard.objects.read(&cost_key("a")).unwrap()).unwrap();
+        let looked = Cost::from_json(cost.as_bytes()).unwrap().frames_looked;
+        assert!(foreseen[0].frames_looked.abs_diff(looked) <= off_by, "{sampling}: {looked} of {foreseen:?}");
+        assert_eq!(cost.contains("\"gate_s\""), off_by > 0, "{sampling}: {cost}");
     }
 }
 
