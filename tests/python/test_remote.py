@@ -77,12 +77,12 @@ class Remote(unittest.TestCase):
                 worker = ["--infer", f"{scheme}://{getattr(sidecar, api)}/{NAME}", "--infer-timeout", "60",
                           "--infer-tolerance", TOLERANCE]
                 for missing, says in (([], "authority that is not trusted here: give .*--infer-ca"),
-                                      (["--infer-ca", authority], "give a token that it takes as --infer-token")):
+                                      (["--infer-ca", authority], "give a token that it takes as --infer-token-file")):
                     with self.assertRaisesRegex(AssertionError, f"left with 2(.|\n)*{re.escape(scheme)}://.* cannot .*{says}"):
                         self.worked(f"{api}-refused", *worker, *missing)
                 self.assertEqual(sidecar.answered[api], 0)
                 detections, _, remote = self.worked(
-                    f"{api}-tls", *worker, "--infer-ca", authority, "--infer-token", token)
+                    f"{api}-tls", *worker, "--infer-ca", authority, "--infer-token-file", token)
                 self.compare(detections)
                 self.assertEqual((remote["frames_remote"], remote["frames_local"], remote["calls"]), (FRAMES, 0, FRAMES))
 

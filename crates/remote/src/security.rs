@@ -63,7 +63,7 @@ impl Secured {
         let overheard = addresses.iter().find(|address| !address.tls && security.token.is_some());
         if let Some(plain) = overheard.filter(|_| !security.token_in_clear) {
             let fix = "give an address with TLS (grpcs://, tfs+grpcs://, tfs+https://), or --infer-token-in-clear";
-            let why = "has no TLS, and everybody on the way could read --infer-token";
+            let why = "has no TLS, and everybody on the way could read --infer-token-file";
             return Err(Error::invalid(format!("{plain} {why}: {fix}")));
         }
         let token = security.token.as_deref().map(Token::read).transpose()?.map(Arc::new);

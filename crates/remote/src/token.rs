@@ -40,7 +40,7 @@ impl Token {
 }
 
 fn header(path: &Path) -> Result<HeaderValue> {
-    let wrong = |why: &dyn std::fmt::Display| Error::invalid(format!("--infer-token {}: {why}", path.display()));
+    let wrong = |why: &dyn std::fmt::Display| Error::invalid(format!("--infer-token-file {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
@@ -71,7 +71,7 @@ mod tests {
         for text in ["", " \n", "two words", "line\nline"] {
             write(text);
             let error = Token::read(&path).map(drop).unwrap_err();
-            assert!(error.message.contains("--infer-token") && error.message.contains("one token"), "{error}");
+            assert!(error.message.contains("--infer-token-file") && error.message.contains("one token"), "{error}");
             assert!(token.header(later + KEPT).is_err(), "what is there now counts");
         }
         std::fs::remove_file(&path).unwrap();

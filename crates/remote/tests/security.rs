@@ -192,7 +192,7 @@ fn a_token_lets_in_and_nobody_overhears_it() {
     let with = |token: &Path| Security { token: Some(token.to_owned()), ..trusting(&authority) };
     place(tls(), "127.0.0.1", with(&token), Some("Bearer a-token")).answered(1.0);
     for security in [trusting(&authority), with(&authority.write("other", "another"))] {
-        refused(&place(tls(), "127.0.0.1", security, Some("Bearer a-token")), &["--infer-token"]);
+        refused(&place(tls(), "127.0.0.1", security, Some("Bearer a-token")), &["--infer-token-file"]);
     }
 }
 
@@ -218,7 +218,7 @@ fn what_cannot_be_had_is_said_before_anybody_is_called() {
             Security { identity: Some((mine.0, missing.clone())), ..here() },
             "--infer-key /nowhere/at/all",
         ),
-        ("grpcs://gpu", Security { token: Some(missing), ..here() }, "--infer-token /nowhere/at/all"),
+        ("grpcs://gpu", Security { token: Some(missing), ..here() }, "--infer-token-file /nowhere/at/all"),
         ("grpc://gpu:1", Security { token: Some(token.clone()), ..here() }, "--infer-token-in-clear"),
         ("grpc://gpu:1", Security { token: Some(token), token_in_clear: true, ..here() }, ""),
     ] {

@@ -23,7 +23,7 @@ const WINDOW_BYTES: u32 = 4 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// What to do about an endpoint that wants to know who asks.
-pub(super) const ENTRY: &str = "it wants to know who asks: give a token that it takes as --infer-token";
+pub(super) const ENTRY: &str = "it wants to know who asks: give a token that it takes as --infer-token-file";
 
 /// A connection, and what is shown on it to be let in.
 pub(super) type Line = InterceptedService<Channel, Pass>;

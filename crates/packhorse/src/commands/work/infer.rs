@@ -47,10 +47,10 @@ pub(super) struct InferArgs {
     #[arg(long, env = "PACKHORSE_INFER_KEY", value_name = "FILE", requires = "infer_cert")]
     infer_key: Option<PathBuf>,
     /// A token that is sent with every call, as 'authorization: Bearer'; read anew when it is replaced
-    #[arg(long, env = "PACKHORSE_INFER_TOKEN", value_name = "FILE")]
-    infer_token: Option<PathBuf>,
+    #[arg(long, env = "PACKHORSE_INFER_TOKEN_FILE", value_name = "FILE")]
+    infer_token_file: Option<PathBuf>,
     /// Sends it where there is no TLS, too, and everybody on the way can read it
-    #[arg(long, env = "PACKHORSE_INFER_TOKEN_IN_CLEAR", requires = "infer_token")]
+    #[arg(long, env = "PACKHORSE_INFER_TOKEN_IN_CLEAR", requires = "infer_token_file")]
     infer_token_in_clear: bool,
 }
 
@@ -126,7 +126,7 @@ impl InferArgs {
         Security {
             authorities: self.infer_ca.clone(),
             identity: self.infer_cert.clone().zip(self.infer_key.clone()),
-            token: self.infer_token.clone(),
+            token: self.infer_token_file.clone(),
             token_in_clear: self.infer_token_in_clear,
         }
     }
