@@ -46,7 +46,7 @@ bench: build bench-models ## measure against the floor of this machine
 	$(STEP) 'bench' $(PACKHORSE) bench --peer '.cache/venv-packing/bin/python scripts/packing/peers.py'
 	$(STEP) 'bench: many models' $(PYTHON) scripts/bench_fleet.py $(PACKHORSE) $(MODELS)/mlp.onnx
 	$(STEP) 'bench: texts' $(PYTHON) scripts/bench_text.py $(PACKHORSE) .cache/all-minilm-l6-v2
-	$(STEP) 'bench: beside texts and pictures' $(PYTHON) scripts/bench_beside.py $(PACKHORSE) $(MODELS)/mlp.onnx $(MODELS)/resnet18.onnx crates/pipeline/tests/fixtures/text
+	$(STEP) 'bench: beside texts and pictures' $(PYTHON) scripts/bench_beside.py $(PACKHORSE) $(MODELS)/mlp.onnx $(MODELS)/convnet.onnx crates/pipeline/tests/fixtures/text
 
 bench-packing: build bench-models ## thousands of models on this machine, beside plain sessions and FastAPI
 	@scripts/setup.sh packing

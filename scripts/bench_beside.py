@@ -4,8 +4,8 @@ Usage: bench_beside.py PACKHORSE MLP.onnx CLASSIFIER.onnx TEXT_FIXTURES
 
 One server. `mlp` gets requests at an even pace from `packhorse load`, whatever becomes of earlier ones. In turns it is alone, or
 beside texts of half a megabyte for a tiny classifier, of which the first 512 tokens are run, or beside JPEG files of 12
-megapixels for a classifier of 224 x 224 pixels, or beside both; these come one after the other, at most so many a second. So
-nearly all that they take is tokenising and decoding. Prints the p99 of each in Markdown: the median, lowest and highest of the
+megapixels for a classifier that runs for two milliseconds, or beside both; these come one after the other, at most so many a
+second. So nearly all that they take is tokenising and decoding. Prints the p99 of each in Markdown: the median, lowest and highest of the
 turns, and the median of the ratios to the turn alone of the same round. 1.2 is wanted at most.
 """
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, setpriority_process};
+use rustix::process::{Pid, getpriority_process, setpriority_process};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -37,7 +37,9 @@ const NICE: i32 = 10;
 /// takes its core at once, where it would wait for the end of a slice, at times for milliseconds (`PREEMPT_SHORT` in
 /// `kernel/sched/features.h`); others wait for it for as long, so it is not as long as it may be. Kernels before that
 /// do not read it.
-const SLICE: Duration = Duration::from_millis(20);
+const LONG_SLICE: Duration = Duration::from_millis(20);
+/// How long a thread would like to run that never does so for long: the least that the kernel takes.
+const SHORT_SLICE: Duration = Duration::from_micros(100);
 
 /// Lowers the calling thread's priority, so that it takes no time that others want. A refusal costs them a little time, no
 /// more.
@@ -45,16 +47,23 @@ pub fn step_back() {
     // On Linux a thread's id stands for the thread alone here.
     let thread: Pid = gettid();
     let _ = setpriority_process(Some(thread), NICE);
-    ask_for_slice(SLICE);
+    ask_for_slice(LONG_SLICE);
+}
+
+/// Has the calling thread take a core at once when it wakes up, from who computes there; for threads that do little each
+/// time. Its share of the cores stays what it is. A refusal costs it a little time, no more.
+pub fn be_prompt() {
+    ask_for_slice(SHORT_SLICE);
 }
 
 #[expect(unsafe_code, reason = "no library has this call of the kernel's")]
 fn ask_for_slice(slice: Duration) {
+    let Ok(nice) = getpriority_process(Some(gettid())) else { return };
     let attributes = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
         sched_policy: 0,
         sched_flags: libc::SCHED_FLAG_KEEP_POLICY as u64,
-        sched_nice: NICE,
+        sched_nice: nice,
         sched_priority: 0,
         sched_runtime: slice.as_nanos() as u64,
         sched_deadline: 0,
@@ -126,21 +135,26 @@ mod tests {
     }
 
     #[test]
-    fn who_steps_back_is_nice_and_does_not_mind_being_interrupted() {
-        std::thread::spawn(|| {
-            step_back();
-            assert_eq!(rustix::process::getpriority_process(Some(gettid())).unwrap(), NICE);
+    fn how_long_a_thread_would_run_is_known_to_the_kernel() {
+        let check = |ask: fn(), nice: i32, wanted: Duration| {
+            let asked = std::thread::spawn(move || {
+                ask();
+                let told = std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
+                (getpriority_process(Some(gettid())).unwrap(), told)
+            });
+            let (now, told) = asked.join().unwrap();
+            assert_eq!(now, nice);
             // Since Linux 6.12, and not where the kernel is built without its numbers.
-            let told = std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
             let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
             let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-            if (numbers.next(), numbers.next()) >= (Some(6), Some(12)) && told.contains("se.slice") {
-                let slice = told.lines().find(|line| line.starts_with("se.slice")).unwrap();
-                assert!(slice.ends_with(&SLICE.as_nanos().to_string()), "{slice}");
+            let slice = told.lines().find(|line| line.starts_with("se.slice"));
+            if let Some(slice) = slice.filter(|_| (numbers.next(), numbers.next()) >= (Some(6), Some(12))) {
+                assert!(slice.ends_with(&wanted.as_nanos().to_string()), "{slice}");
             }
-        })
-        .join()
-        .unwrap();
+        };
+        let own = getpriority_process(Some(gettid())).unwrap();
+        check(step_back, NICE.max(own), LONG_SLICE);
+        check(be_prompt, own, SHORT_SLICE);
     }
 
     #[test]

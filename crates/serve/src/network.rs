@@ -96,6 +96,7 @@ impl Thread {
         let scheduler = Arc::clone(scheduler);
         let body = move || {
             scheduler.welcome();
+            engine::cpu::be_prompt();
             drive(runtime, stopping);
         };
         let thread = std::thread::Builder::new().name("network".to_owned()).spawn(body).map_err(broken)?;
