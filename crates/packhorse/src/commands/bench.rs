@@ -11,6 +11,7 @@ mod serving;
 mod variants;
 mod video;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,9 +22,10 @@ use bench::{Api, Load, Pace, Question, Readiness, table};
 use clap::ValueEnum;
 use engine::Runtimes;
 use engine::Tensor;
+use pipeline::recognise::{Wish, understand};
 use store::Store;
 use store::pack::{Packed, Request, Targets, pack};
-use store::task::Task;
+use store::task::{Task, TaskChoice};
 
 use self::server::Server;
 use super::demo::assets_folder;
@@ -232,6 +234,19 @@ impl Bench {
     fn packed(&self, store: &Store, path: &Path, task: Option<Task>) -> Result<Packed, Exit> {
         let request = Request { path: path.to_owned(), task, targets: Targets::Native, ..Request::default() };
         Ok(pack(store, &self.runtimes, &request)?)
+    }
+
+    /// Packs the detector at `path` into `store`, which is found out to be one.
+    fn detector(&self, store: &Store, path: &Path) -> Result<Packed, Exit> {
+        let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
+        let task = understand(&self.runtimes, path, &wish, &BTreeMap::new())?.task;
+        self.packed(store, path, Some(task))
+    }
+
+    /// A folder that goes when it is dropped.
+    fn folder(&self) -> Result<tempfile::TempDir, Exit> {
+        let folder = tempfile::tempdir_in(self.scratch.path());
+        folder.map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))
     }
 
     /// Packs the fleet of small models into `store`, and gives their names.

@@ -94,6 +94,16 @@ fn a_token_that_was_replaced_is_read_anew_and_refusals_say_what_to_do() {
     assert!(error.kind == ErrorKind::FailedPrecondition && error.message.contains("/nowhere/namespace"), "{error}");
 }
 
+/// Metadata and service, both at `url`; the region is the metadata's to tell.
+fn both_at(url: &str) -> Variables {
+    Variables::from([
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", url),
+        ("AWS_ENDPOINT_URL_AUTO_SCALING", url),
+    ])
+}
+
 #[test]
 fn an_instance_finds_its_group_and_is_protected_in_it() {
     let server = Own::start(|asked: &Asked| match &*asked.path {
@@ -104,14 +114,7 @@ fn an_instance_finds_its_group_and_is_protected_in_it() {
         "/" => (200, "<SetInstanceProtectionResponse/>".to_owned()),
         _ => (404, String::new()),
     });
-    let url = server.url();
-    let variables = Variables::from([
-        ("AWS_ACCESS_KEY_ID", KEY),
-        ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url),
-        ("AWS_ENDPOINT_URL_AUTO_SCALING", &*url),
-    ]);
-    let group = Group::find(&network(variables), &GroupNames::default()).unwrap();
+    let group = Group::find(&network(both_at(&server.url())), &GroupNames::default()).unwrap();
     assert_eq!(group.name(), "instance i-1 of workers");
     group.set(true).unwrap();
     let asked = server.asked().pop().unwrap();
@@ -136,6 +139,7 @@ fn a_hook_is_completed_where_the_instance_is_taken_out_and_only_there() {
     let server = Own::start(move |asked: &Asked| match &*asked.path {
         "/latest/api/token" => (200, "token".to_owned()),
         "/latest/meta-data/autoscaling/target-lifecycle-state" => (200, (*told.lock().unwrap()).to_owned()),
+        "/latest/meta-data/placement/region" => (200, "eu-north-1".to_owned()),
         "/" if std::mem::take(&mut early) => {
             let why = "<Code>ValidationError</Code><Message>No active Lifecycle Action found</Message>";
             (400, format!("<ErrorResponse><Error>{why}</Error></ErrorResponse>"))
@@ -143,16 +147,8 @@ fn a_hook_is_completed_where_the_instance_is_taken_out_and_only_there() {
         "/" => (200, "<CompleteLifecycleActionResponse/>".to_owned()),
         _ => (404, String::new()),
     });
-    let url = server.url();
-    let variables = Variables::from([
-        ("AWS_ACCESS_KEY_ID", KEY),
-        ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ("AWS_REGION", "eu-north-1"),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url),
-        ("AWS_ENDPOINT_URL_AUTO_SCALING", &*url),
-    ]);
     let names = GroupNames { instance: Some("i-1".to_owned()), group: Some("workers".to_owned()) };
-    let hook = Hook::find(&network(variables), &names, "drained").unwrap();
+    let hook = Hook::find(&network(both_at(&server.url())), &names, "drained").unwrap();
     assert_eq!(hook.name(), "hook drained of workers for instance i-1");
     assert!(!hook.complete().unwrap());
     *state.lock().unwrap() = "Terminated";

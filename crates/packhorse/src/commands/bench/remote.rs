@@ -1,17 +1,14 @@
 //! A worker that has its frames inferred by a server beside it, and one that does it itself: what the way there costs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bench::{cpu_of, median, table};
-use pipeline::recognise::{Wish, understand};
 use remote::policy::Limits;
 use remote::{Address, Remote, Settings};
 use serve::{Control, QueueLimits};
-use store::task::TaskChoice;
 use work::Inference;
 
 use super::Bench;
@@ -65,9 +62,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
 fn of_model(bench: &Bench, file: &str, clip: &Path) -> Result<Vec<Vec<String>>, Exit> {
     let store = bench.store(&format!("remote-{file}"))?;
     let path = bench.assets.join(file);
-    let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
-    let task = understand(&bench.runtimes, &path, &wish, &BTreeMap::new())?.task;
-    let model = bench.packed(&store, &path, Some(task))?.manifest.name;
+    let model = bench.detector(&store, &path)?.manifest.name;
     let server = Server::start(&store, &[])?;
     let (grpc, http) = (server.addresses.grpc, server.addresses.http);
     let ways = [String::new(), format!("grpc://{grpc}"), format!("tfs+grpc://{grpc}"), format!("tfs+http://{http}")];
@@ -90,7 +85,7 @@ fn of_model(bench: &Bench, file: &str, clip: &Path) -> Result<Vec<Vec<String>>, 
                     Arc::new(attached)
                 }
             };
-            measure((clip, bench.scratch.path()), &model, inference, &server, figures)?;
+            measure((bench, clip), &model, inference, &server, figures)?;
         }
     }
     scheduler.drain(Duration::from_secs(5));
@@ -102,14 +97,13 @@ fn name(way: &str) -> &str {
 }
 
 fn measure(
-    (clip, scratch): (&Path, &Path),
+    (bench, clip): (&Bench, &Path),
     model: &str,
     inference: Arc<dyn Inference>,
     server: &Server,
     figures: &mut Figures,
 ) -> Result<(), Exit> {
-    let folder = tempfile::tempdir_in(scratch);
-    let folder = folder.map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))?;
+    let folder = bench.folder()?;
     let is_remote =
         |frames: u64, remote: Option<work::cost::Remote>| remote.is_none_or(|of| of.frames_remote == frames);
     let (worker, served) = (engine::cpu::process_cpu(), cpu_of(server.id())?);

@@ -1,17 +1,14 @@
 //! Clips from the queue to durable detections, beside decoding alone and the bare runtime.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bench::{median, table};
 use engine::Tensor;
-use pipeline::recognise::{Wish, understand};
 use pipeline::{Placement, detect};
 use serve::{Control, QueueLimits, Scheduler};
 use store::pack::Packed;
-use store::task::TaskChoice;
 use work::cost::CpuSplit;
 use work::{Cost, Summary, Task};
 
@@ -42,9 +39,7 @@ struct Figures {
 pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let (store, runtimes, rounds) = (bench.store("video")?, &bench.runtimes, bench.rounds);
     let (clip, model) = (bench.assets.join("street.mp4"), bench.assets.join("nanodet_g_coco80.onnx"));
-    let wish = Wish { task: Some(TaskChoice::ObjectDetection), ..Wish::default() };
-    let task = understand(runtimes, &model, &wish, &BTreeMap::new())?.task;
-    let packed = bench.packed(&store, &model, Some(task))?;
+    let packed = bench.detector(&store, &model)?;
     let fit = detect::for_model(&packed.manifest)?.input().fit;
     let (width, height) = Placement::of(fit, (1, 1))?.canvas_px;
     let (width, height) = (width as usize, height as usize);
@@ -54,7 +49,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let mut figures = Figures::default();
     for round in 1..=rounds {
         say(format_args!("round {round} of {rounds}: one clip, the floor, {CLIPS} clips"));
-        let (summary, cost) = end_to_end(&clip, bench.scratch.path(), &scheduler, &packed)?;
+        let (summary, cost) = end_to_end(bench, &clip, &scheduler, &packed)?;
         figures.decode_fps.push(bench::decode_fps(&clip, summary.frames, width, height)?);
         let (fps, cpu) =
             bench::runtime_fps(runtimes.onnx(), &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
@@ -62,7 +57,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
         figures.runtime_cpu_ms.push(cpu.as_secs_f64() * 1e3);
         figures.one_fps.push(cost.fps);
         figures.splits.push(cost.cpu_s_per_frame);
-        figures.several_fps.push(several(&clip, summary.frames, bench.scratch.path(), &scheduler, &packed)?);
+        figures.several_fps.push(several(bench, (&clip, summary.frames), &scheduler, &packed)?);
     }
     scheduler.drain(Duration::from_secs(5));
     Ok(figures.tables(cores.len()))
@@ -103,24 +98,25 @@ impl Figures {
     }
 }
 
-fn folder(scratch: &Path) -> Result<tempfile::TempDir, Exit> {
-    tempfile::tempdir_in(scratch).map_err(|error| Exit::Failed(format!("no temporary folder: {error}")))
-}
-
 fn end_to_end(
+    bench: &Bench,
     clip: &Path,
-    scratch: &Path,
     scheduler: &Arc<Scheduler>,
     packed: &Packed,
 ) -> Result<(Summary, Cost), Exit> {
-    let folder = folder(scratch)?;
+    let folder = bench.folder()?;
     let inference = Arc::new(InProcess(Arc::clone(scheduler)));
     drain(clip, &packed.manifest.name, folder.path(), folder.path(), inference)
 }
 
 /// Frames a second of [`CLIPS`] times the clip, from before the first is taken up until all are durable.
-fn several(clip: &Path, frames: u64, scratch: &Path, scheduler: &Arc<Scheduler>, packed: &Packed) -> Result<f64, Exit> {
-    let folder = folder(scratch)?;
+fn several(
+    bench: &Bench,
+    (clip, frames): (&Path, u64),
+    scheduler: &Arc<Scheduler>,
+    packed: &Packed,
+) -> Result<f64, Exit> {
+    let folder = bench.folder()?;
     let inference = Arc::new(InProcess(Arc::clone(scheduler)));
     let tasks = (0..CLIPS).map(|_| Task::new(clip, &packed.manifest.name)).collect::<engine::Result<Vec<_>>>()?;
     let begun = Instant::now();
