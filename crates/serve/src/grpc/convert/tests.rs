@@ -1,3 +1,5 @@
+//! Messages to requests and back: every datatype, both forms of contents, and what is refused.
+
 use std::time::Duration;
 
 use engine::ErrorKind;
