@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustix::process::{Pid, getpriority_process, setpriority_process};
-use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 /// The cores this process may run on, at most as many as the cgroup's CPU quota pays for.
@@ -29,6 +29,11 @@ pub fn keep_to(cores: &[usize]) -> bool {
         set.set(core);
     }
     sched_setaffinity(None, &set).is_ok()
+}
+
+/// The core that the calling thread is on; it may be on another the moment after.
+pub fn core_here() -> usize {
+    sched_getcpu()
 }
 
 /// What a thread that steps back is as nice as.

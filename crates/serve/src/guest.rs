@@ -71,7 +71,7 @@ impl Scheduler {
             queues.sleepers.returned(now, lane);
         }
         let more = queues.has_work();
-        let mut another = queues.sleepers.passed(now, guest, more);
+        let mut another = queues.sleepers.passed(now, guest, self.lane_here(), more);
         if another.is_none() && queues.wants_a_look() {
             another = queues.sleepers.called(now);
         }

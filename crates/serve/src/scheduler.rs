@@ -29,7 +29,8 @@ pub struct Scheduler {
     residency: Arc<Residency>,
     metrics: Arc<Metrics>,
     limits: QueueLimits,
-    lanes: usize,
+    /// By lane: the core that it computes on.
+    cores: Vec<usize>,
     /// Told to balancers; turns true first of all when the server is asked to stop.
     leaving: AtomicBool,
     queues: Mutex<Queues>,
@@ -73,7 +74,7 @@ impl Scheduler {
             residency,
             metrics,
             limits,
-            lanes: cores.len(),
+            cores: cores.to_vec(),
             leaving: AtomicBool::new(false),
             queues: Mutex::new(Queues::new(limits, cores.len())),
             work: cores.iter().map(|_| Condvar::new()).collect(),
@@ -156,7 +157,7 @@ impl Scheduler {
 
     /// How many lanes compute.
     pub fn lanes(&self) -> usize {
-        self.lanes
+        self.cores.len()
     }
 
     /// Whether new clients should come here: from the moment at which every model that was there at the start is served or
@@ -211,11 +212,12 @@ impl Scheduler {
             held: request.origin.held,
         };
         let (now, cost) = (job.submitted, job.model.costs().curve().reckoned(job.items() as u64));
-        let model = Arc::clone(&job.model);
+        let (model, here) = (Arc::clone(&job.model), self.lane_here());
         let (wake, lane, swept) = {
             let mut queues = self.lock();
             let wake = queues.push(job);
-            let lane = if wake == Ok(Wake::Lane) { queues.sleepers.arrived(now, cost, guest::brings()) } else { None };
+            let wanted = wake == Ok(Wake::Lane);
+            let lane = wanted.then(|| queues.sleepers.arrived(now, cost, guest::brings(), here)).flatten();
             if wake.is_err()
                 && let Some(breath) = queues.breath(&model)
             {
@@ -272,7 +274,7 @@ impl Scheduler {
         self.leave();
         let mut queues = self.lock();
         queues.drain();
-        self.wake(0..self.lanes);
+        self.wake(0..self.lanes());
         let (mut queues, _) = self
             .idle
             .wait_timeout_while(queues, limit, |queues| !queues.is_idle())
@@ -280,7 +282,7 @@ impl Scheduler {
         let finished = queues.is_idle();
         let left = queues.stop();
         drop(queues);
-        self.wake(0..self.lanes);
+        self.wake(0..self.lanes());
         self.load.notify_all();
         self.fetch.notify_all();
         self.residency.stop_fetching();
@@ -375,6 +377,12 @@ impl Scheduler {
     pub(crate) fn sleep(&self, time: Duration) -> bool {
         let stopped = self.stopped.wait_timeout_while(self.lock(), time, |queues| !queues.is_stopped());
         !stopped.unwrap_or_else(PoisonError::into_inner).0.is_stopped()
+    }
+
+    /// The lane on whose core the calling thread is at the moment.
+    pub(crate) fn lane_here(&self) -> Option<usize> {
+        let core = engine::cpu::core_here();
+        self.cores.iter().position(|&of| of == core)
     }
 
     pub(crate) fn wake(&self, lanes: impl IntoIterator<Item = usize>) {

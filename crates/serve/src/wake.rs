@@ -5,9 +5,13 @@
 //! And a thread that brings requests is a guest: what is that brief it runs itself, on a lane that sleeps and is lent to
 //! it, before it sleeps in its turn.
 //!
+//! Who wakes a thread on its own core is often put off that core at once, and then waits for all that a lane computes,
+//! with nothing left to do but to go to sleep. So a lane elsewhere is woken before the one on the caller's core.
+//!
 //! Pure: it knows no clock and no thread. It reckons with what runs of each model have cost so far, and with a lane that
 //! does not come as soon as it should, because something else has its core, no longer than a moment.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long a thread takes from being woken to its first instruction, on a busy machine.
@@ -55,9 +59,15 @@ impl Lanes {
         self.places.len() - 1
     }
 
-    /// At `now` a request arrived that is reckoned to take `cost`, brought by `guest` if it was one. The lane to wake for
-    /// it, if any.
-    pub(crate) fn arrived(&mut self, now: Instant, cost: Duration, guest: Option<usize>) -> Option<usize> {
+    /// At `now` a request arrived that is reckoned to take `cost`, brought by `guest` if it was one, from the core of the
+    /// lane `here`. The lane to wake for it, if any.
+    pub(crate) fn arrived(
+        &mut self,
+        now: Instant,
+        cost: Duration,
+        guest: Option<usize>,
+        here: Option<usize>,
+    ) -> Option<usize> {
         self.waiting += 1;
         self.cost = self.cost.saturating_add(cost);
         if let Some(guest) = guest.filter(|_| cost < WAKE_COST)
@@ -66,7 +76,7 @@ impl Lanes {
         {
             self.places[guest] = Place::Near(now);
         }
-        self.woken(now)
+        self.woken(now, here)
     }
 
     /// A lane that sleeps, now lent; to be [given back](Self::returned).
@@ -92,11 +102,12 @@ impl Lanes {
         wanted.then_some(lane)
     }
 
-    /// At `now` `guest` found nothing that it may run, and there is `more` or nothing. The lane to wake for that, if any.
-    pub(crate) fn passed(&mut self, now: Instant, guest: usize, more: bool) -> Option<usize> {
+    /// At `now` `guest`, on the core of the lane `here`, found nothing that it may run, and there is `more` or nothing. The
+    /// lane to wake for that, if any.
+    pub(crate) fn passed(&mut self, now: Instant, guest: usize, here: Option<usize>, more: bool) -> Option<usize> {
         self.places[guest] = Place::Away;
         self.settle(more);
-        self.woken(now)
+        self.woken(now, here)
     }
 
     /// At `now` a lane or guest, `place`, took so many `requests`, which are reckoned to take `cost`, and left `more` or
@@ -112,7 +123,8 @@ impl Lanes {
         self.cost = self.cost.saturating_sub(cost);
         self.settle(more);
         self.places[place] = if cost < WAKE_COST { Place::Near(now) } else { Place::Away };
-        self.woken(now)
+        // A lane does not sleep while it takes something, and a guest takes its place.
+        self.woken(now, None)
     }
 
     /// There is `more` to do or nothing.
@@ -145,15 +157,18 @@ impl Lanes {
         }
     }
 
-    /// A sleeping lane when what waits is more than those nearby will have done before it comes. The first one, so that
-    /// light traffic finds warm caches.
-    fn woken(&mut self, now: Instant) -> Option<usize> {
-        let near = (0..self.places.len()).filter(|&place| self.is_near(place, now)).count();
-        let served = WAKE_COST.saturating_mul(u32::try_from(near).unwrap_or(u32::MAX));
-        if self.waiting == 0 || (near > 0 && self.cost <= served) {
+    /// A sleeping lane when what waits is more than those nearby will have begun, or have done, before it comes. Not the
+    /// one `here` if another sleeps; of the others the first, so that light traffic finds warm caches.
+    fn woken(&mut self, now: Instant, here: Option<usize>) -> Option<usize> {
+        let near = |places: Range<usize>| places.filter(|&place| self.is_near(place, now)).count();
+        let (lanes, all) = (near(0..self.lanes), near(0..self.places.len()));
+        let served = WAKE_COST.saturating_mul(u32::try_from(all).unwrap_or(u32::MAX));
+        // Whatever a request takes, a lane that looks for work in a moment takes one; a guest takes what is brief.
+        if self.waiting <= lanes || (all > 0 && self.cost <= served) {
             return None;
         }
-        let lane = self.asleep()?;
+        let sleeps = |&lane: &usize| self.places[lane] == Place::Asleep;
+        let lane = (0..self.lanes).filter(|&lane| Some(lane) != here).find(sleeps).or_else(|| here.filter(sleeps))?;
         self.places[lane] = Place::Near(now);
         Some(lane)
     }
@@ -195,24 +210,53 @@ mod tests {
             ("no lane left to wake", &[DEAR; 4], &[Some(0), Some(1), None, None]),
         ] {
             let (mut lanes, now) = (asleep(2), Instant::now());
-            let got: Vec<_> = costs.iter().map(|&cost| lanes.arrived(now, cost, None)).collect();
+            let got: Vec<_> = costs.iter().map(|&cost| lanes.arrived(now, cost, None, None)).collect();
             assert_eq!(got, want, "{what}");
         }
     }
 
     #[test]
+    fn a_request_wakes_one_lane_whatever_it_takes() {
+        let (mut lanes, now) = (asleep(3), Instant::now());
+        let guest = lanes.welcome();
+        assert_eq!(lanes.arrived(now, DEAR, Some(guest), None), Some(0));
+        assert_eq!(lanes.passed(now, guest, None, true), None, "the lane has not come yet, and will");
+        assert_eq!(lanes.arrived(now, DEAR, Some(guest), None), Some(1));
+        assert_eq!(lanes.passed(now, guest, None, true), None);
+        assert_eq!(lanes.took(now, 0, (1, DEAR), true), None, "the second one comes for the rest");
+        assert_eq!(lanes.passed(now + NEAR_MAX * 2, guest, None, true), Some(2), "it does not come");
+    }
+
+    #[test]
+    fn a_lane_on_the_callers_core_is_woken_last() {
+        for (here, want) in [
+            (None, [Some(0), Some(1), Some(2), None]),
+            (Some(0), [Some(1), Some(2), Some(0), None]),
+            (Some(1), [Some(0), Some(2), Some(1), None]),
+            (Some(2), [Some(0), Some(1), Some(2), None]),
+        ] {
+            let (mut lanes, now) = (asleep(3), Instant::now());
+            assert_eq!([(); 4].map(|()| lanes.arrived(now, DEAR, None, here)), want, "{here:?}");
+        }
+        let (mut lanes, now) = (asleep(2), Instant::now());
+        let guest = lanes.welcome();
+        lanes.arrived(now, CHEAP, Some(guest), Some(0));
+        assert_eq!(lanes.passed(now, guest, Some(0), true), Some(1), "what it may not run");
+    }
+
+    #[test]
     fn a_lane_that_goes_away_calls_another_for_what_it_leaves() {
         let (mut lanes, now) = (asleep(3), Instant::now());
-        assert_eq!(lanes.arrived(now, CHEAP, None), Some(0));
-        assert_eq!(lanes.arrived(now, CHEAP, None), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None, None), Some(0));
+        assert_eq!(lanes.arrived(now, CHEAP, None, None), None);
         assert_eq!(lanes.took(now, 0, (1, CHEAP), true), None, "it is back in a moment");
-        assert_eq!(lanes.arrived(now, DEAR, None), Some(1));
+        assert_eq!(lanes.arrived(now, DEAR, None, None), Some(1));
         assert_eq!(lanes.took(now, 1, (1, DEAR), false), None, "the first is still near");
-        assert_eq!(lanes.arrived(now, CHEAP, None), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None, None), None);
         assert_eq!(lanes.took(now, 0, (1, CHEAP), false), None);
         lanes.slept(0);
-        assert_eq!(lanes.arrived(now, CHEAP, None), Some(0), "the first that sleeps");
-        assert_eq!(lanes.arrived(now, CHEAP, None), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None, None), Some(0), "the first that sleeps");
+        assert_eq!(lanes.arrived(now, CHEAP, None, None), None);
         assert_eq!(
             lanes.took(now, 0, (1, DEAR), true),
             Some(2),
@@ -223,34 +267,34 @@ mod tests {
     #[test]
     fn a_lane_that_does_not_come_is_not_waited_for() {
         let (mut lanes, now) = (asleep(2), Instant::now());
-        assert_eq!(lanes.arrived(now, CHEAP, None), Some(0));
-        assert_eq!(lanes.arrived(now + NEAR_MAX, CHEAP, None), None);
+        assert_eq!(lanes.arrived(now, CHEAP, None, None), Some(0));
+        assert_eq!(lanes.arrived(now + NEAR_MAX, CHEAP, None, None), None);
         let later = now + NEAR_MAX * 2;
-        assert_eq!(lanes.arrived(later, CHEAP, None), Some(1), "something else has the first one's core");
+        assert_eq!(lanes.arrived(later, CHEAP, None, None), Some(1), "something else has the first one's core");
         assert_eq!(lanes.took(later, 1, (1, CHEAP), true), None);
-        assert_eq!(lanes.arrived(later, CHEAP, None), None);
+        assert_eq!(lanes.arrived(later, CHEAP, None, None), None);
     }
 
     #[test]
     fn what_a_guest_brings_that_is_brief_is_left_to_it() {
         let (mut lanes, now) = (asleep(2), Instant::now());
         let guest = lanes.welcome();
-        assert_eq!(lanes.arrived(now, CHEAP, Some(guest)), None);
-        assert_eq!(lanes.arrived(now, DEAR, Some(guest)), Some(0), "that is not brief");
+        assert_eq!(lanes.arrived(now, CHEAP, Some(guest), None), None);
+        assert_eq!(lanes.arrived(now, DEAR, Some(guest), None), Some(0), "that is not brief");
         assert_eq!(lanes.lend(), Some(1), "the one that sleeps");
-        assert_eq!(lanes.arrived(now, DEAR, None), None, "no lane is left to wake");
+        assert_eq!(lanes.arrived(now, DEAR, None, None), None, "no lane is left to wake");
         assert_eq!(lanes.took(now, guest, (1, CHEAP), true), None);
         assert!(lanes.is_lent(1) && !lanes.is_lent(0));
         assert_eq!(lanes.returned(now, 1), Some(1), "it woke meanwhile");
-        assert_eq!((lanes.lend(), lanes.passed(now, guest, true)), (None, None), "both are awake");
+        assert_eq!((lanes.lend(), lanes.passed(now, guest, None, true)), (None, None), "both are awake");
     }
 
     #[test]
     fn a_guest_that_does_not_come_is_not_waited_for() {
         let (mut lanes, now) = (asleep(1), Instant::now());
         let guest = lanes.welcome();
-        assert_eq!(lanes.arrived(now, CHEAP, Some(guest)), None);
-        assert_eq!(lanes.arrived(now + NEAR_MAX * 2, CHEAP, None), Some(0));
+        assert_eq!(lanes.arrived(now, CHEAP, Some(guest), None), None);
+        assert_eq!(lanes.arrived(now + NEAR_MAX * 2, CHEAP, None, None), Some(0));
     }
 
     #[test]
@@ -267,7 +311,7 @@ mod tests {
                         let (cost, by) = if kind == 0 { (CHEAP, Some(guest)) } else { (DEAR, None) };
                         waiting.push_back(cost);
                         promised |= by.is_some();
-                        woken.extend(lanes.arrived(now, cost, by));
+                        woken.extend(lanes.arrived(now, cost, by, None));
                     }
                     2 if promised => {
                         promised = false;
@@ -281,7 +325,7 @@ mod tests {
                                 break;
                             }
                         }
-                        woken.extend(lanes.passed(now, guest, !waiting.is_empty()));
+                        woken.extend(lanes.passed(now, guest, None, !waiting.is_empty()));
                     }
                     2 => {}
                     lane => {
@@ -319,11 +363,11 @@ mod tests {
                 let woken = match order % 4 {
                     0 => {
                         waiting += 1;
-                        lanes.arrived(now, CHEAP, None)
+                        lanes.arrived(now, CHEAP, None, None)
                     }
                     1 => {
                         waiting += 1;
-                        lanes.arrived(now, DEAR, None)
+                        lanes.arrived(now, DEAR, None, None)
                     }
                     lane => {
                         // A lane that is awake takes what there is, whatever it cost, or sleeps.

@@ -194,7 +194,7 @@ impl Scheduler {
         if let Some(asked) = asked {
             self.metrics.cold_started(asked.elapsed());
         }
-        self.wake(0..self.lanes);
+        self.wake(0..self.lanes());
         self.idle.notify_all();
         if let Err(error) = outcome {
             for job in refused {
