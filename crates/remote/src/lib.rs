@@ -12,7 +12,7 @@ pub use address::{Address, Wire};
 mod security;
 pub use security::Security;
 
-mod token;
+mod renewed;
 
 mod failure;
 pub use failure::{Failure, FailureKind};

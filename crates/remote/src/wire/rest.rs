@@ -19,8 +19,8 @@ use super::{Asked, MESSAGE_BYTES_MAX, Reply, Target, json, tensors};
 use crate::address::Address;
 use crate::failure::{Failure, FailureKind};
 use crate::fit::Offer;
+use crate::renewed::Renewed;
 use crate::security::Secured;
-use crate::token::Token;
 
 /// An endpoint that speaks it.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(crate) struct Rest {
     client: Client<Connector, Full<Bytes>>,
     /// Scheme, host and port.
     origin: String,
-    token: Option<Arc<Token>>,
+    token: Option<Arc<Renewed<http::HeaderValue>>>,
 }
 
 impl Rest {
@@ -76,7 +76,7 @@ impl Rest {
 
     async fn ask(&self, mut request: http::request::Builder, body: Bytes) -> Result<(Value, u64), Failure> {
         if let Some(token) = &self.token {
-            let header = token.header(Instant::now());
+            let header = token.at(Instant::now());
             let header = header.map_err(|error| Failure::new(FailureKind::Broken, error.message))?;
             request = request.header("authorization", header);
         }

@@ -14,8 +14,8 @@ use tonic::{Code, Request, Status};
 use super::connector::{Connector, Door, H2, distrust};
 use crate::address::Address;
 use crate::failure::{Failure, FailureKind};
+use crate::renewed::Renewed;
 use crate::security::Secured;
-use crate::token::Token;
 
 /// Room for what is on its way, in bytes: a frame or two are sent without waiting for word that there is room for more.
 const WINDOW_BYTES: u32 = 4 << 20;
@@ -42,12 +42,12 @@ pub(super) fn line(address: &Address, secured: &Secured, door: &Door, within: Du
 
 /// Shows the token with every call, if there is one.
 #[derive(Clone)]
-pub(super) struct Pass(Option<Arc<Token>>);
+pub(super) struct Pass(Option<Arc<Renewed<http::HeaderValue>>>);
 
 impl Interceptor for Pass {
     fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
         if let Some(token) = &self.0 {
-            let header = token.header(Instant::now()).map_err(|error| Status::internal(error.message))?;
+            let header = token.at(Instant::now()).map_err(|error| Status::internal(error.message))?;
             let value = AsciiMetadataValue::try_from(header.as_bytes());
             let mut value = value.map_err(|_| Status::internal("the token is none"))?;
             value.set_sensitive(true);
