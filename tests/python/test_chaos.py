@@ -132,7 +132,10 @@ class Chaos(unittest.TestCase):
         tasks = {task["id"]: task["input"].rsplit("/", 1)[1] for task in product.json_lines(submitted.stdout)}
         self.assertEqual(sorted(tasks.values()), sorted(self.good + self.bad))
         api = self.enterContext(cluster.ApiServer(self.place / "account"))
-        self.work({pod: {**environment, **api.environment(pod)} for pod in ("worker-0", "worker-1")}, url)
+        # One reads every video where it is, the other fetches all of them whole.
+        whole = {"worker-0": "0", "worker-1": "1000000000"}
+        self.work({pod: {**environment, **api.environment(pod), "PACKHORSE_SPOOL_WHOLE": most}
+                   for pod, most in whole.items()}, url)
 
         print(f"{VIDEOS} videos, {KILLS} workers killed, requests: {network.counts}", flush=True)
         self.check_results(s3, tasks, undisturbed)

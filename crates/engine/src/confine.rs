@@ -2,9 +2,13 @@
 //!
 //! Limits of the kernel bound memory, time and files. A filter of system calls takes the network, new processes, other
 //! processes and changes of the file system away; where the kernel allows it, the child also has a network of its own
-//! with nothing in it.
+//! with nothing in it. One that is to read what is elsewhere has in it a way to whoever started it, and no other.
+
+mod loopback;
+pub use loopback::{LOOPBACK, Loopback};
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -34,9 +38,50 @@ pub struct Bounds {
 /// # Errors
 /// [`Internal`](crate::ErrorKind::Internal) when the filter cannot be made for this processor. Whatever the kernel does
 /// not know or allow is left out silently: a container's own walls then are what there is.
-#[expect(unsafe_code, reason = "only code between fork and exec can confine the child before it runs")]
 pub fn confine(command: &mut Command, bounds: &Bounds) -> Result<()> {
-    let filters = filters().map_err(|error| Error::internal(format!("no filter of system calls: {error}")))?;
+    before(command, bounds, Way::Nowhere, || {
+        leave_the_network();
+        Ok(())
+    })
+}
+
+/// As [`confine`], with a loopback of its own on which the program reaches what this process answers at
+/// [`LOOPBACK`], and nothing else: it can make no other kind of socket, and none that listens.
+///
+/// The program is not started where it cannot have a network of its own, so that the filter that lets it connect never
+/// lets it connect to anything of this machine's.
+///
+/// # Errors
+/// As [`confine`]; [`Unavailable`](crate::ErrorKind::Unavailable) when there are no sockets to be had.
+pub fn confine_with_loopback(command: &mut Command, bounds: &Bounds) -> Result<Loopback> {
+    let (loopback, theirs) = loopback::pair()?;
+    before(command, bounds, Way::Loopback, move || {
+        if !leave_the_network() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        loopback::hand_over(&theirs)
+    })?;
+    Ok(loopback)
+}
+
+/// Where a child's filter lets it connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Nowhere,
+    /// Anything in its network, which is to be its own.
+    Loopback,
+}
+
+/// Has `command` do `network` and then take on `bounds` and the filters before it becomes its program. `network` makes only
+/// system calls: no memory is allocated in it, no lock taken.
+#[expect(unsafe_code, reason = "only code between fork and exec can confine the child before it runs")]
+fn before(
+    command: &mut Command,
+    bounds: &Bounds,
+    way: Way,
+    network: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+) -> Result<()> {
+    let filters = filters(way).map_err(|error| Error::internal(format!("no filter of system calls: {error}")))?;
     let limits = [
         (Resource::As, bounds.memory_bytes),
         (Resource::Cpu, bounds.cpu_s),
@@ -49,14 +94,15 @@ pub fn confine(command: &mut Command, bounds: &Bounds) -> Result<()> {
         for (resource, most) in limits {
             lower(resource, most);
         }
-        leave_the_network();
+        network()?;
         for filter in &filters {
             install(filter);
         }
         Ok(())
     };
-    // SAFETY: between fork and exec only system calls are made, on values that exist since before the fork: no memory is
-    // allocated, no lock is taken and nothing is dropped, so it does not matter what other threads held when this one forked.
+    // SAFETY: between fork and exec only system calls are made, on values that exist since before the fork or lie on the
+    // stack: no memory is allocated (an error is a number or a kind), no lock is taken and nothing of the parent's is
+    // dropped, so it does not matter what other threads held when this one forked.
     unsafe { command.pre_exec(apply) };
     Ok(())
 }
@@ -70,15 +116,16 @@ fn lower(resource: Resource, most: u64) {
 }
 
 /// Moves the process into a network with nothing in it: at once where it has the right, else by way of a user namespace
-/// where anyone may make one.
+/// where anyone may make one. `false` where neither is allowed.
 #[expect(unsafe_code, reason = "leaving a namespace can break what the process had there")]
-fn leave_the_network() {
+fn leave_the_network() -> bool {
     for flags in [UnshareFlags::NEWNET, UnshareFlags::NEWUSER | UnshareFlags::NEWNET] {
         // SAFETY: the process has one thread, has opened nothing in the network, and is about to become another program.
         if unsafe { rustix::thread::unshare_unsafe(flags) }.is_ok() {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Installs a filter for the calling thread and all that comes of it.
@@ -169,7 +216,7 @@ const FORBIDDEN_OLD: &[i64] = &[
 const FORBIDDEN_OLD: &[i64] = &[];
 
 /// The filters, each with an answer of its own.
-fn filters() -> std::result::Result<Vec<BpfProgram>, seccompiler::BackendError> {
+fn filters(way: Way) -> std::result::Result<Vec<BpfProgram>, seccompiler::BackendError> {
     let number = |value: i32| u64::from(value.unsigned_abs());
     // Threads are no new processes.
     let no_thread = condition(0, number(libc::CLONE_THREAD), 0)?;
@@ -180,11 +227,31 @@ fn filters() -> std::result::Result<Vec<BpfProgram>, seccompiler::BackendError> 
         FORBIDDEN.iter().chain(FORBIDDEN_OLD).map(|&call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_clone, vec![no_thread]);
     rules.insert(libc::SYS_openat, vec![creates, empties]);
+    if way == Way::Loopback {
+        rules.remove(&libc::SYS_connect);
+        rules.insert(libc::SYS_socket, no_stream()?);
+    }
     let errno = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
     let forbidden = program(rules, errno(libc::EPERM))?;
     // Its flags lie in memory, where a filter cannot look; told that there is no such call, the C library uses the old one.
     let unknown = program([(libc::SYS_clone3, Vec::new())].into(), errno(libc::ENOSYS))?;
     Ok(vec![forbidden, unknown])
+}
+
+/// That a socket is to be anything else than one of TCP over IPv4.
+fn no_stream() -> std::result::Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let unlike = |index, value: i32| {
+        let length = SeccompCmpArgLen::Dword;
+        SeccompCondition::new(index, length, SeccompCmpOp::Ne, u64::from(value.unsigned_abs()))
+    };
+    let no_internet = SeccompRule::new(vec![unlike(0, libc::AF_INET)?])?;
+    // Neither none, which is TCP then, nor TCP by its name.
+    let no_tcp = SeccompRule::new(vec![unlike(2, 0)?, unlike(2, libc::IPPROTO_TCP)?])?;
+    // The type is in the lowest four bits (SOCK_TYPE_MASK in the kernel's linux/net.h), and flags are above them.
+    let stream = u64::from(libc::SOCK_STREAM.unsigned_abs());
+    let no_stream = [1, 2, 4, 8].map(|bit| condition(1, bit, !stream & bit));
+    let rules = no_stream.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok([vec![no_internet, no_tcp], rules].concat())
 }
 
 /// That argument `index`, under `mask`, is `value`.
@@ -203,6 +270,7 @@ fn program(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::unix::process::ExitStatusExt;
     use std::process::Stdio;
 
@@ -210,12 +278,18 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { memory_bytes: 1 << 30, cpu_s: 60, file_bytes: 0, files: 32 };
 
-    /// Runs `script` in Python, which makes any system call; says how it ended and what it wrote.
-    fn python(script: &str, bounds: &Bounds) -> (Option<i32>, Option<i32>, String) {
+    /// Python with `script`, which makes any system call.
+    fn python_of(script: &str) -> Command {
         // The program itself: what is called `python3` may be a script that starts others.
         let find = Command::new("python3").args(["-c", "import sys; print(sys.executable, end='')"]).output().unwrap();
         let mut command = Command::new(String::from_utf8(find.stdout).unwrap());
         command.args(["-I", "-S", "-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `script`; says how it ended and what it wrote.
+    fn python(script: &str, bounds: &Bounds) -> (Option<i32>, Option<i32>, String) {
+        let mut command = python_of(script);
         confine(&mut command, bounds).unwrap();
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -255,6 +329,68 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read(&there).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_child_with_a_loopback_reaches_whoever_started_it() {
+        let script = format!(
+            "import socket; s = socket.create_connection(('127.0.0.1', {})); s.sendall(b'ping'); print(s.recv(9), end='')",
+            LOOPBACK.port()
+        );
+        // Two at once have the same address, each in a network of its own.
+        std::thread::scope(|scope| {
+            for answer in ["one", "two"] {
+                let script = &script;
+                scope.spawn(move || {
+                    let mut command = python_of(script);
+                    let loopback = confine_with_loopback(&mut command, &BOUNDS).unwrap();
+                    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+                    let (mut stream, _) = loopback.listener().unwrap().accept().unwrap();
+                    let mut asked = [0; 4];
+                    stream.read_exact(&mut asked).unwrap();
+                    stream.write_all(answer.as_bytes()).unwrap();
+                    let output = child.wait_with_output().unwrap();
+                    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+                    assert_eq!((&asked, &*said), (b"ping", &*format!("b'{answer}'")));
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_child_with_a_loopback_reaches_nobody_else() {
+        let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = host.local_addr().unwrap().port();
+        let (refused, forbidden) = ("ConnectionRefusedError", "PermissionError");
+        let table = [
+            // Of the machine's own loopback, and of the world.
+            (format!("socket.create_connection(('127.0.0.1', {port}))"), refused),
+            ("socket.create_connection(('192.0.2.1', 80), 5)".to_owned(), "Network is unreachable"),
+            ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET)".to_owned(), forbidden),
+            // SCTP, and TCP by several ways at once.
+            ("socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_INET6, socket.SOCK_STREAM)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)".to_owned(), forbidden),
+            ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)".to_owned(), forbidden),
+            ("socket.socketpair()".to_owned(), forbidden),
+            ("socket.socket().bind(('127.0.0.1', 0))".to_owned(), forbidden),
+            ("socket.socket().listen()".to_owned(), forbidden),
+            ("__import__('os').fork()".to_owned(), forbidden),
+        ];
+        for (script, want) in table {
+            let mut command = python_of(&format!("import socket; {script}"));
+            let loopback = confine_with_loopback(&mut command, &BOUNDS).unwrap();
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && said.contains(want), "{script}: {said}");
+            drop(loopback.listener().unwrap());
+        }
+        host.set_nonblocking(true).unwrap();
+        assert_eq!(host.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

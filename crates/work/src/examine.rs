@@ -2,7 +2,6 @@
 //! sees in it, and what looking at more or fewer frames would take.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use engine::cpu::thread_cpu;
@@ -14,7 +13,7 @@ use serde::Serialize;
 use crate::cost::Bottleneck;
 use crate::gate::{Gate, Patches};
 use crate::inference::Inference;
-use crate::media::{self, Between, Choice, Decode, Frame, Frames, Probe, Span, Tools};
+use crate::media::{self, Between, Choice, Decode, Frame, Frames, Input, Probe, Span, Tools};
 use crate::output::{About, Sighting};
 use crate::quality::{Decoded, Note, report};
 use crate::result::Damage;
@@ -99,12 +98,12 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let manifest = inference.model(&task.model)?;
     let detector = detect::for_model(&manifest)?;
     let source = Source::of(task)?;
-    let (probe, outline) = media::survey(tools, &source.path, STALL_LIMIT)?;
+    let (probe, outline) = media::survey(tools, &source.input, STALL_LIMIT)?;
     let lengths = Lengths::default();
     let entries = task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
     let plan = Plan::new(&probe, &outline, &lengths, entries.as_ref());
     let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
-    let video = Video { tools, path: &source.path, probe: &probe, detector: &detector, placement };
+    let video = Video { tools, input: &source.input, probe: &probe, detector: &detector, placement };
     let at_us = at_s.map_or_else(|| middle_us(&probe, &outline), |at_s| (at_s * 1e6) as i64);
 
     let frame = video.frame_at(at_us, placement)?;
@@ -153,7 +152,7 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
 /// A video that can be decoded.
 struct Video<'a> {
     tools: &'a Tools,
-    path: &'a Path,
+    input: &'a Input,
     probe: &'a Probe,
     detector: &'a Detector,
     placement: Placement,
@@ -163,7 +162,7 @@ impl Video<'_> {
     fn open(&self, placement: Placement, span: Span, choice: Choice) -> Result<Frames> {
         let resample = self.detector.input().resample;
         let decode = Decode { placement, resample, stall_limit: STALL_LIMIT, span, choice };
-        Frames::open(self.tools, self.path, self.probe, &decode)
+        Frames::open(self.tools, self.input, self.probe, &decode)
     }
 
     /// The first frame that is shown at `at_us` or later; where there is none, the video's first.
@@ -174,7 +173,7 @@ impl Video<'_> {
             return Ok(frame);
         }
         let first = self.open(placement, Span::default(), Choice::All)?.next()?;
-        first.ok_or_else(|| Error::invalid(format!("no frame of '{}' can be decoded", self.path.display())))
+        first.ok_or_else(|| Error::invalid(format!("no frame of '{}' can be decoded", self.input)))
     }
 
     /// What its frames take.

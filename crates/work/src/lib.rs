@@ -23,6 +23,8 @@ pub use sampling::Sampling;
 
 pub mod gate;
 
+mod ranges;
+
 pub mod spool;
 pub use spool::{LazySpool, Spool};
 

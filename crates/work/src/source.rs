@@ -1,13 +1,18 @@
-//! A task's video as a file that can be decoded, and how to tell whether it is still the same.
+//! A task's video as something that can be decoded, and how to tell whether it is still the same.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::media::Input;
+use crate::ranges::Ranges;
 use crate::task::Task;
 
 /// Hashed at either end of a file: containers keep what tells two videos apart at one of them.
@@ -26,10 +31,10 @@ pub struct InputIdentity {
 }
 
 /// A video that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Source {
     /// Where it can be read.
-    pub path: PathBuf,
+    pub input: Input,
     /// What it is.
     pub identity: InputIdentity,
     /// Time of the last change, in nanoseconds since 1970; not part of the identity, since a copy is the same video.
@@ -53,11 +58,11 @@ impl Source {
         let metadata = std::fs::metadata(&path).map_err(failed)?;
         // A folder and the like are refused by whoever looks what is in it, in words of their own.
         let fingerprint = match metadata.is_file() {
-            true => fingerprint(&path, metadata.len()).map_err(failed)?,
+            true => fingerprint_of_file(&path, metadata.len()).map_err(failed)?,
             false => String::new(),
         };
         let identity = InputIdentity { path: input.clone(), size_bytes: metadata.len(), fingerprint };
-        Ok(Self { path, identity, modified_ns: modified_ns(&metadata), tag: None })
+        Ok(Self { input: Input::File(path), identity, modified_ns: modified_ns(&metadata), tag: None })
     }
 
     /// The video that `input` names and that was fetched into the file `path`; `tag` is of its content.
@@ -67,9 +72,25 @@ impl Source {
     pub(crate) fn fetched(input: &str, path: &Path, tag: &str) -> Result<Self> {
         let failed = |e: io::Error| Error::unavailable(format!("{}, fetched of '{input}': {e}", path.display()));
         let metadata = std::fs::metadata(path).map_err(failed)?;
-        let fingerprint = fingerprint(path, metadata.len()).map_err(failed)?;
+        let fingerprint = fingerprint_of_file(path, metadata.len()).map_err(failed)?;
         let identity = InputIdentity { path: input.to_owned(), size_bytes: metadata.len(), fingerprint };
-        Ok(Self { path: path.to_owned(), identity, modified_ns: modified_ns(&metadata), tag: Some(tag.to_owned()) })
+        Ok(Self { input: path.into(), identity, modified_ns: modified_ns(&metadata), tag: Some(tag.to_owned()) })
+    }
+
+    /// The video that is read where it is, by `ranges`; `tag` is of its content. Both of its ends are fetched before
+    /// anything else is.
+    ///
+    /// # Errors
+    /// What keeps it from being read.
+    pub(crate) fn elsewhere(ranges: &Arc<Ranges>, tag: &str, cancelled: &dyn Fn() -> bool) -> Result<Self> {
+        let size_bytes = ranges.bytes();
+        for end in ends(size_bytes) {
+            ranges.fetch_first(end, cancelled)?;
+        }
+        let fingerprint = fingerprint(size_bytes, |into, at| ranges.read_exact_at(into, at))?;
+        let identity = InputIdentity { path: ranges.shown().to_owned(), size_bytes, fingerprint };
+        let (input, tag) = (Input::Elsewhere(Arc::clone(ranges)), Some(tag.to_owned()));
+        Ok(Self { input, identity, modified_ns: 0, tag })
     }
 
     /// What changes when the video is replaced by another, for the names of parts.
@@ -78,12 +99,17 @@ impl Source {
         (&self.identity.fingerprint, modified_ns, self.tag.as_deref())
     }
 
-    /// That the file is the one that it was.
+    /// That the video is the one that it was.
     ///
     /// # Errors
-    /// [`Unavailable`](engine::ErrorKind::Unavailable) when it is not: the new one is to be worked from its beginning.
+    /// [`Unavailable`](engine::ErrorKind::Unavailable) when a file is not: the new one is to be worked from its beginning.
+    /// One that is elsewhere is held against what it was whenever something of it is read.
     pub fn check_unchanged(&self) -> Result<()> {
-        let same = std::fs::metadata(&self.path)
+        let path = match &self.input {
+            Input::File(path) => path,
+            Input::Elsewhere(ranges) => return ranges.fault().map_or(Ok(()), Err),
+        };
+        let same = std::fs::metadata(path)
             .is_ok_and(|now| (now.len(), modified_ns(&now)) == (self.identity.size_bytes, self.modified_ns));
         match same {
             true => Ok(()),
@@ -97,16 +123,29 @@ fn modified_ns(metadata: &Metadata) -> i64 {
     modified.and_then(|since_1970| i64::try_from(since_1970.as_nanos()).ok()).unwrap_or_default()
 }
 
-fn fingerprint(path: &Path, bytes: u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
+/// The ends of a video of so many bytes, which do not overlap.
+fn ends(bytes: u64) -> [Range<u64>; 2] {
+    let first = 0..ENDS_BYTES.min(bytes);
+    let second = bytes.saturating_sub(ENDS_BYTES).max(first.end)..bytes;
+    [first, second]
+}
+
+fn fingerprint_of_file(path: &Path, bytes: u64) -> io::Result<String> {
+    let file = File::open(path)?;
+    fingerprint(bytes, |into, at| file.read_exact_at(into, at))
+}
+
+/// Of a video of so many bytes, of which `read` reads what is at an offset.
+fn fingerprint<E>(
+    bytes: u64,
+    read: impl Fn(&mut [u8], u64) -> std::result::Result<(), E>,
+) -> std::result::Result<String, E> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes.to_le_bytes());
-    let mut end = Vec::new();
-    for from in [0, bytes.saturating_sub(ENDS_BYTES).max(ENDS_BYTES.min(bytes))] {
-        file.seek(SeekFrom::Start(from))?;
-        end.clear();
-        (&mut file).take(ENDS_BYTES).read_to_end(&mut end)?;
-        hasher.update(&end);
+    for end in ends(bytes) {
+        let mut there = vec![0; usize::try_from(end.end - end.start).unwrap_or_default()];
+        read(&mut there, end.start)?;
+        hasher.update(&there);
     }
     Ok(hasher.finalize().to_hex()[..32].to_owned())
 }

@@ -1,8 +1,9 @@
-//! Videos that are elsewhere, fetched into files while they are worked.
+//! A folder for videos that are elsewhere, and what they take of it while they are worked.
 //!
-//! A decoder jumps about in a file and is not allowed to talk to a network, so a video is fetched before it is worked. What
-//! was fetched before its worker died is not fetched again by the next one on this machine. A video is pinned by its tag:
-//! of one that is replaced meanwhile nothing is worked.
+//! A video is read where it is, by [`Ranges`], of which the folder keeps as much as there is room for. A small one is
+//! fetched whole before it is worked, which is one request, and so is every one where decoders cannot be given a way to
+//! read in ranges; what was fetched of such a one before its worker died is not fetched again by the next one on this
+//! machine. A video is pinned by its tag: of one that is replaced meanwhile nothing is worked.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use engine::{Error, ErrorKind, Result};
 use objects::{Network, Object, Place};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::ranges::{ROOM_BYTES_MIN, Ranges};
 use crate::source::Source;
 use crate::task::{Task, nonce};
 
@@ -26,6 +28,8 @@ const RANGE_BYTES: u64 = 8 << 20;
 /// video, up to the last whole window, is right.
 const PARALLEL: usize = 4;
 const WINDOW_BYTES: u64 = RANGE_BYTES * PARALLEL as u64;
+/// A video of so many bytes is fetched whole, unless somebody says otherwise.
+pub const WHOLE_BYTES_MAX: u64 = RANGE_BYTES;
 /// Between two looks whether there is room by now, or whether anybody still waits for it.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -41,7 +45,9 @@ pub struct Spool {
     folder: PathBuf,
     _lock: File,
     bytes_max: u64,
-    /// The videos that are fetched or worked now, by file name, and their sizes. Behind a lock of its own, since fetching
+    /// Videos of so many bytes are fetched whole.
+    pub whole_bytes_max: u64,
+    /// The videos that are fetched or worked now, by name, and what they may take. Behind a lock of its own, since fetching
     /// takes long.
     held: Mutex<BTreeMap<String, u64>>,
     changed: Condvar,
@@ -61,16 +67,18 @@ impl Spool {
         let (folder, lock) = share(root)
             .map_err(|e| Error::invalid(format!("spool {}: {e}; give another folder as --spool", root.display())))?;
         let (held, changed) = (Mutex::default(), Condvar::new());
-        Ok(Self { network: Arc::clone(network), folder, _lock: lock, bytes_max, held, changed })
+        let (network, whole_bytes_max) = (Arc::clone(network), WHOLE_BYTES_MAX);
+        Ok(Self { network, folder, _lock: lock, bytes_max, whole_bytes_max, held, changed })
     }
 
-    /// The video of `task`, here for as long as what is returned. Waits for room, and ends early when `cancelled` says so.
+    /// The video of `task`, to be read for as long as what is returned: in ranges where decoders can do that and it is not
+    /// small, else as a file that is here. Waits for room, and ends early when `cancelled` says so.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), [`InvalidInput`](ErrorKind::InvalidInput) when it can never fit,
     /// [`FailedPrecondition`](ErrorKind::FailedPrecondition) when it is another than the task was made for,
     /// [`Cancelled`](ErrorKind::Cancelled); [`Unavailable`](ErrorKind::Unavailable) and the like may be over later.
-    pub fn fetch(&self, task: &Task, cancelled: &dyn Fn() -> bool) -> Result<Fetched<'_>> {
+    pub fn fetch(&self, task: &Task, in_ranges: bool, cancelled: &dyn Fn() -> bool) -> Result<Fetched<'_>> {
         let (place, key) = self.network.object(&task.input).map_err(maybe_later)?;
         let object = place.head(&key).map_err(maybe_later)?;
         let shown = place.url(&key);
@@ -81,39 +89,50 @@ impl Spool {
                 return Err(Error::new(ErrorKind::FailedPrecondition, format!("video '{shown}': {error}")));
             }
         }
+        // Not of a file's time, which is another on every machine.
+        let tag = name(&shown, &object);
+        if in_ranges && object.bytes > self.whole_bytes_max && self.bytes_max >= ROOM_BYTES_MIN {
+            let (hold, room_bytes) = self.hold(&tag, (object.bytes.min(ROOM_BYTES_MIN), object.bytes), cancelled)?;
+            let file = tempfile::tempfile_in(&self.folder).map_err(|e| self.fault(&e))?;
+            let ranges = Arc::new(Ranges::new(task.shown_input(), (place, object), file, room_bytes)?);
+            let source = Source::elsewhere(&ranges, &tag, cancelled)?;
+            return Ok(Fetched { source, ranges: Some(ranges), _hold: hold });
+        }
         if object.bytes > self.bytes_max {
             return Err(Error::invalid(format!(
                 "video '{shown}' has {} bytes, and the spool takes {}: give the worker a larger --spool-max",
                 object.bytes, self.bytes_max
             )));
         }
-        let name = name(&shown, &object);
-        let hold = self.hold(&name, object.bytes, cancelled)?;
-        self.complete(&hold.file, &place, &object, cancelled)?;
-        // Not of this file's time, which is another on every machine.
-        let source = Source::fetched(task.shown_input(), &hold.path, &name)?;
-        Ok(Fetched { source, _hold: hold })
+        let (hold, _) = self.hold(&tag, (object.bytes, object.bytes), cancelled)?;
+        let path = hold.path();
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        self.complete(&options.map_err(|e| self.fault(&e))?, &place, &object, cancelled)?;
+        let source = Source::fetched(task.shown_input(), &path, &tag)?;
+        Ok(Fetched { source, ranges: None, _hold: hold })
     }
 
-    /// Makes room for the file called `name`, and opens it.
-    fn hold(&self, name: &str, bytes: u64, cancelled: &dyn Fn() -> bool) -> Result<Hold<'_>> {
+    /// Makes room for the video called `name`: `least` bytes, or up to `most` where there are that many, but then no more
+    /// than half of what is free, so that the next one finds some. Says how many they are.
+    fn hold(&self, name: &str, (least, most): (u64, u64), cancelled: &dyn Fn() -> bool) -> Result<(Hold<'_>, u64)> {
         let mut held = self.lock();
         // The same video twice at once is two files, since either may be removed first.
         let name = if held.contains_key(name) { format!("{name}-{:016x}", nonce()) } else { name.to_owned() };
-        while held.values().sum::<u64>().saturating_add(bytes) > self.bytes_max {
+        let free = loop {
+            let free = self.bytes_max.saturating_sub(held.values().sum());
+            if free >= least {
+                break free;
+            }
             if cancelled() {
                 return Err(stopped());
             }
             held = self.changed.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let after = held.values().sum::<u64>() + bytes;
-        self.remove_leftovers(&held, &name, self.bytes_max - after).map_err(|e| self.fault(&e))?;
-        let path = self.folder.join(&name);
-        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = options.map_err(|e| self.fault(&e))?;
+        };
+        let bytes = most.min(least.max(free / 2));
+        self.remove_leftovers(&held, &name, free - bytes).map_err(|e| self.fault(&e))?;
         held.insert(name.clone(), bytes);
         drop(held);
-        Ok(Hold { spool: self, name, path, file })
+        Ok((Hold { spool: self, name }, bytes))
     }
 
     /// Removes what workers that died left, except the file called `name`, until it takes no more than `bytes_max`.
@@ -201,24 +220,37 @@ fn clear(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A video that was fetched; its file goes with this.
+/// A video that can be read; what is here of it goes with this.
 pub struct Fetched<'a> {
-    /// The video as a file.
+    /// The video.
     pub source: Source,
+    ranges: Option<Arc<Ranges>>,
     _hold: Hold<'a>,
+}
+
+impl Fetched<'_> {
+    /// Where it is read by, unless it is whole here.
+    pub(crate) fn ranges(&self) -> Option<&Arc<Ranges>> {
+        self.ranges.as_ref()
+    }
 }
 
 struct Hold<'a> {
     spool: &'a Spool,
     name: String,
-    path: PathBuf,
-    file: File,
+}
+
+impl Hold<'_> {
+    fn path(&self) -> PathBuf {
+        self.spool.folder.join(&self.name)
+    }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // One that cannot be removed is a leftover, and goes when its room is needed.
-        drop(fs::remove_file(&self.path));
+        // Of one that is read in ranges there is none. One that cannot be removed is a leftover, and goes when its room is
+        // needed.
+        drop(fs::remove_file(self.path()));
         self.spool.lock().remove(&self.name);
         self.spool.changed.notify_all();
     }
@@ -260,7 +292,7 @@ fn stopped() -> Error {
 }
 
 /// What is forbidden may be allowed once credentials are mended, for which a whole queue should not go to the dead letters.
-fn maybe_later(error: Error) -> Error {
+pub(crate) fn maybe_later(error: Error) -> Error {
     match error.kind {
         ErrorKind::Forbidden => Error { kind: ErrorKind::Unavailable, ..error },
         _ => error,
@@ -268,116 +300,4 @@ fn maybe_later(error: Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use objects::{Limits, Variables, When};
-
-    use super::*;
-    use crate::servers::{self, KEY, SECRET, Server};
-
-    const MIB: usize = 1 << 20;
-
-    fn network(server: &Server) -> Arc<Network> {
-        let url = server.url();
-        let keys = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET), ("AWS_REGION", "us-east-1")];
-        let variables = Variables::from([keys[0], keys[1], keys[2], ("AWS_ENDPOINT_URL", &url)]);
-        Network::start(Limits::default(), variables).unwrap()
-    }
-
-    fn task(input: &str) -> Task {
-        Task::new(Path::new(input), "m").unwrap()
-    }
-
-    fn bytes(count: usize, seed: usize) -> Vec<u8> {
-        (0..count).map(|at| (at * 31 + at / 251 + seed) as u8).collect()
-    }
-
-    fn files(root: &Path) -> Vec<PathBuf> {
-        let of = fs::read_dir(root.join("0")).unwrap().map(|entry| entry.unwrap().path());
-        of.filter(|path| !path.ends_with(LOCK)).collect()
-    }
-
-    fn go_on() -> bool {
-        false
-    }
-
-    #[test]
-    fn a_video_is_a_file_while_it_is_held_and_what_was_fetched_is_not_fetched_again() {
-        let server = servers::ministack();
-        server.make_bucket("spool");
-        let (network, folder) = (network(server), tempfile::tempdir().unwrap());
-        let place = network.place("s3://spool").unwrap();
-        let whole = bytes(50 * MIB + 7, 1);
-        place.put("a b.mp4", whole.clone().into(), &When::Always).unwrap();
-        let object = place.head("a b.mp4").unwrap();
-        let spool = Spool::open(&network, folder.path(), 100 << 20).unwrap();
-        // Another one left it in the middle of the second window, with holes where parts were still on their way.
-        let left = folder.path().join("0").join(name("s3://spool/a b.mp4", &object));
-        let mut begun = whole[..40 * MIB].to_vec();
-        begun[33 * MIB..].fill(0);
-        begun[5] ^= 1;
-        fs::write(&left, &begun).unwrap();
-        let fetched = spool.fetch(&task("s3://spool/a b.mp4"), &go_on).unwrap();
-        let mut got = fs::read(&fetched.source.path).unwrap();
-        assert_eq!(got[5], begun[5], "the first window was fetched again");
-        got[5] ^= 1;
-        assert!(got == whole);
-        assert_eq!(fetched.source.identity.path, "s3://spool/a b.mp4");
-        drop(fetched);
-        assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
-        let fresh = spool.fetch(&task("s3://spool/a b.mp4"), &go_on).unwrap();
-        assert!(fs::read(&fresh.source.path).unwrap() == whole);
-    }
-
-    #[test]
-    fn what_cannot_be_had_is_said() {
-        let server = servers::ministack();
-        server.make_bucket("spool-not");
-        let (network, folder) = (network(server), tempfile::tempdir().unwrap());
-        let place = network.place("s3://spool-not").unwrap();
-        place.put("a", bytes(1000, 0).into(), &When::Always).unwrap();
-        let spool = Spool::open(&network, folder.path(), 900).unwrap();
-        let check = |spool: &Spool, task: &Task, kind: ErrorKind, says: &str| {
-            let error = spool.fetch(task, &go_on).map(|_| ()).unwrap_err();
-            assert!(error.kind == kind && error.message.contains(says), "{:?} {error}", error.kind);
-        };
-        check(&spool, &task("s3://spool-not/b"), ErrorKind::NotFound, "s3://spool-not/b");
-        check(&spool, &task("s3://spool-nowhere/b"), ErrorKind::NotFound, "s3://spool-nowhere/b");
-        check(&spool, &task("s3://spool-not/a"), ErrorKind::InvalidInput, "--spool-max");
-        let other = Task { input_etag: Some("another".to_owned()), ..task("s3://spool-not/a") };
-        check(&spool, &other, ErrorKind::FailedPrecondition, "replaced");
-        assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
-    }
-
-    #[test]
-    fn the_spool_holds_no_more_than_it_may() {
-        let server = servers::ministack();
-        server.make_bucket("spool-max");
-        let (network, root) = (network(server), tempfile::tempdir().unwrap());
-        let place = network.place("s3://spool-max").unwrap();
-        for (key, seed) in [("a", 1), ("b", 2)] {
-            place.put(key, bytes(600, seed).into(), &When::Always).unwrap();
-        }
-        let spool = Spool::open(&network, root.path(), 1000).unwrap();
-        fs::write(root.path().join("0/left"), bytes(500, 0)).unwrap();
-        let first = spool.fetch(&task("s3://spool-max/a"), &go_on).unwrap();
-        assert_eq!(files(root.path()), std::slice::from_ref(&first.source.path), "what nobody needs had to go");
-        // The second waits for the first, or gives up when it is told to.
-        let given_up = spool.fetch(&task("s3://spool-max/b"), &|| true).map(|_| ()).unwrap_err();
-        assert_eq!(given_up.kind, ErrorKind::Cancelled);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| {
-                let second = spool.fetch(&task("s3://spool-max/b"), &go_on).unwrap();
-                fs::read(&second.source.path).unwrap()
-            });
-            drop(first);
-            assert_eq!(waiting.join().unwrap(), bytes(600, 2));
-        });
-        // Another worker has another folder of the same spool.
-        let beside = Spool::open(&network, root.path(), 1000).unwrap();
-        assert!(beside.folder.ends_with("1") && spool.folder.ends_with("0"));
-        drop(spool);
-        assert!(Spool::open(&network, root.path(), 1000).unwrap().folder.ends_with("0"));
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ mod end;
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use engine::{Error, ErrorKind, Result};
@@ -23,6 +23,7 @@ use crate::output::Form;
 use crate::policy::{Failure, placed};
 use crate::protection::{Busy, Protection};
 use crate::queue::{Lease, Received, TaskQueue};
+use crate::ranges::Fetching;
 use crate::refusal::failed_key;
 use crate::reply::Replies;
 use crate::result::{Summary, cost_key, summary_key};
@@ -46,7 +47,7 @@ pub struct Worker {
     pub inference: Arc<dyn Inference>,
     /// What decodes the videos.
     pub tools: Tools,
-    /// Where videos are fetched to that are elsewhere; without it, they are refused.
+    /// What videos that are elsewhere are read by; without it, they are refused.
     pub spool: Option<LazySpool>,
     /// Who is told when a task has ended.
     pub replies: Replies,
@@ -69,6 +70,8 @@ struct Run<'a> {
     shared: Shared,
     /// Which decoder decodes.
     decoder: String,
+    /// Whether it reads videos where they are; found out at the first that is elsewhere.
+    in_ranges: OnceLock<bool>,
     report: Mutex<Report>,
     /// Set when one loop cannot go on, so that the others end too; it guards no other data.
     broken: AtomicBool,
@@ -101,6 +104,7 @@ impl Worker {
             shared: Shared::new(self.inference.lanes(), loops),
             // Asked before any task is touched: no task is to blame for it.
             decoder: self.tools.check()?,
+            in_ranges: OnceLock::new(),
             report: Mutex::default(),
             broken: AtomicBool::new(false),
         };
@@ -245,7 +249,7 @@ impl Worker {
         run: &Run<'_>,
     ) -> std::result::Result<(Summary, Cost), Failure> {
         let (task, objects) = (&lease.task, self.objects.as_ref());
-        let fetched = self.fetch(task, cancelled)?;
+        let fetched = self.fetch(task, cancelled, run)?;
         let here = if fetched.is_none() { Some(Source::of(task).map_err(Failure::Task)?) } else { None };
         let source = fetched.as_ref().map(|fetched| &fetched.source).or(here.as_ref());
         let job = Job {
@@ -262,7 +266,12 @@ impl Worker {
             cancelled,
             progress: &|frames, declared| run.observer.progress(task, frames, declared),
         };
-        let finished = job::run(&job)?;
+        let finished = std::thread::scope(|scope| {
+            let ranges = fetched.as_ref().and_then(Fetched::ranges);
+            // They end before the scope does, which waits for them.
+            let _fetching = ranges.map(|ranges| Fetching::start(ranges, scope, cancelled));
+            job::run(&job)
+        })?;
         // The fence: from here on nobody else may begin for a whole visibility. A queue that does not answer is no
         // reason to throw the work away, since a result that is committed twice is the same result.
         match self.queue.extend(lease, self.config.visibility) {
@@ -282,8 +291,13 @@ impl Worker {
         Ok((summary, cost))
     }
 
-    /// The video, when it is elsewhere, as a file for as long as what is returned.
-    fn fetch(&self, task: &Task, cancelled: &dyn Fn() -> bool) -> std::result::Result<Option<Fetched<'_>>, Failure> {
+    /// The video, when it is elsewhere, to be read for as long as what is returned.
+    fn fetch(
+        &self,
+        task: &Task,
+        cancelled: &dyn Fn() -> bool,
+        run: &Run<'_>,
+    ) -> std::result::Result<Option<Fetched<'_>>, Failure> {
         if !task.is_remote() {
             return Ok(None);
         }
@@ -294,10 +308,19 @@ impl Worker {
         })?;
         // No task is to blame for a spool that cannot be made.
         let spool = spool.as_ref().map_err(|error| Failure::Place(error.clone()))?;
-        spool.fetch(task, cancelled).map(Some).map_err(|error| match error.kind {
+        let in_ranges = *run.in_ranges.get_or_init(|| self.reads_in_ranges());
+        spool.fetch(task, in_ranges, cancelled).map(Some).map_err(|error| match error.kind {
             ErrorKind::Cancelled => Failure::Stopped,
             _ => Failure::Task(error),
         })
+    }
+
+    fn reads_in_ranges(&self) -> bool {
+        let checked = self.tools.check_ranges();
+        if let Err(error) = &checked {
+            tracing::warn!(%error, "videos that are elsewhere are fetched whole before they are decoded");
+        }
+        checked.is_ok()
     }
 }
 

@@ -57,13 +57,17 @@ pub(crate) struct Args {
     /// Where what is fetched of a store in a bucket is kept [default: packhorse-stores in the user's cache]
     #[arg(long, env = "PACKHORSE_CACHE", value_name = "FOLDER")]
     cache: Option<String>,
-    /// Where videos of buckets and web servers are fetched to while they are worked [default: packhorse-spool in the user's
-    /// cache]
+    /// Where what is fetched of videos in buckets and on web servers is kept while they are worked [default: packhorse-spool
+    /// in the user's cache]
     #[arg(long, env = "PACKHORSE_SPOOL", value_name = "FOLDER")]
     spool: Option<PathBuf>,
-    /// Bytes that they may take there at once; a larger video is refused
+    /// Bytes that they may take there at once
     #[arg(long, env = "PACKHORSE_SPOOL_MAX", default_value_t = 20_000_000_000, value_name = "BYTES")]
     spool_max: u64,
+    /// Videos of so many bytes are fetched whole before they are worked, which is one request; larger ones are read while
+    /// they are decoded
+    #[arg(long, env = "PACKHORSE_SPOOL_WHOLE", default_value_t = work::spool::WHOLE_BYTES_MAX, value_name = "BYTES")]
+    spool_whole: u64,
     /// Where results go, a folder or a bucket; each task gets a folder of its own in it
     #[arg(long, env = "PACKHORSE_OUTPUT")]
     output: String,
@@ -210,10 +214,12 @@ impl Args {
             tracing::warn!("there is no XDG_CACHE_HOME and no HOME: give --spool to work videos of buckets");
             return Ok(None);
         };
-        let (outside, bytes_max) = (Arc::clone(outside), self.spool_max);
+        let (outside, bytes_max, whole_bytes_max) = (Arc::clone(outside), self.spool_max, self.spool_whole);
         let lazy: LazySpool = LazyLock::new(Box::new(move || {
             let network = outside.network().map_err(|exit| engine::Error::invalid(exit.reason()))?;
-            Spool::open(network, &folder, bytes_max)
+            let mut spool = Spool::open(network, &folder, bytes_max)?;
+            spool.whole_bytes_max = whole_bytes_max;
+            Ok(spool)
         }));
         if self.spool.is_some() {
             // What was typed is told at once when it is wrong.

@@ -38,7 +38,7 @@ pub(super) fn draw(
     let plan = SheetPlan { path: sheet.clone(), frames };
     let annotating = Annotate {
         tools: job.tools,
-        source: &running.setup.source.path,
+        source: running.setup.source.input.clone(),
         probe: &running.setup.probe,
         figures: &about.figures(),
         video: wanted(Form::Annotated).then_some(&*video),

@@ -45,7 +45,7 @@ const PACE: Duration = Duration::from_millis(500);
 pub struct Job<'a> {
     /// What to do.
     pub task: &'a Task,
-    /// Its video, as a file.
+    /// Its video.
     pub source: &'a Source,
     /// Where parts and results go.
     pub objects: &'a dyn ObjectStore,

@@ -93,7 +93,7 @@ impl<'a> Stream<'a> {
         let (placement, resample, span) = (setup.placement, input.resample, self.span());
         let choice = self.choice(span.skip);
         let decode = Decode { placement, resample, stall_limit, span, choice };
-        let frames = Frames::open(self.running.job.tools, &setup.source.path, &setup.probe, &decode);
+        let frames = Frames::open(self.running.job.tools, &setup.source.input, &setup.probe, &decode);
         let mut frames = frames.map_err(Failure::Task)?;
         let outcome = self.follow(&mut frames);
         let outcome = match outcome {

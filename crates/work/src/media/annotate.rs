@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use super::child::{Child, LOG_LEVEL, pipe_failed};
 use super::ffprobe::input_url;
 use super::sheet::{Sheet, SheetPlan};
-use super::{Choice, Decode, Frames, Probe, Span, Tools};
+use super::{Choice, Decode, Frames, Input, Probe, Span, Tools};
 
 /// The longest wait for a sign of life from decoder or encoder.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub struct Annotate<'a> {
     /// The programs.
     pub tools: &'a Tools,
     /// The video that was scored.
-    pub source: &'a Path,
+    pub source: Input,
     /// What [`super::probe()`] said of it.
     pub probe: &'a Probe,
     /// The MP4 to write, over whatever is there.
@@ -73,7 +73,7 @@ fn run(
     let (span, choice) = (Span::default(), Choice::All);
     let decode = Decode { placement, resample: Resample::Bilinear, stall_limit: STALL_LIMIT, span, choice };
     let (width, height) = (job.probe.width as usize, job.probe.height as usize);
-    let mut frames = Frames::open(job.tools, job.source, job.probe, &decode)?;
+    let mut frames = Frames::open(job.tools, &job.source, job.probe, &decode)?;
     let mut encoder = job.video.map(|video| Encoder::start(job, video)).transpose()?;
     let mut sheet = job.sheet.map(|plan| Sheet::new(plan, width, height));
     while let Some(frame) = frames.next()? {

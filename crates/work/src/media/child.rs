@@ -9,12 +9,13 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use engine::confine::{Bounds, confine};
+use engine::confine::{Bounds, confine, confine_with_loopback};
 use engine::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use super::Tools;
+use super::{Input, Tools};
+use crate::ranges::Serving;
 
 /// Verbosity that [`Log`] can read: errors only, each line with its level, repeats written out so that they count.
 pub(super) const LOG_LEVEL: &str = "repeat+level+error";
@@ -26,7 +27,10 @@ h261,h263,h264,hevc,av1,obu,vc1,m4v,mjpeg,mjpeg_2000,gif,apng,rm,wtv,mxf,gxf,dv,
 
 /// How far a program goes that reads what strangers sent. The memory is enough for the largest frames that are decoded;
 /// the time is for a film of hours, since one that makes no progress is stopped long before.
-const BOUNDS: Bounds = Bounds { memory_bytes: 4 << 30, cpu_s: 24 * 3600, file_bytes: 0, files: 64 };
+pub(super) const BOUNDS: Bounds = Bounds { memory_bytes: 4 << 30, cpu_s: 24 * 3600, file_bytes: 0, files: 64 };
+
+/// The longest that a program may take for its next sign of life after it has waited for its video.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// The error of a program that is not there, or may not be started.
 pub(super) fn cannot_start(program: &Path, error: &io::Error) -> Error {
@@ -42,6 +46,8 @@ pub(super) struct Child {
     process: std::process::Child,
     stderr: Option<ChildStderr>,
     log: Log,
+    /// What it reads a video by that is elsewhere.
+    serving: Option<Serving>,
 }
 
 /// How a program ended.
@@ -52,12 +58,18 @@ pub(super) struct Ended {
 }
 
 impl Child {
-    /// Starts `command`, which reads what a stranger sent: without a network, within bounds.
-    pub(super) fn confined(command: &mut Command, tools: &Tools) -> Result<Self> {
-        if tools.confined {
-            confine(command, &BOUNDS)?;
-        }
-        Self::spawn(command)
+    /// Starts `command`, which reads what a stranger sent: within bounds, and without a network but for one that ends
+    /// here, on which it is answered about an `input` that is elsewhere. Of the frames of a `hollow` one it is told nothing.
+    pub(super) fn reading(command: &mut Command, tools: &Tools, input: &Input, hollow: bool) -> Result<Self> {
+        let loopback = match input {
+            Input::Elsewhere(ranges) => Some((confine_with_loopback(command, &BOUNDS)?, ranges)),
+            Input::File(_) if tools.confined => confine(command, &BOUNDS).map(|()| None)?,
+            Input::File(_) => None,
+        };
+        let mut child = Self::spawn(command)?;
+        child.serving =
+            loopback.map(|(loopback, ranges)| Serving::start(loopback.listener()?, ranges, hollow)).transpose()?;
+        Ok(child)
     }
 
     /// Starts `command`; its standard error goes to the log.
@@ -68,7 +80,7 @@ impl Child {
         let started = command.stderr(Stdio::piped()).process_group(0).env("AV_LOG_FORCE_NOCOLOR", "1").spawn();
         let mut process = started.map_err(|error| cannot_start(Path::new(command.get_program()), &error))?;
         let stderr = process.stderr.take();
-        Ok(Self { process, stderr, log: Log::default() })
+        Ok(Self { process, stderr, log: Log::default(), serving: None })
     }
 
     pub(super) fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
@@ -84,9 +96,34 @@ impl Child {
         &self.log
     }
 
+    /// Why its video cannot be read on, if it cannot. It is known before the program hears of it, so whoever hears from the
+    /// program of an end or an error asks here first.
+    pub(super) fn fault(&self) -> Option<Error> {
+        self.serving.as_ref()?.fault()
+    }
+
+    /// As [`wait_until`](Self::wait_until), but a program that waits for its video is not late: it has [`GRACE`] once that
+    /// has come, and what is to become of a place that does not answer is for others to say.
+    pub(super) fn wait<const N: usize>(
+        &mut self,
+        others: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+        deadline: Instant,
+    ) -> io::Result<Option<[bool; N]>> {
+        let mut until = deadline;
+        loop {
+            if let Some(ready) = self.wait_until(others, until)? {
+                return Ok(Some(ready));
+            }
+            match self.serving.as_ref().and_then(Serving::last_waited).map(|at| at + GRACE) {
+                Some(later) if later > Instant::now() => until = later,
+                _ => return Ok(None),
+            }
+        }
+    }
+
     /// Waits until standard error or one of `others` is ready, takes in what standard error has, and says which of
     /// `others` are ready. `None` when `deadline` passes first.
-    pub(super) fn wait<const N: usize>(
+    fn wait_until<const N: usize>(
         &mut self,
         others: [Option<(BorrowedFd<'_>, PollFlags)>; N],
         deadline: Instant,
@@ -155,7 +192,7 @@ impl Child {
         let deadline = Instant::now() + limit;
         // The last holder of standard error is the program itself, so the pipe's end is the program's.
         while self.stderr.is_some() {
-            if self.wait::<0>([], deadline)?.is_none() {
+            if self.wait_until::<0>([], deadline)?.is_none() {
                 self.process.kill()?;
                 self.stderr = None;
             }
@@ -172,7 +209,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Both fail only when it was reaped already.
+        // Both fail only when it was reaped already. Whoever answers it goes after it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

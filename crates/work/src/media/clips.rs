@@ -363,7 +363,7 @@ fn an_annotated_video_keeps_frames_and_times() {
     let (video, sheet) = (clips.path("out: a.mp4"), SheetPlan { path: clips.path("sheet.png"), frames: 20 });
     let job = Annotate {
         tools: &tools(),
-        source: &source,
+        source: Input::from(&source),
         probe: &described,
         video: Some(&video),
         figures: &[],

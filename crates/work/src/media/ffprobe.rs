@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use engine::{Error, Result};
 
-use super::Tools;
 use super::child::{CONTAINERS, Child, LOG_LEVEL, pipe_failed};
+use super::{Input, Tools};
 
 /// How long ffprobe may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The answer is a few kilobytes; more than this is an attack.
 pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
+
 /// `path` as ffmpeg takes it: nothing in a name can make it an option or another protocol.
 pub(super) fn input_url(path: &Path) -> OsString {
     let mut url = OsString::from("file:");
@@ -22,54 +23,54 @@ pub(super) fn input_url(path: &Path) -> OsString {
     url
 }
 
-pub(super) fn check_file(path: &Path) -> Result<()> {
-    let shown = path.display();
-    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found(format!("video '{shown}' does not exist: check the path")),
-        _ => Error::invalid(format!("video '{shown}' cannot be read: {error}")),
-    })?;
-    if metadata.is_dir() {
-        return Err(Error::invalid(format!("'{shown}' is a folder: name a video file in it")));
-    }
-    if !metadata.is_file() {
-        return Err(Error::invalid(format!("'{shown}' is not a regular file: save the video to disk first")));
-    }
-    if metadata.len() == 0 {
-        return Err(Error::invalid(format!("video '{shown}' is empty (0 bytes): upload it again")));
-    }
-    Ok(())
-}
-
 /// What ffprobe answers.
 ///
 /// # Errors
 /// As [`listen`].
-pub(super) fn ask(command: &mut Command, (tools, path): (&Tools, &Path)) -> Result<Vec<u8>> {
-    let shown = path.display();
+pub(super) fn ask(command: &mut Command, (tools, input): (&Tools, &Input)) -> Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut take = |piece: &[u8]| {
         answer.extend_from_slice(piece);
         if answer.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let told = listen(command, (tools, path), ANSWER_LIMIT, &mut take);
+    let told = listen(command, (tools, input, Frames::AsTheyAre), ANSWER_LIMIT, &mut take);
     if answer.len() > ANSWER_BYTES_MAX {
-        return Err(Error::invalid(format!("the headers of '{shown}' are too large to be a video's")));
+        return Err(Error::invalid(format!("the headers of '{input}' are too large to be a video's")));
     }
     told.map(|()| answer)
 }
 
-/// Hands what ffprobe says of the file at `path` to `take`, until that has enough.
+/// What a child is told of the frames of a video that is elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frames {
+    AsTheyAre,
+    /// Of an MP4 only that they are there: their list is in its index.
+    Hollow,
+}
+
+/// Hands what ffprobe says of `input` to `take`, until that has enough.
 ///
 /// # Errors
 /// As [`probe`]; [`InvalidInput`](engine::ErrorKind::InvalidInput) when it says nothing for `limit`.
 pub(super) fn listen(
     command: &mut Command,
-    (tools, path): (&Tools, &Path),
+    (tools, input, frames): (&Tools, &Input, Frames),
     limit: Duration,
     take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<()> {
-    let shown = path.display();
-    let mut child = Child::confined(command.stdin(Stdio::null()).stdout(Stdio::piped()), tools)?;
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = Child::reading(command, tools, input, frames == Frames::Hollow)?;
+    let told = hear(&mut child, input, limit, take);
+    // Whatever was told of a video that could not be read to its end may be no more than half of it.
+    child.fault().map_or(told, Err)
+}
+
+fn hear(
+    child: &mut Child,
+    input: &Input,
+    limit: Duration,
+    take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<()> {
     let mut enough = false;
     let mut heed = |piece: &[u8]| {
         let flow = take(piece);
@@ -77,7 +78,7 @@ pub(super) fn listen(
         flow
     };
     if !child.read_all(limit, &mut heed).map_err(|error| pipe_failed("ffprobe", error))? {
-        return Err(Error::invalid(format!("ffprobe found no answer about '{shown}' in {} s", limit.as_secs_f64())));
+        return Err(Error::invalid(format!("ffprobe found no answer about '{input}' in {} s", limit.as_secs_f64())));
     }
     if enough {
         return Ok(());
@@ -87,18 +88,19 @@ pub(super) fn listen(
         return Ok(());
     }
     if let Some(cause) = ended.stopped_from_outside() {
-        return Err(Error::unavailable(format!("ffprobe was {cause} while it read '{shown}'")));
+        return Err(Error::unavailable(format!("ffprobe was {cause} while it read '{input}'")));
     }
     let reason = child.log().reason("ffprobe gave no reason");
     Err(Error::invalid(format!(
-        "'{shown}' is no video that ffmpeg can read ({reason}): check that it is a whole video file"
+        "'{input}' is no video that ffmpeg can read ({reason}): check that it is a whole video file"
     )))
 }
 
-/// ffprobe on the first video stream of the file at `path` that is not cover art; what to show of it is still to be said.
-pub(super) fn ffprobe(tools: &Tools, path: &Path) -> Command {
+/// ffprobe, which is to `show` some of the first video stream of `input` that is not cover art.
+pub(super) fn ffprobe(tools: &Tools, input: &Input, show: &[&str]) -> Command {
     let mut command = Command::new(&tools.ffprobe);
-    command.args(["-hide_banner", "-loglevel", LOG_LEVEL, "-protocol_whitelist", "file,pipe"]);
-    command.args(["-format_whitelist", CONTAINERS, "-select_streams", "V:0"]).arg(input_url(path));
+    command.args(["-hide_banner", "-loglevel", LOG_LEVEL, "-format_whitelist", CONTAINERS]);
+    command.args(["-select_streams", "V:0"]).args(show);
+    input.give(&mut command, None);
     command
 }

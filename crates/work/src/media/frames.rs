@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,9 @@ use engine::{Error, Result};
 use pipeline::Planes;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
-use super::ffprobe::input_url;
 use super::filters::{KEPT, filters};
 use super::probe::FRAME_PIXELS_MAX;
-use super::{Choice, Decode, Probe, Tools};
+use super::{Choice, Decode, Input, Probe, Tools};
 
 /// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
 const PIPE_BYTES: usize = 1 << 20;
@@ -65,7 +63,7 @@ pub struct DecodeReport {
 
 /// The frames of one video, from a decoder that runs until this is dropped.
 pub struct Frames {
-    path: PathBuf,
+    input: Input,
     child: Child,
     pixels: Option<ChildStdout>,
     stamps: Stamps,
@@ -83,23 +81,24 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Starts to decode the video at `path`, which `probe` describes.
+    /// Starts to decode the video `input`, which `probe` describes.
     ///
     /// # Errors
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a frame size of zero or beyond reason,
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
-    pub fn open(tools: &Tools, path: &Path, probe: &Probe, decode: &Decode) -> Result<Self> {
+    pub fn open(tools: &Tools, input: impl Into<Input>, probe: &Probe, decode: &Decode) -> Result<Self> {
+        let input = input.into();
         let (width, height) = decode.placement.canvas_px;
         let pixel_count = u64::from(width) * u64::from(height);
         if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
-            return Err(Error::invalid(format!("cannot decode '{}' to frames of {width}x{height}", path.display())));
+            return Err(Error::invalid(format!("cannot decode '{input}' to frames of {width}x{height}")));
         }
         let frame_bytes = usize::try_from(pixel_count * 3).map_err(|error| pipe_failed("ffmpeg", error))?;
         let (stamps, stamps_out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| Error::unavailable(format!("cannot make a pipe for ffmpeg: {error}")))?;
         let mut command = Command::new(&tools.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", LOG_LEVEL]);
-        command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]);
+        command.args(["-format_whitelist", CONTAINERS]);
         command.args(["-threads", "1", "-filter_threads", "1", "-copyts", "-noautorotate"]);
         command.arg("-max_pixels").arg(FRAME_PIXELS_MAX.to_string());
         if let Some(from_us) = decode.span.seek_us {
@@ -109,19 +108,21 @@ impl Frames {
         if decode.choice == Choice::KeyFrames {
             command.args(["-skip_frame", "nokey"]);
         }
-        command.arg("-i").arg(input_url(path)).args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
+        input.give(&mut command, Some("-i"));
+        command.args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
         command.arg("-vf").arg(filters(probe, decode));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
-        let mut child = Child::confined(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()), tools)?;
+        let mut child =
+            Child::reading(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()), tools, &input, false)?;
         let pixels = child.take_stdout();
         if let Some(pipe) = &pixels {
             // A wish: fewer switches between the two programs. Refused when the user's pipes hold too much already.
             let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
         }
         Ok(Self {
-            path: path.to_owned(),
+            input,
             child,
             pixels,
             stamps: Stamps::new(stamps, probe.frame_rate, decode.span.skip),
@@ -140,9 +141,19 @@ impl Frames {
     ///
     /// # Errors
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when no pixel came for the stall limit; the decoder is dead
-    /// then.
+    /// then. Of a video that is elsewhere also what keeps it from being read.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and a caller must not walk past that")]
     pub fn next(&mut self) -> Result<Option<Frame>> {
+        let next = self.take_next();
+        // What it complains of, and what looks like the end, may come of a place that fails.
+        let is_in_doubt = !matches!(next, Ok(Some(_))) || self.complaint().is_some();
+        match self.child.fault().filter(|_| is_in_doubt) {
+            Some(fault) => Err(fault),
+            None => next,
+        }
+    }
+
+    fn take_next(&mut self) -> Result<Option<Frame>> {
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.resize(self.frame_bytes, 0);
         if !self.fill(&mut bytes)? {
@@ -151,8 +162,7 @@ impl Frames {
         let Some(Stamp { index, pts_us, previous_us }) = self.stamps.kept.pop_front() else {
             return Err(Error::internal(format!(
                 "ffmpeg gave no time for frame {} of '{}'",
-                self.stamps.frames,
-                self.path.display()
+                self.stamps.frames, self.input
             )));
         };
         self.given = index + 1;
@@ -176,7 +186,7 @@ impl Frames {
     /// # Errors
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when a video that was decoded from its beginning has not one
     /// frame, or the decoder crashed, with ffmpeg's first complaint; [`Unavailable`](engine::ErrorKind::Unavailable)
-    /// when it was stopped from outside.
+    /// when it was stopped from outside; of a video that is elsewhere also what keeps it from being read.
     pub fn finish(mut self) -> Result<DecodeReport> {
         let limit = if self.pixels.is_some() { Duration::ZERO } else { self.stall_limit };
         let stopped_here = self.pixels.take().is_some();
@@ -184,6 +194,9 @@ impl Frames {
         // Of frames that were not chosen it may have spoken after its last picture.
         while !stopped_here && self.stamps.pipe.is_some() {
             self.stamps.read().map_err(|error| pipe_failed("ffmpeg", error))?;
+        }
+        if let Some(fault) = self.child.fault() {
+            return Err(fault);
         }
         if !stopped_here {
             self.check_end(&ended)?;
@@ -204,7 +217,7 @@ impl Frames {
 
     fn check_end(&self, ended: &Ended) -> Result<()> {
         use std::os::unix::process::ExitStatusExt;
-        let (shown, frames) = (self.path.display(), self.stamps.frames);
+        let (shown, frames) = (&self.input, self.stamps.frames);
         if let Some(cause) = ended.stopped_from_outside() {
             return Err(Error::unavailable(format!("ffmpeg was {cause} after {frames} frames of '{shown}'")));
         }
@@ -267,7 +280,7 @@ impl Frames {
 
     fn stalled(&self) -> Error {
         let (limit_s, index) = (self.stall_limit.as_secs_f64(), self.stamps.frames);
-        let shown = self.path.display();
+        let shown = &self.input;
         let reason = self.child.log().reason("ffmpeg gave no reason");
         Error::invalid(format!(
             "decoding of '{shown}' made no progress for {limit_s} s at frame {index} ({reason}): re-encode the video"

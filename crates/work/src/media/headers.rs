@@ -1,12 +1,10 @@
 //! ffprobe's answer, read: nothing in it is taken on trust.
 
-use std::path::Path;
-
 use engine::{Error, Result};
 use serde::Deserialize;
 
 use super::probe::FRAME_PIXELS_MAX;
-use super::{Colour, Orientation, Probe};
+use super::{Colour, Input, Orientation, Probe};
 
 /// The codecs that are decoded: those of cameras, archives and the web. A decoder that nobody needs is one more that a
 /// stranger's file could be made for.
@@ -76,11 +74,12 @@ const CODECS: &[&str] = &[
     "dirac",
     "flashsv",
 ];
-/// What ffprobe's answer says of the file at `path`.
-pub(super) fn understand(answer: &[u8], path: &Path) -> Result<Probe> {
+
+/// What ffprobe's answer says of `input`.
+pub(super) fn understand(answer: &[u8], input: &Input) -> Result<Probe> {
     let answer: Answer = serde_json::from_slice(answer)
-        .map_err(|error| Error::internal(format!("ffprobe's answer about '{}' is no JSON: {error}", path.display())))?;
-    answer.into_probe(path)
+        .map_err(|error| Error::internal(format!("ffprobe's answer about '{input}' is no JSON: {error}")))?;
+    answer.into_probe(input)
 }
 
 #[derive(Deserialize)]
@@ -123,20 +122,19 @@ struct SideData {
 }
 
 impl Answer {
-    fn into_probe(self, path: &Path) -> Result<Probe> {
-        let shown = path.display();
+    fn into_probe(self, input: &Input) -> Result<Probe> {
         let Format { format_name, duration: format_duration } = self.format;
         let Some(stream) = self.streams.into_iter().next() else {
-            return Err(Error::invalid(format!("'{shown}' has no video stream: choose a file that holds video")));
+            return Err(Error::invalid(format!("'{input}' has no video stream: choose a file that holds video")));
         };
-        let (codec, stored_px) = stream.decodable(path)?;
+        let (codec, stored_px) = stream.decodable(input)?;
         let sample_aspect = stream.sample_aspect_ratio.as_deref().and_then(aspect).unwrap_or((1, 1));
         let orientation = stream.orientation();
         let (width, height) = displayed(stored_px, sample_aspect, orientation.unwrap_or_default());
         for (width, height) in [stored_px, (width, height)] {
             if u64::from(width) * u64::from(height) > FRAME_PIXELS_MAX {
                 return Err(Error::invalid(format!(
-                    "the frames of '{shown}' have {width}x{height} pixels, more than {FRAME_PIXELS_MAX} in all: scale the video down"
+                    "the frames of '{input}' have {width}x{height} pixels, more than {FRAME_PIXELS_MAX} in all: scale the video down"
                 )));
             }
         }
@@ -168,20 +166,19 @@ impl Answer {
 
 impl Stream {
     /// Codec and stored size, when there is something to decode and a decoder that may.
-    fn decodable(&self, path: &Path) -> Result<(String, (u32, u32))> {
-        let shown = path.display();
+    fn decodable(&self, input: &Input) -> Result<(String, (u32, u32))> {
         let side = |value: Option<i64>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
         let (width, height) = (side(self.width), side(self.height));
         if width == 0 || height == 0 {
             return Err(Error::invalid(format!(
-                "the video stream of '{shown}' states no picture size: it is damaged or holds no frames"
+                "the video stream of '{input}' states no picture size: it is damaged or holds no frames"
             )));
         }
         let codec = self.codec_name.as_deref().unwrap_or("unknown");
         match CODECS.contains(&codec) {
             true => Ok((codec.to_owned(), (width, height))),
             false => Err(Error::unsupported(format!(
-                "the video of '{shown}' is coded as {codec}, which is not decoded here: re-encode it, e.g. \
+                "the video of '{input}' is coded as {codec}, which is not decoded here: re-encode it, e.g. \
                  ffmpeg -i IN -c:v libx264 OUT"
             ))),
         }

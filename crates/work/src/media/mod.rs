@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use engine::Result;
+use engine::confine::confine_with_loopback;
+use engine::{Error, Result};
 use pipeline::{Placement, Resample};
 
 mod child;
+
+mod input;
+pub use input::Input;
 
 mod orientation;
 pub use orientation::Orientation;
@@ -81,6 +85,32 @@ impl Tools {
             said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
         }
         Ok(said)
+    }
+
+    /// Starts ffprobe once as it reads a video that is elsewhere, before it does.
+    ///
+    /// # Errors
+    /// [`Unsupported`](engine::ErrorKind::Unsupported) where it is not to have a network of its own, or does not know how to
+    /// use it, with the fix.
+    pub fn check_ranges(&self) -> Result<()> {
+        if !self.confined {
+            return Err(Error::unsupported("decoders run unconfined: unset PACKHORSE_UNCONFINED"));
+        }
+        let mut command = Command::new(&self.ffprobe);
+        let command = command.args(["-hide_banner", "-protocols"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let loopback = confine_with_loopback(command, &child::BOUNDS)?;
+        let output = command.output().map_err(|error| {
+            Error::unsupported(format!(
+                "a decoder cannot have a network of its own ({error}): let this user make user namespaces, or a \
+                 container's seccomp profile allow unshare(CLONE_NEWUSER | CLONE_NEWNET)"
+            ))
+        })?;
+        loopback.listener()?;
+        let protocols = String::from_utf8_lossy(&output.stdout);
+        match protocols.lines().any(|line| line.trim() == "http") {
+            true => Ok(()),
+            false => Err(Error::unsupported("this ffprobe knows no http: install one that is built with it")),
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! What a video file says of itself.
 
-use std::path::Path;
-
 use engine::Result;
 
-use super::ffprobe::{ask, check_file, ffprobe};
+use super::ffprobe::{ask, ffprobe};
 use super::headers::understand;
-use super::{Orientation, Tools};
+use super::{Input, Orientation, Tools};
 
 /// The largest frame that is decoded: twice 8K.
 pub(super) const FRAME_PIXELS_MAX: u64 = 64 << 20;
+
+/// Codecs of which an MP4's own index says every frame, and where a decoder may begin, as they lie in it. Of others a frame
+/// may come in several pieces, which a parser puts together.
+const INDEXED: &[&str] = &["h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "prores"];
 
 /// The first video stream of a file that is not cover art.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +59,11 @@ pub struct Colour {
 }
 
 impl Probe {
+    /// Whether an index in the file says all of its frames that their list needs.
+    pub(super) fn has_index(&self) -> bool {
+        self.container.starts_with("mov,mp4") && INDEXED.contains(&&*self.codec)
+    }
+
     /// `ticks` of its container in microseconds, as ffmpeg's `settb=AVTB` says them: to the nearest one, and half of one
     /// away from zero (`av_rescale_q` in libavutil/mathematics.c). `None` when that is beyond reason.
     pub fn microseconds(&self, ticks: i64) -> Option<i64> {
@@ -107,15 +114,17 @@ impl Probe {
     }
 }
 
-/// Reads the headers of the video at `path`.
+/// Reads the headers of a video.
 ///
 /// # Errors
 /// [`NotFound`](engine::ErrorKind::NotFound) when there is no such file, [`InvalidInput`](engine::ErrorKind::InvalidInput) when it
-/// holds no video that can be decoded, [`Unavailable`](engine::ErrorKind::Unavailable) when ffprobe is missing.
-pub fn probe(tools: &Tools, path: &Path) -> Result<Probe> {
-    check_file(path)?;
-    let answer = ask(ffprobe(tools, path).args(["-show_streams", "-show_format", "-of", "json"]), (tools, path))?;
-    understand(&answer, path)
+/// holds no video that can be decoded, [`Unavailable`](engine::ErrorKind::Unavailable) when ffprobe is missing; of a video
+/// that is elsewhere also what keeps it from being read.
+pub fn probe(tools: &Tools, input: impl Into<Input>) -> Result<Probe> {
+    let input = input.into();
+    input.check()?;
+    let show = ["-show_streams", "-show_format", "-of", "json"];
+    understand(&ask(&mut ffprobe(tools, &input, &show), (tools, &input))?, &input)
 }
 
 #[cfg(test)]

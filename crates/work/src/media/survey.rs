@@ -1,39 +1,57 @@
 //! What a video file says of itself and of each of its compressed frames: when it is to be shown, and where a decoder may
-//! begin. One ffprobe reads it from one end to the other; nothing is decoded for it.
+//! begin. An MP4 has it in its index; of others an ffprobe reads all from one end to the other. Nothing is decoded for it.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use engine::{Error, Result};
 
-use super::ffprobe::{ANSWER_BYTES_MAX, check_file, ffprobe, listen};
+use super::ffprobe::{ANSWER_BYTES_MAX, Frames, ffprobe, listen};
 use super::headers::understand;
-use super::{Probe, Tools};
+use super::{Input, Probe, Tools, probe};
 use crate::segment::{Outline, Packet};
 
 /// A line of a packet is three values; more than this of it is not looked at.
 const LINE_BYTES_MAX: usize = 300;
 
-/// Reads the headers of the video at `path` and the list of its packets.
+/// Reads the headers of a video and the list of its packets.
 ///
 /// # Errors
 /// As [`probe`](super::probe()); [`InvalidInput`](engine::ErrorKind::InvalidInput) when ffprobe says nothing for
 /// `stall_limit`.
-pub fn survey(tools: &Tools, path: &Path, stall_limit: Duration) -> Result<(Probe, Outline)> {
-    check_file(path)?;
-    let mut command = ffprobe(tools, path);
-    command.args(["-show_entries", "packet=pts,size,flags:stream:format", "-of", "json=compact=1"]);
+pub fn survey(tools: &Tools, input: impl Into<Input>, stall_limit: Duration) -> Result<(Probe, Outline)> {
+    let input = input.into();
+    input.check()?;
+    if input.is_mp4()? {
+        let probe = probe(tools, &input)?;
+        if probe.has_index() {
+            // Without a parser, nothing of it hangs on what is in a frame.
+            let show = ["-fflags", "noparse", "-show_entries", "packet=pts,size,flags", "-of", "json=compact=1"];
+            let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, Frames::Hollow), stall_limit)?;
+            return Ok((probe, reading.outline));
+        }
+    }
+    let show = ["-show_entries", "packet=pts,size,flags:stream:format", "-of", "json=compact=1"];
+    let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, Frames::AsTheyAre), stall_limit)?;
+    Ok((understand(&reading.headers, &input)?, reading.outline))
+}
+
+fn read(
+    command: &mut Command,
+    (tools, input, frames): (&Tools, &Input, Frames),
+    stall_limit: Duration,
+) -> Result<Reading> {
     let mut reading = Reading::default();
     let mut take = |piece: &[u8]| {
         piece.iter().for_each(|&byte| reading.push(byte));
         if reading.headers.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    listen(&mut command, (tools, path), stall_limit, &mut take)?;
-    if reading.headers.len() > ANSWER_BYTES_MAX {
-        return Err(Error::invalid(format!("the headers of '{}' are too large to be a video's", path.display())));
+    listen(command, (tools, input, frames), stall_limit, &mut take)?;
+    match reading.headers.len() > ANSWER_BYTES_MAX {
+        true => Err(Error::invalid(format!("the headers of '{input}' are too large to be a video's"))),
+        false => Ok(reading),
     }
-    Ok((understand(&reading.headers, path)?, reading.outline))
 }
 
 /// ffprobe's answer, as it comes in: what is said of packets is taken in and dropped, the rest kept.

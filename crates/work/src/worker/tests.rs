@@ -22,6 +22,7 @@ use crate::queue::{DeadLetter, Depth, Options, Phase, SqliteQueue, TaskState, le
 use crate::result::lines_key;
 use crate::segment::Lengths;
 
+mod elsewhere;
 mod ends;
 mod replied;
 mod resume;

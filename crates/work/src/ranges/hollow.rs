@@ -1,0 +1,89 @@
+//! Which parts of a file hold nothing but compressed frames.
+//!
+//! An MP4 has an index of its frames, apart from them (ISO/IEC 14496-12: a file is a row of boxes, and `moov` says where in
+//! `mdat` each frame lies). Whoever only lists the frames needs no more of those parts than that they are there.
+
+use std::ops::Range;
+
+use engine::Result;
+
+/// Boxes that are looked at; a file that is more than an index and its frames has many.
+const BOXES_MAX: usize = 64;
+
+/// What of a file of so many `bytes` is frames alone; `None` where it is not an MP4 with a single index.
+///
+/// # Errors
+/// Those of `read`, which fills a buffer with what is at an offset.
+pub(super) fn hollows(bytes: u64, read: &dyn Fn(&mut [u8], u64) -> Result<()>) -> Result<Option<Vec<Range<u64>>>> {
+    let (mut at, mut hollows, mut has_index) = (0, Vec::new(), false);
+    for number in 0..BOXES_MAX {
+        if at == bytes {
+            return Ok(has_index.then_some(hollows));
+        }
+        let mut head = [0; 16];
+        let there = usize::try_from((bytes - at).min(16)).unwrap_or(16);
+        read(&mut head[..there], at)?;
+        let [a, b, c, d, name @ .., _, _, _, _, _, _, _, _] = head;
+        let long = u64::from_be_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]);
+        let (size, header) = match u32::from_be_bytes([a, b, c, d]) {
+            0 => (bytes - at, 8),
+            1 => (long, 16),
+            size => (u64::from(size), 8),
+        };
+        if size < header || header > bytes - at || (number == 0) != (&name == b"ftyp") {
+            return Ok(None);
+        }
+        // One that is cut off ends where the file does.
+        let end = at.saturating_add(size).min(bytes);
+        match &name {
+            b"mdat" => hollows.push(at + header..end),
+            b"moov" => has_index = true,
+            b"ftyp" | b"free" | b"skip" | b"wide" | b"uuid" | b"meta" | b"udta" => {}
+            // Files in fragments have an index in every one.
+            _ => return Ok(None),
+        }
+        at = end;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_told_from_their_index() {
+        let of = |name: &str, size: u32, bytes: usize| [&size.to_be_bytes(), name.as_bytes(), &vec![7; bytes]].concat();
+        let plain = |name: &str, bytes: usize| of(name, bytes as u32 + 8, bytes);
+        let long = [&1u32.to_be_bytes()[..], b"mdat", &116u64.to_be_bytes(), &[7; 100]].concat();
+        let (kind, index) = (plain("ftyp", 12), plain("moov", 30));
+        let table = [
+            (vec![kind.clone(), index.clone(), plain("mdat", 100)], Some([66, 166])),
+            (vec![kind.clone(), plain("free", 0), plain("mdat", 100), index.clone()], Some([36, 136])),
+            (vec![kind.clone(), long, index.clone()], Some([36, 136])),
+            (vec![kind.clone(), index.clone(), of("mdat", 0, 50)], Some([66, 116])),
+            // Cut off.
+            (vec![kind.clone(), index.clone(), of("mdat", 1000, 50)], Some([66, 116])),
+            (vec![kind.clone(), index.clone(), of("mdat", 1, 3)], None),
+            (vec![kind.clone(), plain("mdat", 100)], None),
+            (vec![kind.clone(), index.clone(), plain("moof", 10), plain("mdat", 100)], None),
+            (vec![kind.clone(), index.clone(), of("mdat", 7, 50)], None),
+            (vec![index.clone(), plain("mdat", 100)], None),
+            (vec![b"RIFF....AVI LIST".to_vec()], None),
+            (vec![b"short".to_vec()], None),
+            (vec![vec![]], None),
+            (vec![kind, index, vec![plain("mdat", 1); 70].concat()], None),
+        ];
+        for (parts, want) in table {
+            let file = parts.concat();
+            let read = |into: &mut [u8], at: u64| {
+                let at = usize::try_from(at).unwrap();
+                into.copy_from_slice(&file[at..at + into.len()]);
+                Ok(())
+            };
+            let got = hollows(file.len() as u64, &read).unwrap();
+            let got = got.map(|got| got.into_iter().flat_map(|hollow| [hollow.start, hollow.end]).collect::<Vec<_>>());
+            assert_eq!(got, want.map(Vec::from), "{file:?}");
+        }
+    }
+}

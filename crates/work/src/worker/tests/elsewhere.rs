@@ -1,0 +1,127 @@
+//! Videos that are elsewhere, read where they are: the same results, and no blame for what their place does.
+
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::ranges::tests::{Does, Web, network, noise};
+use crate::result::Summary;
+use crate::spool::Spool;
+
+/// Where the second half of the video begins, and the last megabyte, in which its index is.
+fn places() -> std::ops::Range<u64> {
+    let bytes = noise().1.len() as u64;
+    bytes / 2..bytes - (1 << 20)
+}
+
+fn task(input: &str) -> Task {
+    Task { id: "a".to_owned(), threshold: 0.0, ..Task::new(Path::new(input), "brightness").unwrap() }
+}
+
+/// A worker with a spool, which cuts videos into segments of so many frames.
+fn worker(yard: &Yard, frames: u64) -> Worker {
+    let root = yard.folder.path().join("spool");
+    let spool: LazySpool = LazyLock::new(Box::new(move || Spool::open(&network(), &root, 1 << 30)));
+    let mut worker = yard.worker();
+    worker.spool = Some(spool);
+    worker.config.lengths = Lengths { frames, ..Lengths::default() };
+    worker
+}
+
+/// Lines and summary of the task, but for where its video is.
+fn results(yard: &Yard) -> (Vec<u8>, Summary) {
+    let read = |key: String| yard.objects.read(&key).unwrap();
+    let mut summary = Summary::from_json(&read(summary_key("a"))).unwrap();
+    summary.input.path = String::new();
+    (read(lines_key("a")), summary)
+}
+
+fn of_a_file() -> (Vec<u8>, Summary) {
+    let yard = Yard::new();
+    yard.queue.send(&task(noise().0.to_str().unwrap())).unwrap();
+    assert_eq!(run(&worker(&yard, 40), Mode::DrainOnce).unwrap().completed, 1);
+    results(&yard)
+}
+
+#[test]
+fn a_video_elsewhere_comes_to_what_its_copy_here_comes_to() {
+    let want = of_a_file();
+    let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
+    // By ranges, fetched whole, and by decoders that are given no way to read in ranges.
+    for (whole_bytes_max, confined) in [(0, true), (u64::MAX, true), (0, false)] {
+        let yard = Yard::new();
+        yard.queue.send(&task(&web.url)).unwrap();
+        let mut worker = worker(&yard, 40);
+        let mut spool = Spool::open(&network(), &yard.folder.path().join("spool"), 1 << 30);
+        spool.as_mut().unwrap().whole_bytes_max = whole_bytes_max;
+        worker.spool = Some(LazyLock::new(Box::new(move || spool)));
+        worker.tools.confined = confined;
+        assert_eq!(run(&worker, Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
+        assert!(results(&yard) == want, "{whole_bytes_max} {confined}");
+    }
+}
+
+#[test]
+fn a_place_that_fails_midway_has_the_video_tried_again() {
+    let want = of_a_file();
+    let is_down = Arc::new(AtomicBool::new(true));
+    let down = Arc::clone(&is_down);
+    let does = move |offset| match down.load(Ordering::SeqCst) && places().contains(&offset) {
+        true => Does::Fail,
+        false => Does::Give,
+    };
+    let web = Web::start("noise.mp4", noise().1, does);
+    let yard = Yard::new();
+    yard.queue.send(&task(&web.url)).unwrap();
+    /// Has the place mended once it was blamed.
+    struct Mender(Arc<AtomicBool>, Recorder);
+    impl Observer for Mender {
+        fn failed(&self, task: &Task, verdict: &Verdict) {
+            self.0.store(false, Ordering::SeqCst);
+            self.1.failed(task, verdict);
+        }
+    }
+    let mender = Mender(is_down, Recorder::default());
+    let report = worker(&yard, 40).run(Mode::DrainOnce, &Stop::new(), &mender).unwrap();
+    let told = mender.1.0.into_inner().unwrap();
+    assert!(told.len() == 1 && told[0].contains("Retry") && told[0].contains("503"), "{told:?}");
+    assert_eq!((report.completed, report.dead), (1, 0));
+    assert!(results(&yard) == want);
+}
+
+#[test]
+fn a_video_that_is_replaced_meanwhile_is_said_to_be() {
+    let does = move |offset| if places().contains(&offset) { Does::Replace } else { Does::Give };
+    let web = Web::start("noise.mp4", noise().1, does);
+    let yard = Yard::new();
+    yard.queue.send(&task(&web.url)).unwrap();
+    assert_eq!(run(&worker(&yard, 40), Mode::DrainOnce).unwrap().dead, 1);
+    let reason = yard.state("a").reason.unwrap_or_default();
+    assert!(reason.contains("replaced meanwhile"), "{reason}");
+}
+
+#[test]
+fn whoever_goes_on_with_a_video_fetches_what_is_left_of_it() {
+    let want = of_a_file();
+    let is_down = Arc::new(AtomicBool::new(true));
+    let down = Arc::clone(&is_down);
+    // Down for as long as the first worker lives.
+    let does = move |offset| match down.load(Ordering::SeqCst) && places().contains(&offset) {
+        true => Does::Fail,
+        false => Does::Give,
+    };
+    let web = Web::start("noise.mp4", noise().1, does);
+    let yard = Yard::new();
+    yard.queue.send(&task(&web.url)).unwrap();
+    let mut first = worker(&yard, 40);
+    first.config.checkpoint = Checkpoint { every: Duration::ZERO, ..first.config.checkpoint };
+    assert_eq!(run(&first, Mode::OneJob).unwrap().released, 1);
+    let parts = yard.left().into_iter().filter(|name| name.contains("/parts/")).count();
+    assert!(parts > 0, "nothing of it was durable");
+    is_down.store(false, Ordering::SeqCst);
+    let before = web.given.load(Ordering::SeqCst);
+    assert_eq!(run(&worker(&yard, 40), Mode::DrainOnce).unwrap().completed, 1);
+    let given = web.given.load(Ordering::SeqCst) - before;
+    assert!(given < noise().1.len() as u64 * 9 / 10, "{given} bytes of {} were fetched", noise().1.len());
+    assert!(results(&yard) == want);
+}
