@@ -17,7 +17,7 @@ PYTHON = .cache/venv-clients/bin/python
 MODELS = .cache/bench
 PACKED = $(MODELS)/packing
 
-.PHONY: help setup demo test chaos fuzz bench bench-packing bench-video bench-models lint build test-rust test-python
+.PHONY: help setup demo test chaos fuzz bench bench-packing bench-video bench-ranges bench-models lint build test-rust test-python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -56,6 +56,9 @@ bench-video: build ## the video worker beside frames as JSON to a model server, 
 	@scripts/setup.sh video
 	$(STEP) 'bench: video' .cache/venv-video/bin/python scripts/bench_video.py $(PACKHORSE) assets/person_ssdlite_odapi.onnx \
 		assets/person.txt assets/street.mp4
+
+bench-ranges: build ## a video elsewhere, read while it is decoded, beside a copy that is fetched first
+	$(STEP) 'bench: ranges' $(PYTHON) scripts/bench_ranges.py $(PACKHORSE) assets/nanodet_g_coco80.onnx assets/coco80.txt
 
 bench-models: ## the models that 'make bench' measures with, made once
 	@scripts/setup.sh test

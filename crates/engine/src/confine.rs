@@ -274,6 +274,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Stdio;
 
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds { memory_bytes: 1 << 30, cpu_s: 60, file_bytes: 0, files: 32 };
@@ -345,7 +347,12 @@ mod tests {
                     let mut command = python_of(script);
                     let loopback = confine_with_loopback(&mut command, &BOUNDS).unwrap();
                     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-                    let (mut stream, _) = loopback.listener().unwrap().accept().unwrap();
+                    let listener = loopback.listener().unwrap();
+                    // One that does not come has failed.
+                    let (limit, mut comes) =
+                        (Timespec { tv_sec: 60, tv_nsec: 0 }, [PollFd::new(&listener, PollFlags::IN)]);
+                    assert_eq!(poll(&mut comes, Some(&limit)), Ok(1));
+                    let (mut stream, _) = listener.accept().unwrap();
                     let mut asked = [0; 4];
                     stream.read_exact(&mut asked).unwrap();
                     stream.write_all(answer.as_bytes()).unwrap();

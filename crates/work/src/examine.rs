@@ -98,7 +98,7 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let manifest = inference.model(&task.model)?;
     let detector = detect::for_model(&manifest)?;
     let source = Source::of(task)?;
-    let (probe, outline) = media::survey(tools, &source.input, STALL_LIMIT)?;
+    let (probe, outline) = media::survey(tools, &source.input, task.sampling.listing(), STALL_LIMIT)?;
     let lengths = Lengths::default();
     let entries = task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
     let plan = Plan::new(&probe, &outline, &lengths, entries.as_ref());

@@ -8,6 +8,7 @@ use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::Gate;
+use crate::media::Listing;
 
 /// Frames a second that may be asked for.
 const FPS: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
@@ -44,6 +45,11 @@ pub(crate) struct Moment {
 }
 
 impl Sampling {
+    /// How a video is listed for it. An index may know of fewer key frames than a decoder, to which each of them is one.
+    pub(crate) fn listing(self) -> Listing {
+        if self == Self::KeyFrames { Listing::Packets } else { Listing::Index }
+    }
+
     /// Whether a frame is looked at. It depends on the frame alone and on the one directly before, so that the answer is
     /// the same wherever a decoder begins.
     pub(crate) fn wants(self, moment: &Moment) -> bool {

@@ -39,7 +39,7 @@ impl Setup {
         let manifest = job.inference.model(&job.task.model)?;
         let detector = detect::for_model(&manifest)?;
         let source = job.source.clone();
-        let (probe, outline) = media::survey(job.tools, &source.input, job.stall_limit)?;
+        let (probe, outline) = media::survey(job.tools, &source.input, job.task.sampling.listing(), job.stall_limit)?;
         // What is cut off for sure is refused before anything is spent on it.
         let stored = DecodeReport { frames: outline.frames, ..DecodeReport::default() };
         let span_s = outline.span.map(|(first, last)| (probe.seconds(first), probe.seconds(last)));

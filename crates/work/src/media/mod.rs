@@ -24,7 +24,7 @@ mod probe;
 pub use probe::{Colour, Probe, probe};
 
 mod survey;
-pub use survey::survey;
+pub use survey::{Listing, survey};
 
 mod filters;
 

@@ -15,15 +15,29 @@ use crate::segment::{Outline, Packet};
 /// A line of a packet is three values; more than this of it is not looked at.
 const LINE_BYTES_MAX: usize = 300;
 
+/// How the packets of a video are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// By the file's index, where it has one: what is in them is not looked at.
+    Index,
+    /// By reading them: which of them are key frames is what they say themselves, as it is to a decoder.
+    Packets,
+}
+
 /// Reads the headers of a video and the list of its packets.
 ///
 /// # Errors
 /// As [`probe`](super::probe()); [`InvalidInput`](engine::ErrorKind::InvalidInput) when ffprobe says nothing for
 /// `stall_limit`.
-pub fn survey(tools: &Tools, input: impl Into<Input>, stall_limit: Duration) -> Result<(Probe, Outline)> {
+pub fn survey(
+    tools: &Tools,
+    input: impl Into<Input>,
+    listing: Listing,
+    stall_limit: Duration,
+) -> Result<(Probe, Outline)> {
     let input = input.into();
     input.check()?;
-    if input.is_mp4()? {
+    if listing == Listing::Index && input.is_mp4()? {
         let probe = probe(tools, &input)?;
         if probe.has_index() {
             // Without a parser, nothing of it hangs on what is in a frame.
