@@ -36,8 +36,14 @@ pub(super) fn draw(clip: &Path, out: &Path, summary: &Summary) -> Outcome {
     let mut lines = BufReader::new(File::open(&path).map_err(|error| unreadable(&error))?).lines();
     let sheet = SheetPlan { path: out.join("contact-sheet.png"), frames: summary.frames };
     let video = out.join("annotated.mp4");
-    let job =
-        Annotate { tools: &tools, source: clip.into(), probe: &probe, video: Some(&video), figures: &[], sheet: Some(&sheet) };
+    let job = Annotate {
+        tools: &tools,
+        source: clip.into(),
+        probe: &probe,
+        video: Some(&video),
+        figures: &[],
+        sheet: Some(&sheet),
+    };
 
     let bar = ProgressBar::new(summary.frames);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} frames drawn  {per_sec}") {
