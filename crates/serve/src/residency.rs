@@ -12,6 +12,7 @@
 mod change;
 pub use change::LoadOptions;
 use change::Waiting;
+mod polling;
 
 mod budget;
 pub use budget::{Budget, MemoryFigures, MemoryKind};

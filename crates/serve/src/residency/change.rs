@@ -1,13 +1,13 @@
-//! Changes of the catalogue: the first look, what has to be packed, loads and unloads by request, and polling.
+//! Changes of the catalogue: the first look, what has to be packed, loads and unloads by request.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use engine::{Error, ErrorKind, Result};
 use store::Manifest;
-use store::repository::{Listed, Settings, Source, Version, VersionPolicy};
+use store::repository::{Listed, Settings, Version, VersionPolicy};
 
 use super::Residency;
 use crate::catalog::{Catalog, Control, Entry, Known, State, unloaded};
@@ -169,81 +169,8 @@ impl Residency {
         Ok(())
     }
 
-    /// Looks at the repository again: new and changed versions are packed where they must be, made warm and then take over;
-    /// versions that went are dropped when their requests are done. A model of which no version that is wanted can be
-    /// served keeps what it had, as long as that is there. Returns how many entries changed.
-    ///
-    /// # Errors
-    /// When the repository cannot be read; then everything stays as it is.
-    pub fn poll(&self) -> Result<usize> {
-        let _changing = self.changing();
-        let before = self.catalog();
-        let none = Known::default();
-        let mut after = Catalog::new();
-        let mut changed = 0;
-        for (name, listed) in self.repository.list()? {
-            let old = before.get(&name).unwrap_or(&none);
-            let (known, different) = self.looked_at(&name, &listed, old);
-            changed += different;
-            after.insert(name, known);
-        }
-        let ids = |catalog: &Catalog| -> BTreeSet<u64> {
-            catalog.values().flat_map(Known::served).map(|(_, model)| model.id()).collect()
-        };
-        let gone = ids(&before).difference(&ids(&after)).count();
-        (0..gone).for_each(|_| self.count(Metrics::model_unloaded));
-        let forgotten = |(name, known): (&String, &Known)| {
-            let left = after.get(name);
-            known
-                .versions
-                .keys()
-                .filter(|version| !left.is_some_and(|left| left.versions.contains_key(version)))
-                .count()
-        };
-        changed += before.iter().map(forgotten).sum::<usize>();
-        // Labels and reasons change without a version; a look that found nothing new costs nothing to publish either.
-        self.publish(after);
-        Ok(changed)
-    }
-
-    /// The model called `name` as `listed` has it, given what it was; and how many of its versions are new.
-    fn looked_at(&self, name: &str, listed: &Listed, old: &Known) -> (Known, usize) {
-        let mut new = known(listed);
-        log_refusal(name, &new, old.refusal.as_ref());
-        let mut changed = 0;
-        for version in listed.wanted().into_iter().filter(|_| listed.refusal.is_none()) {
-            let found = &listed.versions[&version];
-            let known = old.versions.get(&version).filter(|old| old.stamp == found.stamp);
-            let entry = match known {
-                Some(known) if !worth_another_try(known, found) => known.clone(),
-                _ => {
-                    let state = self.packed(name, version, found, &listed.settings);
-                    // What nobody asked for of late is fetched when somebody does.
-                    let idle = self.fetches() && !state.is_pinned() && !old.served().any(|(_, old)| old.is_bound());
-                    let state = if idle { state } else { self.warm(state) };
-                    changed += usize::from(known.is_none() || matches!(state, State::Served(_)));
-                    Entry { stamp: found.stamp.clone(), state }
-                }
-            };
-            new.versions.insert(version, entry);
-        }
-        let settling = new.versions.values().any(|entry| matches!(entry.state, State::Packing));
-        if new.served().next().is_none() && !settling {
-            let kept = old
-                .versions
-                .iter()
-                .filter(|(version, entry)| entry.served().is_some() && listed.versions.contains_key(version));
-            for (&version, entry) in kept {
-                tracing::warn!(model = %name, version, "goes on as it was, as what came instead cannot be served");
-                let stamp = listed.versions[&version].stamp.clone();
-                new.versions.insert(version, Entry { stamp, state: entry.state.clone() });
-            }
-        }
-        (new, changed)
-    }
-
     /// The state of `version` of `name`, cold; packs its file first when that was not done before.
-    fn packed(&self, name: &str, version: u64, found: &Version, settings: &Arc<Settings>) -> State {
+    pub(super) fn packed(&self, name: &str, version: u64, found: &Version, settings: &Arc<Settings>) -> State {
         let manifest = self.repository.at_hand(name, version, found).unwrap_or_else(|| {
             // On a thread of its own: a priority that was lowered cannot be raised again.
             std::thread::scope(|scope| {
@@ -295,7 +222,7 @@ impl Residency {
     }
 
     /// `state` with its program and weights in place, so that its first request waits for nothing.
-    fn warm(&self, state: State) -> State {
+    pub(super) fn warm(&self, state: State) -> State {
         let State::Served(model) = &state else {
             self.count(|metrics| metrics.model_loaded(false));
             return state;
@@ -324,13 +251,13 @@ impl Residency {
 }
 
 /// The model without its versions.
-fn known(listed: &Listed) -> Known {
+pub(super) fn known(listed: &Listed) -> Known {
     let refusal = listed.refusal.clone().map(refused);
     Known { versions: BTreeMap::new(), labels: listed.labels.clone(), refusal }
 }
 
 /// Says why a model is not served, unless that was said `before`.
-fn log_refusal(name: &str, known: &Known, before: Option<&Error>) {
+pub(super) fn log_refusal(name: &str, known: &Known, before: Option<&Error>) {
     if let Some(error) = known.refusal.as_ref().filter(|&error| Some(error) != before) {
         tracing::warn!(model = %name, %error, "not served");
     }
@@ -350,18 +277,6 @@ fn log_fallbacks<'a>(manifests: impl IntoIterator<Item = &'a Arc<Manifest>>) {
             "run in their portable form, which is slower, as they were packed for other CPUs; 'packhorse pack' of the same \
              files here adds the form for this one"
         );
-    }
-}
-
-/// Whether a version that is not served may be by now, though nothing about it changed: a pack may have been repaired, a
-/// disk have room again.
-fn worth_another_try(known: &Entry, found: &Version) -> bool {
-    match &known.state {
-        State::Served(_) | State::Packing => false,
-        State::Unserved(error) => {
-            let passing = [ErrorKind::Exhausted, ErrorKind::Internal].contains(&error.kind);
-            passing || matches!(found.source, Source::Pack)
-        }
     }
 }
 
