@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::{Input, Tools};
-use crate::ranges::Serving;
+use crate::ranges::{Serving, View};
 
 /// Verbosity that [`Log`] can read: errors only, each line with its level, repeats written out so that they count.
 pub(super) const LOG_LEVEL: &str = "repeat+level+error";
@@ -59,8 +59,8 @@ pub(super) struct Ended {
 
 impl Child {
     /// Starts `command`, which reads what a stranger sent: within bounds, and without a network but for one that ends
-    /// here, on which it is answered about an `input` that is elsewhere. Of the frames of a `hollow` one it is told nothing.
-    pub(super) fn reading(command: &mut Command, tools: &Tools, input: &Input, hollow: bool) -> Result<Self> {
+    /// here, on which it is answered about an input that is elsewhere, as far as it is to see that.
+    pub(super) fn reading(command: &mut Command, tools: &Tools, (input, view): (&Input, View)) -> Result<Self> {
         let loopback = match input {
             Input::Elsewhere(ranges) => Some((confine_with_loopback(command, &BOUNDS)?, ranges)),
             Input::File(_) if tools.confined => confine(command, &BOUNDS).map(|()| None)?,
@@ -68,7 +68,7 @@ impl Child {
         };
         let mut child = Self::spawn(command)?;
         child.serving =
-            loopback.map(|(loopback, ranges)| Serving::start(loopback.listener()?, ranges, hollow)).transpose()?;
+            loopback.map(|(loopback, ranges)| Serving::start(loopback.listener()?, ranges, view)).transpose()?;
         Ok(child)
     }
 

@@ -10,6 +10,7 @@ use engine::{Error, Result};
 
 use super::child::{CONTAINERS, Child, LOG_LEVEL, pipe_failed};
 use super::{Input, Tools};
+use crate::ranges::View;
 
 /// How long ffprobe may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -33,19 +34,11 @@ pub(super) fn ask(command: &mut Command, (tools, input): (&Tools, &Input)) -> Re
         answer.extend_from_slice(piece);
         if answer.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let told = listen(command, (tools, input, Frames::AsTheyAre), ANSWER_LIMIT, &mut take);
+    let told = listen(command, (tools, input, View::Whole), ANSWER_LIMIT, &mut take);
     if answer.len() > ANSWER_BYTES_MAX {
         return Err(Error::invalid(format!("the headers of '{input}' are too large to be a video's")));
     }
     told.map(|()| answer)
-}
-
-/// What a child is told of the frames of a video that is elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Frames {
-    AsTheyAre,
-    /// Of an MP4 only that they are there: their list is in its index.
-    Hollow,
 }
 
 /// Hands what ffprobe says of `input` to `take`, until that has enough.
@@ -54,12 +47,12 @@ pub(super) enum Frames {
 /// As [`probe`]; [`InvalidInput`](engine::ErrorKind::InvalidInput) when it says nothing for `limit`.
 pub(super) fn listen(
     command: &mut Command,
-    (tools, input, frames): (&Tools, &Input, Frames),
+    (tools, input, view): (&Tools, &Input, View),
     limit: Duration,
     take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<()> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = Child::reading(command, tools, input, frames == Frames::Hollow)?;
+    let mut child = Child::reading(command, tools, (input, view))?;
     let told = hear(&mut child, input, limit, take);
     // Whatever was told of a video that could not be read to its end may be no more than half of it.
     child.fault().map_or(told, Err)

@@ -16,6 +16,7 @@ use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, 
 use super::filters::{KEPT, filters};
 use super::probe::FRAME_PIXELS_MAX;
 use super::{Choice, Decode, Input, Probe, Tools};
+use crate::ranges::View;
 
 /// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
 const PIPE_BYTES: usize = 1 << 20;
@@ -114,8 +115,11 @@ impl Frames {
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
-        let mut child =
-            Child::reading(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()), tools, &input, false)?;
+        let mut child = Child::reading(
+            command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()),
+            tools,
+            (&input, View::Whole),
+        )?;
         let pixels = child.take_stdout();
         if let Some(pipe) = &pixels {
             // A wish: fewer switches between the two programs. Refused when the user's pipes hold too much already.

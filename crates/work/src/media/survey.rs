@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use engine::{Error, Result};
 
-use super::ffprobe::{ANSWER_BYTES_MAX, Frames, ffprobe, listen};
+use super::ffprobe::{ANSWER_BYTES_MAX, ffprobe, listen};
 use super::headers::understand;
 use super::{Input, Probe, Tools, probe};
+use crate::ranges::View;
 use crate::segment::{Outline, Packet};
 
 /// A line of a packet is three values; more than this of it is not looked at.
@@ -42,26 +43,22 @@ pub fn survey(
         if probe.has_index() {
             // Without a parser, nothing of it hangs on what is in a frame.
             let show = ["-fflags", "noparse", "-show_entries", "packet=pts,size,flags", "-of", "json=compact=1"];
-            let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, Frames::Hollow), stall_limit)?;
+            let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, View::Hollow), stall_limit)?;
             return Ok((probe, reading.outline));
         }
     }
     let show = ["-show_entries", "packet=pts,size,flags:stream:format", "-of", "json=compact=1"];
-    let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, Frames::AsTheyAre), stall_limit)?;
+    let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, View::Whole), stall_limit)?;
     Ok((understand(&reading.headers, &input)?, reading.outline))
 }
 
-fn read(
-    command: &mut Command,
-    (tools, input, frames): (&Tools, &Input, Frames),
-    stall_limit: Duration,
-) -> Result<Reading> {
+fn read(command: &mut Command, (tools, input, view): (&Tools, &Input, View), stall_limit: Duration) -> Result<Reading> {
     let mut reading = Reading::default();
     let mut take = |piece: &[u8]| {
         piece.iter().for_each(|&byte| reading.push(byte));
         if reading.headers.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    listen(command, (tools, input, frames), stall_limit, &mut take)?;
+    listen(command, (tools, input, view), stall_limit, &mut take)?;
     match reading.headers.len() > ANSWER_BYTES_MAX {
         true => Err(Error::invalid(format!("the headers of '{input}' are too large to be a video's"))),
         false => Ok(reading),

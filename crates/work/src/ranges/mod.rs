@@ -27,7 +27,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use self::blocks::{BLOCK_BYTES, Blocks};
 pub(crate) use self::fetch::Fetching;
-pub(crate) use self::serve::Serving;
+pub(crate) use self::serve::{Serving, View};
 
 /// The least that a video may take of the spool, unless it is smaller itself: enough for whoever reads it at once.
 pub(crate) const ROOM_BYTES_MIN: u64 = 64 << 20;

@@ -24,6 +24,14 @@ const PIECE_BYTES: usize = 64 << 10;
 /// What may be on its way to a decoder: what it jumps away from was fetched for nothing.
 const SENT_BYTES: usize = 64 << 10;
 
+/// What a child is to see of a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// Of its frames only that they are there, where the rest of the file says all of them that a list takes: zeros.
+    Hollow,
+}
+
 /// What a child reads of a video, and the threads that answer it; they end with this.
 pub(crate) struct Serving {
     shared: Arc<Shared>,
@@ -44,16 +52,15 @@ struct Shared {
 }
 
 impl Serving {
-    /// Answers whoever asks `listener` for the video in `ranges`; in a `hollow` one the frames are zeros where the rest of
-    /// the file says all of them that their list needs.
+    /// Answers whoever asks `listener` for the video in `ranges`, as it is to be seen.
     ///
     /// # Errors
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when the system gives no threads; what keeps the video from being
     /// read.
-    pub(crate) fn start(listener: TcpListener, ranges: &Arc<Ranges>, hollow: bool) -> Result<Self> {
-        let hollows = match hollow {
-            true => hollows(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at))?.unwrap_or_default(),
-            false => Vec::new(),
+    pub(crate) fn start(listener: TcpListener, ranges: &Arc<Ranges>, view: View) -> Result<Self> {
+        let hollows = match view {
+            View::Hollow => hollows(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at))?.unwrap_or_default(),
+            View::Whole => Vec::new(),
         };
         let shared = Arc::new(Shared {
             listener,
