@@ -15,6 +15,7 @@ pub use signature::{Signature, TensorSpec};
 mod runtime;
 pub use runtime::{Engine, Load, Outlet, SavedModel, Session, Weights};
 
+pub mod blocks;
 pub mod confine;
 pub mod cpu;
 pub mod map;

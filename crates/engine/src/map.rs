@@ -176,9 +176,14 @@ pub(crate) fn aligned(bytes: &Bytes, align: usize) -> Bytes {
     if bytes.as_ptr().addr().is_multiple_of(align) {
         return bytes.clone();
     }
-    let mut words = vec![0u128; bytes.len().div_ceil(size_of::<u128>())];
-    words_as_bytes(&mut words)[..bytes.len()].copy_from_slice(bytes);
-    Bytes::from_owner(Words(words)).slice(..bytes.len())
+    written(bytes.len(), |copy| copy.copy_from_slice(bytes))
+}
+
+/// `len_bytes` that `write` writes, zeroes until then, aligned for any number.
+pub(crate) fn written(len_bytes: usize, write: impl FnOnce(&mut [u8])) -> Bytes {
+    let mut words = vec![0u128; len_bytes.div_ceil(size_of::<u128>())];
+    write(&mut words_as_bytes(&mut words)[..len_bytes]);
+    Bytes::from_owner(Words(words)).slice(..len_bytes)
 }
 
 struct Words(Vec<u128>);

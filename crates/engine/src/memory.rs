@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::blocks;
+
 /// The bytes of memory that this process may use: the least of what the machine has and what the control groups that
 /// it is in allow it, in version 2 (`memory.max`) or 1 (`memory.limit_in_bytes`).
 pub fn allowed_bytes() -> u64 {
@@ -62,23 +64,25 @@ fn usage_in(status: &str) -> Usage {
     Usage { private_bytes: bytes("RssAnon:") + bytes("VmPTE:"), mapped_bytes: bytes("RssFile:") }
 }
 
-/// Bytes of the C library's heap that are in use, in this process as a whole. The runtimes allocate there as we do, so
-/// what something takes is what this grows by while it is made, give or take what other threads do meanwhile.
+/// Bytes of the C library's heap and of [`blocks`] that are in use, in this process as a whole. The runtimes allocate
+/// there as we do, so what something takes is what this grows by while it is made, give or take what other threads do
+/// meanwhile.
 ///
 /// Every arena of the heap is locked and looked through for it, which takes up to milliseconds.
 #[expect(unsafe_code, reason = "the C library's statistics")]
 pub fn heap_bytes() -> u64 {
     // SAFETY: mallinfo2 takes nothing, may be called from any thread, and returns a plain structure.
     let about = unsafe { libc::mallinfo2() };
-    (about.uordblks + about.hblkhd) as u64
+    (about.uordblks + about.hblkhd + blocks::lent_bytes()) as u64
 }
 
-/// Gives back to the system what of the C library's heap is free. It takes milliseconds, and whoever allocates meanwhile
-/// may wait that long.
+/// Gives back to the system what of the C library's heap is free, and all [`blocks`] that lie ready. It takes
+/// milliseconds, and whoever allocates meanwhile may wait that long.
 #[expect(unsafe_code, reason = "a call of the C library")]
 pub fn trim_heap() {
     // SAFETY: malloc_trim takes a number and may be called from any thread; it touches free memory alone.
     unsafe { libc::malloc_trim(0) };
+    blocks::release();
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Batches: how many requests go together, and how their tensors are joined and split.
 
-use bytes::Bytes;
+use engine::blocks::written;
 use engine::{Error, Result, Tensor, strings_from_wire};
 
 use crate::costs::Costs;
@@ -24,11 +24,14 @@ pub(crate) fn join(parts: &[&Tensor]) -> Result<Tensor> {
         Some(dim) => *dim = items,
         None => return Err(Error::internal("a scalar cannot be put into a batch")),
     }
-    let mut data = Vec::with_capacity(parts.iter().map(|part| part.data().len()).sum());
-    for part in parts {
-        data.extend_from_slice(part.data());
-    }
-    Tensor::new(first.dtype(), shape, Bytes::from(data))
+    let data = written(parts.iter().map(|part| part.data().len()).sum(), |mut data| {
+        for part in parts {
+            let (place, rest) = data.split_at_mut(part.data().len());
+            place.copy_from_slice(part.data());
+            data = rest;
+        }
+    })?;
+    Tensor::new(first.dtype(), shape, data)
 }
 
 /// Splits an output of a batch into parts of `items` each; the parts share its bytes.

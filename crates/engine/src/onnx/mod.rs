@@ -6,6 +6,7 @@
 
 #![expect(clippy::result_large_err, reason = "ort returns the builder inside its error; ours are made at once")]
 
+mod allocator;
 mod run;
 mod value;
 
@@ -128,8 +129,7 @@ impl Engine for Onnx {
             Load::AsIs => GraphOptimizationLevel::Disable,
             Load::Optimise => GraphOptimizationLevel::All,
         };
-        let mut builder = self.builder(level)?;
-        without_arena(&mut builder)?;
+        let mut builder = without_arena(self.builder(level)?)?;
         let session =
             builder.commit_from_memory(program).map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
         run::OnnxSession::new(session, weights).map(|session| Box::new(session) as Box<dyn Session>)
@@ -140,12 +140,13 @@ impl Engine for Onnx {
     }
 }
 
-/// Has what a run needs come from the heap. The runtime's own allocator keeps for ever what the largest run of a session
-/// took, for each session apart; the heap's memory is whoever's run is next (docs/decisions/017).
+/// Has what a run needs come from `allocator`. The runtime's own keeps for ever what the largest run of a session took,
+/// for each session apart; the heap's memory and blocks are whoever's run is next (docs/decisions/017 and 037).
 #[expect(unsafe_code, reason = "a setting of the C API")]
-fn without_arena(builder: &mut SessionBuilder) -> Result<()> {
+fn without_arena(mut builder: SessionBuilder) -> Result<SessionBuilder> {
     // SAFETY: the options are live, and are changed by nobody else while they are borrowed.
-    value::check(unsafe { (ort::api().DisableCpuMemArena)(builder.ptr_mut()) })
+    value::check(unsafe { (ort::api().DisableCpuMemArena)(builder.ptr_mut()) })?;
+    builder.with_env_allocators().map_err(|source| refused("ONNX Runtime refuses the settings", &source))
 }
 
 fn start(library: &Path) -> Result<Environment> {
@@ -161,6 +162,7 @@ fn start(library: &Path) -> Result<Environment> {
         .build()
         .map_err(|source| refused("ONNX Runtime cannot start", &source))?;
     environment.set_log_level(LogLevel::Error);
+    allocator::register(&environment)?;
     Ok(environment)
 }
 

@@ -274,7 +274,7 @@ fn value_bytes() -> u64 {
 
 /// The description of plain CPU memory; made once, never freed, shared by every thread.
 #[expect(unsafe_code, reason = "made through the C API")]
-fn cpu_memory() -> Result<*const sys::OrtMemoryInfo> {
+pub(super) fn cpu_memory() -> Result<*const sys::OrtMemoryInfo> {
     struct Shared(*const sys::OrtMemoryInfo);
     // SAFETY: the object is immutable once made.
     unsafe impl Send for Shared {}

@@ -23,13 +23,18 @@ impl Planes {
 
     /// The same picture, pixel by pixel.
     pub fn to_picture(&self) -> Picture {
+        let mut pixels = vec![0; self.rgb()[0].len() * 3];
+        self.interleave(&mut pixels);
+        Picture { width: self.width, height: self.height, pixels }
+    }
+
+    /// The same picture's bytes, pixel by pixel, into as many.
+    pub(super) fn interleave(&self, pixels: &mut [u8]) {
         let [red, green, blue] = self.rgb();
-        let mut pixels = vec![0; red.len() * 3];
         for (pixel, ((red, green), blue)) in
             pixels.as_chunks_mut::<3>().0.iter_mut().zip(red.iter().zip(green).zip(blue))
         {
             *pixel = [*red, *green, *blue];
         }
-        Picture { width: self.width, height: self.height, pixels }
     }
 }

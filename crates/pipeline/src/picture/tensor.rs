@@ -1,6 +1,7 @@
 //! From a picture's bytes to the numbers that a model takes.
 
 use bytes::Bytes;
+use engine::blocks::written;
 use engine::{DataType, Error, Result, Tensor};
 use half::f16;
 use store::manifest::Io;
@@ -97,17 +98,26 @@ impl PictureTensor {
         match (self.dtype, self.spec.layout, self.spec.channels) {
             (DataType::F32, Layout::Nchw, order @ (Channels::Rgb | Channels::Bgr)) => {
                 let PictureInput { scale, mean, std, .. } = self.spec;
-                let mut values = Vec::with_capacity(fitted.bytes.len());
-                for channel in 0..3 {
-                    let plane = fitted.rgb()[if order == Channels::Bgr { 2 - channel } else { channel }];
-                    // What `values` holds, reckoned again, which a processor does for many bytes at a time.
-                    let (mean, std) = (mean[channel], std[channel]);
-                    values.extend(plane.iter().map(|byte| (f32::from(*byte) * scale - mean) / std));
+                let mut planes = fitted.rgb();
+                if order == Channels::Bgr {
+                    planes.reverse();
                 }
-                Tensor::from_f32(shape, values)
+                let arrange = |bytes: &mut [u8]| {
+                    let mut values = bytes.as_chunks_mut().0;
+                    for (channel, plane) in planes.into_iter().enumerate() {
+                        // What `values` holds, reckoned again, which a processor does for many bytes at a time.
+                        let (mean, std) = (mean[channel], std[channel]);
+                        let (first, rest) = values.split_at_mut(plane.len());
+                        for (value, byte) in first.iter_mut().zip(plane) {
+                            *value = ((f32::from(*byte) * scale - mean) / std).to_le_bytes();
+                        }
+                        values = rest;
+                    }
+                };
+                Tensor::new(self.dtype, shape, written(fitted.bytes.len() * size_of::<f32>(), arrange)?)
             }
             (DataType::U8, ..) if self.is_as_stored() => {
-                Tensor::new(self.dtype, shape, fitted.to_picture().pixels.into())
+                Tensor::new(self.dtype, shape, written(fitted.bytes.len(), |bytes| fitted.interleave(bytes))?)
             }
             _ => self.tensor(&fitted.to_picture()),
         }

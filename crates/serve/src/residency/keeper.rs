@@ -4,7 +4,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::memory;
+use engine::{blocks, memory};
 
 use super::Residency;
 use super::room::{Measure, models};
@@ -62,7 +62,13 @@ impl Residency {
         for model in models(&self.catalog()) {
             model.traffic().rate_hz(now);
         }
+        blocks::expire();
         self.look();
+        if self.budget.excess_bytes() > 0 {
+            // What lies ready goes before what somebody may ask for.
+            blocks::release();
+            self.look();
+        }
         let excess = self.budget.excess_bytes();
         if excess == 0 {
             return;

@@ -146,9 +146,6 @@ impl<'a> Collector<'a> {
             let bytes = part.to_bytes().map_err(Failure::Task)?;
             let key = format!("{}/{name}", parts_folder(&job.task.id));
             job.objects.put(&key, &bytes, Put::IfAbsent).map_err(crate::policy::placed)?;
-            // Pictures and what models make of them come and go by the megabyte, on several threads; what the C library
-            // keeps of that between them grows for hours.
-            engine::memory::trim_heap();
             None
         };
         let mut ledger = self.running.ledger();
