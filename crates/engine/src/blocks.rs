@@ -49,10 +49,9 @@ impl Block {
         let taken = lock().take(size_bytes);
         let memory = taken.or_else(|too_much| {
             drop(too_much);
-            MmapMut::map_anon(size_bytes).map_err(|source| {
-                lock().lent_bytes -= size_bytes;
-                failed(&source)
-            })
+            let memory = MmapMut::map_anon(size_bytes).map_err(|source| failed(&source))?;
+            lock().lend(memory.len());
+            Ok(memory)
         });
         Ok(Self { memory: Some(memory?), len_bytes })
     }
@@ -132,19 +131,26 @@ impl Pool {
     }
 
     /// Lends the smallest block that will do; of equals the last that was given back, which may be in a cache still. Where
-    /// there is none it lends a new one of that size, which is to be mapped when what is too much beside it is gone.
+    /// there is none: what is too much beside a new one, and goes before that is mapped.
     fn take(&mut self, size_bytes: usize) -> std::result::Result<MmapMut, Vec<MmapMut>> {
         let fits = size_bytes..=size_bytes.saturating_mul(LARGER_MAX);
         let places = self.spares.iter().enumerate().rev().filter(|(_, (_, memory))| fits.contains(&memory.len()));
         let place = places.min_by_key(|(_, (_, memory))| memory.len()).map(|(place, _)| place);
-        let spare = place.and_then(|place| self.spares.remove(place)).map(|(_, memory)| memory);
-        self.spare_bytes -= spare.as_ref().map_or(0, |memory| memory.len());
-        self.lent_bytes += spare.as_ref().map_or(size_bytes, |memory| memory.len());
+        let Some((_, memory)) = place.and_then(|place| self.spares.remove(place)) else {
+            let lent_bytes = self.lent_bytes.saturating_add(size_bytes);
+            let most_bytes = self.most_bytes.max(lent_bytes);
+            let spare_max_bytes = (most_bytes - lent_bytes).saturating_add(most_bytes / 2);
+            return Err(self.drain(|pool, _| pool.spare_bytes > spare_max_bytes));
+        };
+        self.spare_bytes -= memory.len();
+        self.lend(memory.len());
+        Ok(memory)
+    }
+
+    /// That so much more is lent.
+    fn lend(&mut self, size_bytes: usize) {
+        self.lent_bytes += size_bytes;
         self.most_bytes = self.most_bytes.max(self.lent_bytes);
-        spare.ok_or_else(|| {
-            let all_max_bytes = self.most_bytes / 2 * 3;
-            self.drain(|pool, _| pool.lent_bytes + pool.spare_bytes > all_max_bytes)
-        })
     }
 
     fn put(&mut self, memory: MmapMut, now: Instant) {
@@ -181,7 +187,10 @@ mod tests {
     /// Takes a block of so many units, as [`Block::take`] does; whether it is a new one.
     fn take(pool: &mut Pool, units: usize) -> (MmapMut, bool) {
         let taken = pool.take(units * UNIT).map(|memory| (memory, false));
-        taken.unwrap_or_else(|_| (MmapMut::map_anon(units * UNIT).unwrap(), true))
+        taken.unwrap_or_else(|_| {
+            pool.lend(units * UNIT);
+            (MmapMut::map_anon(units * UNIT).unwrap(), true)
+        })
     }
 
     fn spares(pool: &Pool) -> Vec<usize> {
@@ -232,7 +241,9 @@ mod tests {
         pool.put(memory, later);
         assert_eq!((pool.expired(later, IDLE_MAX).len(), spares(&pool)), (2, vec![40]));
         assert_eq!((pool.expired(later, Duration::ZERO).len(), spares(&pool)), (1, vec![]));
-        assert_eq!(pool.lent_bytes, 0);
+        assert_eq!((pool.lent_bytes, pool.most_bytes), (0, 100 * UNIT));
+        assert!(pool.take(usize::MAX - UNIT).is_err());
+        assert_eq!((pool.lent_bytes, pool.most_bytes), (0, 100 * UNIT), "what could not be mapped was not lent");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use objects::{Limits, Network, Variables};
 use serve::{Control, LoadOptions, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
 use store::remote::{self, CacheBytes};
 use store::repository::{Layout, PackCache, VersionPolicy};
-use store::{Remote, Repository};
+use store::{Remote, Repository, Serving};
 
 use crate::exit::Exit;
 
@@ -125,14 +125,19 @@ pub(crate) fn start(place: Place<'_>, limits: QueueLimits, options: ResidencyOpt
     on_lanes(limits, |lanes| Residency::open_with(repository, runtimes, lanes, options))
 }
 
-/// As [`start`], on runtimes that are loaded already.
-pub(crate) fn start_with(
+/// As [`start`] for the frames of videos, on runtimes that are loaded already.
+pub(crate) fn start_for_frames(
     repository: impl Into<Repository>,
     runtimes: Arc<Runtimes>,
-    limits: QueueLimits,
-    control: Control,
 ) -> Result<Arc<Scheduler>, Exit> {
-    on_lanes(limits, |lanes| Residency::open(repository, runtimes, lanes, control))
+    on_lanes(QueueLimits::default(), |lanes| Residency::open_with(repository, runtimes, lanes, for_frames()))
+}
+
+/// How models look at the frames of videos: at each by itself, unless their repository says otherwise. What a run costs by
+/// itself is nothing beside a frame's decoding, and every frame more in it takes as much memory again.
+pub(crate) fn for_frames() -> ResidencyOptions {
+    let defaults = Serving { max_batch_size: Some(1), ..Serving::default() };
+    ResidencyOptions { defaults, ..ResidencyOptions::default() }
 }
 
 /// Starts a scheduler with a single lane for one model alone, of one version or the newest.

@@ -62,6 +62,8 @@ pub struct Residency {
     control: Control,
     /// What the server's operator says of how models are served, by name.
     overrides: BTreeMap<String, Serving>,
+    /// What holds where neither he nor the repository says anything.
+    defaults: Serving,
     /// Replaced as a whole, and read without a lock: who changes it has a low priority, and a request that waited for a
     /// lock of his would wait until he has a core again.
     catalog: ArcSwap<Catalog>,
@@ -116,6 +118,8 @@ pub struct ResidencyOptions {
     pub control: Control,
     /// What the server's operator says of how models are served, by name; it wins field by field.
     pub overrides: BTreeMap<String, Serving>,
+    /// What holds where neither he nor the repository says anything.
+    pub defaults: Serving,
     /// What models may take of the memory, with everything else; a budget of the default size when there is none.
     pub budget: Option<Arc<Budget>>,
 }
@@ -158,13 +162,14 @@ impl Residency {
         lanes: usize,
         options: ResidencyOptions,
     ) -> Result<Self> {
-        let ResidencyOptions { control, overrides, budget } = options;
+        let ResidencyOptions { control, overrides, defaults, budget } = options;
         let residency = Self {
             repository: repository.into(),
             engine,
             lanes,
             control,
             overrides,
+            defaults,
             catalog: ArcSwap::default(),
             changing: Mutex::default(),
             waiting: Mutex::default(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::recognise::{Wish, understand};
 use serde::Serialize;
-use serve::{Control, QueueLimits, Scheduler};
+use serve::Scheduler;
 use store::Store;
 use store::pack::{Request, Targets, pack};
 use store::task::TaskChoice;
@@ -113,7 +113,7 @@ fn packed_and_ready(assets: &Path, scratch: &Path) -> Result<Arc<Scheduler>, Exi
             started.elapsed().as_secs_f64()
         ));
     }
-    node::start_with(store, runtimes, QueueLimits::default(), Control::None)
+    node::start_for_frames(store, runtimes)
 }
 
 /// Puts `tasks` into a queue and drains it, with results in `place`.

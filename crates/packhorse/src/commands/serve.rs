@@ -98,7 +98,8 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let (limits, budget) = (settings.limits()?, Budget::new(settings.memory_budget_bytes()));
     budget.set_aside(&limits.http.bodies);
     let overrides = resolved.servings().clone();
-    let options = ResidencyOptions { control: settings.control, overrides, budget: Some(budget) };
+    let options =
+        ResidencyOptions { control: settings.control, overrides, budget: Some(budget), ..ResidencyOptions::default() };
     let scheduler = node::start(place, settings.queue_limits(), options)?;
     for model in &settings.load {
         let loaded = scheduler.residency().load_named(model, &LoadOptions::default());

@@ -14,7 +14,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serve::admin::Admin;
-use serve::{QueueLimits, ResidencyOptions, Scheduler};
+use serve::{QueueLimits, Scheduler};
 use work::job::Checkpoint;
 use work::media::Tools;
 use work::policy::Verdict;
@@ -141,7 +141,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let replies = args.replies.replies(&outside, &args.queue)?;
     let protection = args.taken.protection(&outside)?;
     let hook = args.taken.hook(&outside)?;
-    let scheduler = node::start(place, QueueLimits::default(), ResidencyOptions::default())?;
+    let scheduler = node::start(place, QueueLimits::default(), node::for_frames())?;
     settle(&scheduler);
     let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
     let admin = args.admin.map(|address| admin(address, &scheduler)).transpose()?;

@@ -213,12 +213,15 @@ impl Residency {
         }
     }
 
-    /// `settings`, where the server's operator says nothing else of the model called `name`.
+    /// `settings`, where the server's operator says nothing else of the model called `name`, and the defaults where they say
+    /// nothing.
     fn overridden(&self, name: &str, settings: &Arc<Settings>) -> Arc<Settings> {
-        self.overrides.get(name).map_or_else(
-            || Arc::clone(settings),
-            |wanted| Arc::new(Settings { serving: wanted.clone().or(&settings.serving), ..(**settings).clone() }),
-        )
+        let wanted = self.overrides.get(name).cloned().unwrap_or_default();
+        let serving = wanted.or(&settings.serving).or(&self.defaults);
+        if serving == settings.serving {
+            return Arc::clone(settings);
+        }
+        Arc::new(Settings { serving, ..(**settings).clone() })
     }
 
     /// `state` with its program and weights in place, so that its first request waits for nothing.

@@ -309,3 +309,19 @@ fn a_model_is_made_ready_when_its_request_begins_to_arrive_and_only_once() {
     drop(model(&residency, "m0").take_ready());
     assert!(expected("m0").is_some(), "it was taken away");
 }
+
+#[test]
+fn where_nobody_says_anything_the_defaults_hold() {
+    let (_folder, store) = whole(2);
+    let batches = |max_batch_size| Serving { max_batch_size: Some(max_batch_size), ..Serving::default() };
+    let options = ResidencyOptions {
+        overrides: BTreeMap::from([("m1".to_owned(), batches(4))]),
+        defaults: Serving { queue_capacity: Some(7), ..batches(1) },
+        ..ResidencyOptions::default()
+    };
+    let residency = Residency::open_with(store, Arc::new(Echo::new()), 1, options).unwrap();
+    for (name, max_batch_size) in [("m0", 1), ("m1", 4)] {
+        let wanted = Serving { queue_capacity: Some(7), ..batches(max_batch_size) };
+        assert_eq!(*model(&residency, name).serving(), wanted, "{name}");
+    }
+}

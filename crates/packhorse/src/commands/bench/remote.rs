@@ -8,7 +8,6 @@ use std::time::Duration;
 use bench::{cpu_of, median, table};
 use remote::policy::Limits;
 use remote::{Address, Remote, Settings};
-use serve::{Control, QueueLimits};
 use work::Inference;
 
 use super::Bench;
@@ -66,7 +65,7 @@ fn of_model(bench: &Bench, file: &str, clip: &Path) -> Result<Vec<Vec<String>>, 
     let server = Server::start(&store, &[])?;
     let (grpc, http) = (server.addresses.grpc, server.addresses.http);
     let ways = [String::new(), format!("grpc://{grpc}"), format!("tfs+grpc://{grpc}"), format!("tfs+http://{http}")];
-    let scheduler = node::start_with(store, Arc::clone(&bench.runtimes), QueueLimits::default(), Control::None)?;
+    let scheduler = node::start_for_frames(store, Arc::clone(&bench.runtimes))?;
     let mut figures: [Figures; 4] = Default::default();
     for round in 1..=bench.rounds {
         for (way, figures) in ways.iter().zip(&mut figures) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bench::{median, table};
 use engine::Tensor;
 use pipeline::{Placement, detect};
-use serve::{Control, QueueLimits, Scheduler};
+use serve::Scheduler;
 use store::pack::Packed;
 use work::cost::CpuSplit;
 use work::{Cost, Summary, Task};
@@ -43,7 +43,7 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let fit = detect::for_model(&packed.manifest)?.input().fit;
     let (width, height) = Placement::of(fit, (1, 1))?.canvas_px;
     let (width, height) = (width as usize, height as usize);
-    let scheduler = node::start_with(store, Arc::clone(runtimes), QueueLimits::default(), Control::None)?;
+    let scheduler = node::start_for_frames(store, Arc::clone(runtimes))?;
     let cores = engine::cpu::lane_cores();
     let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
     let mut figures = Figures::default();
