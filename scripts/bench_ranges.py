@@ -117,7 +117,8 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        run(args.binary, "pack", args.model, "--store", folder / "store", "--name", "detector", "--labels", args.labels)
+        run(args.binary, "pack", args.model, "--store", folder / "store", "--name", "detector", "--task", "object-detection",
+            "--labels", args.labels)
         source = f"testsrc2=s=1280x720:r=25:d={args.seconds},noise=alls=24:allf=t"
         run("ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "ultrafast", "-qp", "20", "-g", "50",
             folder / "video.mp4")
