@@ -112,8 +112,8 @@ def main():
     parser.add_argument("binary", type=pathlib.Path)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("labels", type=pathlib.Path)
-    parser.add_argument("--seconds", type=int, default=40)
-    parser.add_argument("--rates", type=int, nargs="+", default=[50, 1000])
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--rates", type=int, nargs="+", default=[40, 1000])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
