@@ -6,6 +6,7 @@
 //! machine. A video is pinned by its tag: of one that is replaced meanwhile nothing is worked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -184,16 +185,7 @@ impl Spool {
     }
 
     fn fault(&self, error: &io::Error) -> Error {
-        let folder = self.folder.display();
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "the disk of spool {folder} is full ({error}): give it a smaller --spool-max, or free some space"
-                ),
-            ),
-            _ => Error::unavailable(format!("spool {folder}: {error}")),
-        }
+        disk_failed(&format_args!("spool {}", self.folder.display()), error)
     }
 
     /// No panic leaves a map half written.
@@ -253,6 +245,17 @@ impl Drop for Hold<'_> {
         drop(fs::remove_file(self.path()));
         self.spool.lock().remove(&self.name);
         self.spool.changed.notify_all();
+    }
+}
+
+/// What `error` of the disk under `spool`, as people call it, is to them.
+pub(crate) fn disk_failed(spool: &dyn fmt::Display, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            ErrorKind::Exhausted,
+            format!("the disk of {spool} is full ({error}): give it a smaller --spool-max, or free some space"),
+        ),
+        _ => Error::unavailable(format!("{spool}: {error}")),
     }
 }
 

@@ -36,9 +36,14 @@ pub(super) fn ask(command: &mut Command, (tools, input): (&Tools, &Input)) -> Re
     };
     let told = listen(command, (tools, input, View::Whole), ANSWER_LIMIT, &mut take);
     if answer.len() > ANSWER_BYTES_MAX {
-        return Err(Error::invalid(format!("the headers of '{input}' are too large to be a video's")));
+        return Err(too_large(input));
     }
     told.map(|()| answer)
+}
+
+/// Of headers without end.
+pub(super) fn too_large(input: &Input) -> Error {
+    Error::invalid(format!("the headers of '{input}' are too large to be a video's"))
 }
 
 /// Hands what ffprobe says of `input` to `take`, until that has enough.

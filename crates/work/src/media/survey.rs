@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::process::Command;
 use std::time::Duration;
 
-use engine::{Error, Result};
+use engine::Result;
 
-use super::ffprobe::{ANSWER_BYTES_MAX, ffprobe, listen};
+use super::ffprobe::{ANSWER_BYTES_MAX, ffprobe, listen, too_large};
 use super::headers::understand;
 use super::{Input, Probe, Tools, probe};
 use crate::ranges::View;
@@ -60,7 +60,7 @@ fn read(command: &mut Command, (tools, input, view): (&Tools, &Input, View), sta
     };
     listen(command, (tools, input, view), stall_limit, &mut take)?;
     match reading.headers.len() > ANSWER_BYTES_MAX {
-        true => Err(Error::invalid(format!("the headers of '{input}' are too large to be a video's"))),
+        true => Err(too_large(input)),
         false => Ok(reading),
     }
 }

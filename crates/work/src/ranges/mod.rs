@@ -194,11 +194,5 @@ fn given_up() -> Error {
 }
 
 fn disk_failed(error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
-            ErrorKind::Exhausted,
-            format!("the disk of the spool is full ({error}): give it a smaller --spool-max, or free some space"),
-        ),
-        _ => Error::unavailable(format!("the spool: {error}")),
-    }
+    crate::spool::disk_failed(&"the spool", error)
 }

@@ -61,18 +61,23 @@ fn a_video_elsewhere_comes_to_what_its_copy_here_comes_to() {
     }
 }
 
-#[test]
-fn a_place_that_fails_midway_has_the_video_tried_again() {
-    let want = of_a_file();
+/// A place that does not give the second half of the video while it is down, and a task for that.
+fn half_down() -> (Arc<AtomicBool>, Web, Yard) {
     let is_down = Arc::new(AtomicBool::new(true));
     let down = Arc::clone(&is_down);
     let does = move |offset| match down.load(Ordering::SeqCst) && places().contains(&offset) {
         true => Does::Fail,
         false => Does::Give,
     };
-    let web = Web::start("noise.mp4", noise().1, does);
-    let yard = Yard::new();
+    let (web, yard) = (Web::start("noise.mp4", noise().1, does), Yard::new());
     yard.queue.send(&task(&web.url)).unwrap();
+    (is_down, web, yard)
+}
+
+#[test]
+fn a_place_that_fails_midway_has_the_video_tried_again() {
+    let want = of_a_file();
+    let (is_down, _web, yard) = half_down();
     /// Has the place mended once it was blamed.
     struct Mender(Arc<AtomicBool>, Recorder);
     impl Observer for Mender {
@@ -103,16 +108,8 @@ fn a_video_that_is_replaced_meanwhile_is_said_to_be() {
 #[test]
 fn whoever_goes_on_with_a_video_fetches_what_is_left_of_it() {
     let want = of_a_file();
-    let is_down = Arc::new(AtomicBool::new(true));
-    let down = Arc::clone(&is_down);
     // Down for as long as the first worker lives.
-    let does = move |offset| match down.load(Ordering::SeqCst) && places().contains(&offset) {
-        true => Does::Fail,
-        false => Does::Give,
-    };
-    let web = Web::start("noise.mp4", noise().1, does);
-    let yard = Yard::new();
-    yard.queue.send(&task(&web.url)).unwrap();
+    let (is_down, web, yard) = half_down();
     let mut first = worker(&yard, 40);
     first.config.checkpoint = Checkpoint { every: Duration::ZERO, ..first.config.checkpoint };
     assert_eq!(run(&first, Mode::OneJob).unwrap().released, 1);
