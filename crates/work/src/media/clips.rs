@@ -115,6 +115,19 @@ fn every_frame_comes_with_its_time() {
     }
 }
 
+/// As recorders leave it that are stopped and started again: each begins its clock anew.
+#[test]
+fn times_that_go_back_are_no_damage() {
+    let clips = Clips::new();
+    let once = std::fs::read(clips.make(&format!("{SOURCE} -c:v mpeg2video"), "once.ts")).unwrap();
+    let path = clips.write("twice.ts", &[&once[..], &once].concat());
+    let (frames, report) = decode(&path, Fit::Source).unwrap();
+    let got: Vec<f64> = frames.iter().map(|frame| frame.pts_s()).collect();
+    assert_eq!(got, stated_times(&path));
+    assert!(got.windows(2).any(|pair| pair[1] <= pair[0]), "{got:?}");
+    assert_eq!((report.frames, report.damage_count, report.first_damage), (40, 0, None));
+}
+
 #[test]
 fn names_are_only_names() {
     let clips = Clips::new();

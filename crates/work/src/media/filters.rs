@@ -23,7 +23,8 @@ fn choose(choice: &Choice) -> String {
 }
 
 /// Keep what is of the span, scale, turn upright, place, arrange the bytes, and write `frame:N pts:MICROSECONDS ...` and
-/// `packhorse=MARK` for every frame to standard input's descriptor.
+/// `packhorse=MARK` for every frame to standard input's descriptor. Behind that frames are only counted: ffmpeg's output
+/// would complain of times that do not rise, as if the decoder had, and they are no error.
 pub(super) fn filters(probe: &Probe, decode: &Decode) -> String {
     let placement = &decode.placement;
     let flags = match decode.resample {
@@ -46,7 +47,7 @@ pub(super) fn filters(probe: &Probe, decode: &Decode) -> String {
     // The printing filter only speaks of frames that carry metadata, hence the mark; it stays what it is where there is one.
     format!(
         "settb=AVTB,{span}{choice}scale={width}:{height}:flags={flags}{matrix},format=gbrp,{turn}{place}\
-         metadata=add:key=packhorse:value={KEPT},{PRINT}"
+         metadata=add:key=packhorse:value={KEPT},{PRINT},setpts=N"
     )
 }
 
