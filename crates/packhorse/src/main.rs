@@ -90,6 +90,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Load(args) => commands::load::run(&args),
     };
+    node::tidy();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => exit.report(),

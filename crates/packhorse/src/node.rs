@@ -1,7 +1,7 @@
 //! What serving and working both stand on: a repository, a runtime, residency, the scheduler and its lanes.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::onnx::Onnx;
@@ -11,8 +11,28 @@ use serve::{Control, LoadOptions, Metrics, QueueLimits, Residency, ResidencyOpti
 use store::remote::{self, CacheBytes};
 use store::repository::{Layout, PackCache, VersionPolicy};
 use store::{Remote, Repository, Serving};
+use tempfile::TempDir;
 
 use crate::exit::Exit;
+
+/// Where packs are kept that are for this run alone, until [`tidy`] removes it. It is not the repository's: that is held
+/// by threads that nobody waits for, and so may outlive `main`.
+static FOR_THIS_RUN: Mutex<Option<TempDir>> = Mutex::new(None);
+
+/// Removes what was for this run alone. What is left of it when that fails is in the folder for temporary files.
+pub(crate) fn tidy() {
+    drop(FOR_THIS_RUN.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+/// A cache of packs for this run alone.
+fn cache_for_this_run() -> Result<PackCache, Exit> {
+    let failed =
+        |source| Exit::Failed(format!("no folder for this run's packs can be made: {source}; give --pack-cache"));
+    let folder = tempfile::Builder::new().prefix("packhorse-packs-").tempdir().map_err(failed)?;
+    let cache = PackCache::open(&folder.path().to_string_lossy())?;
+    *FOR_THIS_RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+    Ok(cache)
+}
 
 /// Loads ONNX Runtime from where the environment says, or from where the system keeps it, and knows where TensorFlow is.
 pub(crate) fn runtimes() -> Result<Arc<Runtimes>, Exit> {
@@ -101,7 +121,7 @@ impl Place<'_> {
             Some(Err(error)) => error.message,
             None => "there is no XDG_CACHE_HOME and no HOME".to_owned(),
         };
-        let cache = PackCache::temporary()?;
+        let cache = cache_for_this_run()?;
         let place = cache.root().display();
         tracing::warn!(%why, %place, "packs are kept for this run only; give a folder that can be written as --pack-cache");
         Ok(cache)

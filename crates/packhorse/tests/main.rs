@@ -16,6 +16,7 @@ mod interrupted;
 mod migration;
 mod packs;
 mod remote;
+mod repositories;
 #[path = "../../objects/tests/servers/mod.rs"]
 mod servers;
 mod serving;

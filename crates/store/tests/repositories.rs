@@ -26,7 +26,8 @@ fn place(path: &Path) -> &str {
 
 /// What `layout` lists: `NAME/VERSION`, with a mark where it is refused, or the model's name where all of it is.
 fn listed(layout: Layout) -> Vec<String> {
-    let repository = Repository::new(layout, PackCache::temporary().unwrap(), None);
+    let packs = tempfile::tempdir().unwrap();
+    let repository = Repository::new(layout, PackCache::open(place(packs.path())).unwrap(), None);
     let mut lines = Vec::new();
     for (name, listed) in repository.list().unwrap() {
         if listed.refusal.is_some() {

@@ -93,7 +93,8 @@ struct Film<'a> {
 /// Looks at the video and the model of `task`: at the frame that is shown at `at_s`, or the one in the middle.
 ///
 /// # Errors
-/// Those of a job: the model, the video, the decoder.
+/// Those of a job: the model, the video, the decoder; [`InvalidInput`](engine::ErrorKind::InvalidInput) when no frame is
+/// shown at `at_s` or later.
 pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Option<f64>) -> Result<Examination> {
     let manifest = inference.model(&task.model)?;
     let detector = detect::for_model(&manifest)?;
@@ -104,9 +105,12 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let plan = Plan::new(&probe, &outline, &lengths, entries.as_ref());
     let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
     let video = Video { tools, input: &source.input, probe: &probe, detector: &detector, placement };
-    let at_us = at_s.map_or_else(|| middle_us(&probe, &outline), |at_s| (at_s * 1e6) as i64);
-
-    let frame = video.frame_at(at_us, placement)?;
+    let frame = match at_s {
+        Some(at_s) => {
+            video.frame_at((at_s * 1e6) as i64, placement)?.ok_or_else(|| too_late(&video, &outline, at_s))?
+        }
+        None => video.frame_at_or_first(middle_us(&probe, &outline), placement)?,
+    };
     let mut looks = Vec::new();
     let mut found = Vec::new();
     // Once to get ready, and some times to see what it takes.
@@ -122,8 +126,10 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     }
     let sightings: Vec<Sighting> = found.iter().map(Sighting::from).collect();
     let about = About { task, probe: &probe, model: (&manifest.name, manifest.version), labels: &manifest.labels };
-    let mut whole =
-        video.frame_at(frame.pts_us, Placement::of(Fit::Source, (probe.width, probe.height))?)?.planes.to_picture();
+    let mut whole = video
+        .frame_at_or_first(frame.pts_us, Placement::of(Fit::Source, (probe.width, probe.height))?)?
+        .planes
+        .to_picture();
     draw(&mut whole, &about, &sightings);
     let (changes, gate_s) = video.changes(&outline)?;
     let costs = video.costs(gate_s, median(&mut looks[1..]))?;
@@ -165,11 +171,16 @@ impl Video<'_> {
         Frames::open(self.tools, self.input, self.probe, &decode)
     }
 
-    /// The first frame that is shown at `at_us` or later; where there is none, the video's first.
-    fn frame_at(&self, at_us: i64, placement: Placement) -> Result<Frame> {
+    /// The first frame that is shown at `at_us` or later, if there is one.
+    fn frame_at(&self, at_us: i64, placement: Placement) -> Result<Option<Frame>> {
         let keep = vec![Between { from_us: Some(at_us), before_us: None }];
         let there = Span { seek_us: Some(at_us), keep, skip: 0 };
-        if let Some(frame) = self.open(placement, there, Choice::All)?.next()? {
+        self.open(placement, there, Choice::All)?.next()
+    }
+
+    /// The same; where there is none, the video's first.
+    fn frame_at_or_first(&self, at_us: i64, placement: Placement) -> Result<Frame> {
+        if let Some(frame) = self.frame_at(at_us, placement)? {
             return Ok(frame);
         }
         let first = self.open(placement, Span::default(), Choice::All)?.next()?;
@@ -239,6 +250,12 @@ fn places(probe: &Probe, outline: &Outline) -> BTreeSet<Option<i64>> {
     let (first, last) = outline.span.unwrap_or_default();
     let part = last.saturating_sub(first) / PLACES;
     (0..PLACES).map(|place| last_key_at(first.saturating_add(part * place))).collect()
+}
+
+fn too_late(video: &Video<'_>, outline: &Outline, at_s: f64) -> Error {
+    let last = outline.span.map(|(_, last)| format!(", the last at {:.3} s", video.probe.seconds(last)));
+    let message = format!("no frame of '{}' is shown at {at_s} s or later", video.input);
+    Error::invalid(format!("{message}{}: give an earlier time", last.unwrap_or_default()))
 }
 
 fn middle_us(probe: &Probe, outline: &Outline) -> i64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use serve::QueueLimits;
+use serve::{Control, LoadOptions, QueueLimits, ResidencyOptions};
 use work::examine::{Examination, Prediction, examine};
 use work::media::{Tools, write_png};
 use work::quality::Note;
@@ -67,7 +67,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let decoder = tools.check().map_err(|error| Exit::Configuration(error.message))?;
     let task = Task::new(&args.video, &args.model).map_err(|error| Exit::configuration(&error))?;
     let task = args.look.with(task)?;
-    let scheduler = node::start(Place::of(&args.store, None), QueueLimits::default(), node::for_frames())?;
+    // This model alone: of another server's repository no other is packed for it.
+    let options = ResidencyOptions { control: Control::Explicit, ..node::for_frames() };
+    let scheduler = node::start(Place::of(&args.store, None), QueueLimits::default(), options)?;
+    let loaded = scheduler.residency().load_named(&args.model, &LoadOptions::default());
+    loaded.map_err(|error| Exit::configuration(&error))?;
     let examined = examine(&task, &tools, &InProcess(Arc::clone(&scheduler)), args.at);
     scheduler.drain(Duration::from_secs(5));
     let examined = examined?;

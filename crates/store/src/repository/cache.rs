@@ -23,8 +23,6 @@ pub struct PackCache {
     index: PathBuf,
     /// What it may take, on disk.
     bytes_max: CacheBytes,
-    /// Removed with this value, where the cache is for one run.
-    _private: Option<tempfile::TempDir>,
 }
 
 impl PackCache {
@@ -38,19 +36,7 @@ impl PackCache {
         std::fs::create_dir_all(&index).map_err(|source| atomic::io_error(&index, "cannot be made", &source))?;
         // A folder that can be read and not written would fail at the first model.
         tempfile::tempfile_in(&index).map_err(|source| atomic::io_error(&index, "cannot be written", &source))?;
-        Ok(Self { store, index, bytes_max: CacheBytes::Auto, _private: None })
-    }
-
-    /// A cache that goes with this value.
-    ///
-    /// # Errors
-    /// When there is no temporary folder.
-    pub fn temporary() -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("packhorse-packs-").tempdir();
-        let folder = folder.map_err(|source| Error::internal(format!("no temporary folder: {source}")))?;
-        let place = folder.path().to_str().ok_or_else(|| Error::internal("the temporary folder's path is no text"))?;
-        let cache = Self::open(place)?;
-        Ok(Self { _private: Some(folder), ..cache })
+        Ok(Self { store, index, bytes_max: CacheBytes::Auto })
     }
 
     /// The same, which takes no more than `bytes_max` when it is [pruned](Self::prune).
