@@ -206,3 +206,22 @@ fn the_log_is_switched_and_tells_a_requests_trace() {
     // The words that a drain begins with are of the level that was switched off.
     assert!(!ran.err.contains("asked to stop"), "{}", ran.err);
 }
+
+/// A run that fails for what a client sent is the client's to hear of, and no line of the runtime's own stands in the log.
+#[test]
+fn what_the_runtime_refuses_is_told_to_the_client_alone() {
+    let place = Place::new();
+    place.ok("pack assets/bert_tiny_qa.onnx --store store --name qa");
+    let (running, address) = serve(&place, "--log-format json --lame-duck-s 0");
+    let input =
+        |name: &str, value: u64| format!(r#"{{"name":"{name}","datatype":"INT64","shape":[1,1],"data":[{value}]}}"#);
+    let inputs = [input("input_ids", 1 << 40), input("attention_mask", 1), input("token_type_ids", 0)].join(",");
+    let body = format!(r#"{{"inputs":[{inputs}]}}"#);
+    let answer = post(&address("http"), "/v2/models/qa/infer", "", body.as_bytes()).answer();
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_says(&answer.body, &["out of data bounds"]);
+    running.signal(Signal::TERM);
+    let ran = running.end();
+    ran.err.lines().for_each(|line| drop(crate::harness::json(line)));
+    assert!(!ran.err.contains("out of data bounds"), "{}", ran.err);
+}

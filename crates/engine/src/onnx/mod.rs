@@ -24,6 +24,10 @@ use crate::{Engine, Error, ErrorKind, Load, Result, Session, Tensor, Weights};
 /// The environment variable that names the shared library.
 pub const LIBRARY_VARIABLE: &str = "PACKHORSE_ONNXRUNTIME";
 
+/// What the runtime itself writes on standard error. A call that fails says why to whoever made it, and an error's line of
+/// its own, coloured and in no form that a log here has, would be a client's to cause as often as it likes.
+const LOG_LEVEL: LogLevel = LogLevel::Fatal;
+
 /// What [`Onnx::optimise`] may make of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -113,7 +117,7 @@ impl Onnx {
             .map_err(|source| refused("ONNX Runtime has no session options", &source))?
             .with_intra_threads(1)
             .and_then(|set| set.with_inter_threads(1))
-            .and_then(|set| set.with_log_level(LogLevel::Error))
+            .and_then(|set| set.with_log_level(LOG_LEVEL))
             .and_then(|set| set.with_optimization_level(level))
             .map_err(|source| refused("ONNX Runtime refuses the settings", &source))
     }
@@ -161,7 +165,7 @@ fn start(library: &Path) -> Result<Environment> {
         .with_telemetry(false)
         .build()
         .map_err(|source| refused("ONNX Runtime cannot start", &source))?;
-    environment.set_log_level(LogLevel::Error);
+    environment.set_log_level(LOG_LEVEL);
     allocator::register(&environment)?;
     Ok(environment)
 }
