@@ -407,6 +407,18 @@ fn gc_takes_in_two_steps_what_nothing_needs_and_no_more() {
     assert_eq!(elsewhere.keys().len(), all.len() - 3);
     assert_eq!(served(&elsewhere.open("cache", 1 << 30).unwrap(), "a").unwrap().0, model(10));
     assert!(verify(&elsewhere.place, &|_, _| ()).unwrap().damage.is_empty());
+    // What goes while somebody checks it is not damaged.
+    elsewhere.push(&own.store).unwrap();
+    let begun = std::sync::Once::new();
+    let meanwhile = || {
+        remove(&elsewhere.place, "b", Some(1)).unwrap();
+        for _ in 0..2 {
+            collect(&elsewhere.place, NOW, false).unwrap();
+        }
+    };
+    let verified = verify(&elsewhere.place, &|_, _| begun.call_once(meanwhile)).unwrap();
+    assert_eq!((verified.models, verified.damage), (1, vec![]));
+    assert_eq!(elsewhere.keys().len(), all.len() - 3);
     // A manifest that cannot be read may need anything.
     elsewhere.place.put("models/x/1.json", "{}".into(), &When::Absent).unwrap();
     assert_eq!(collect(&elsewhere.place, NOW, false).unwrap_err().kind, ErrorKind::Corrupt);

@@ -225,6 +225,13 @@ pub fn verify(place: &Place, progress: Transfer<'_>) -> Result<Verified> {
     for (item, reason) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
         damage.extend(of[&item].iter().map(|which| (which.clone(), reason.clone())));
     }
+    let mut models = entries.len();
+    if !damage.is_empty() {
+        // Who was removed meanwhile left files that somebody may have collected.
+        let left = bucket::listed(place, &entries)?.0;
+        damage.retain(|(which, _)| left.contains_key(which));
+        models = entries.keys().filter(|which| left.contains_key(*which)).count();
+    }
     damage.sort();
     let url = place.address();
     let damaged = |((name, version), reason): (Which, String)| {
@@ -232,7 +239,7 @@ pub fn verify(place: &Place, progress: Transfer<'_>) -> Result<Verified> {
         Damage { name, version, reason, fix }
     };
     Ok(Verified {
-        models: entries.len(),
+        models,
         files: of.len(),
         bytes: bytes.into_inner(),
         damage: damage.into_iter().map(damaged).collect(),

@@ -304,6 +304,30 @@ fn damage_is_named_not_shared_and_mended_by_packing_again() {
 }
 
 #[test]
+fn what_is_removed_or_moved_while_it_is_checked_is_not_damaged() {
+    let place = Place::new();
+    let scattered: Vec<Tensor> = (0..40).map(|seed| tensor(seed, 100 * KB)).collect();
+    for (at, part) in scattered.iter().enumerate() {
+        place.pack(&format!("part{at}"), std::slice::from_ref(part));
+    }
+    let (before, _) = place.pack("scattered", &scattered);
+    let meanwhile = |done: u64, _: u64| {
+        if done == 0 {
+            for at in 0..scattered.len() {
+                remove(&place.store, &format!("part{at}"), None).unwrap();
+            }
+            assert_eq!(compact(&place.store, false, &|_, _| ()).unwrap().models, 1);
+            place.gc();
+        }
+    };
+    // One thread, which hears of the beginning before it reads anything.
+    let verified = verify(&place.store, 1, &meanwhile).unwrap();
+    assert_eq!((verified.models, verified.damage), (1, vec![]));
+    let gone = (0..before.weights.segments.len()).filter(|&at| !place.segment(&before, at).exists());
+    assert!(gone.count() > 1, "nothing was collected");
+}
+
+#[test]
 fn a_manifest_that_lies_is_refused_with_the_reason() {
     let place = Place::new();
     place.pack("m", &model(100));

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use engine::map::Map;
-use engine::{Error, Result};
+use engine::{Error, ErrorKind, Result};
 
 use crate::content::{Content, program_hash};
 use crate::manifest::{ProgramRef, SegmentRef, Weights};
@@ -50,6 +50,7 @@ enum Item {
 }
 
 /// Hashes every file that a model of `store` needs, on `threads` threads; `progress` is told the bytes done and of all.
+/// Models may be removed and moved meanwhile, and what they left collected.
 ///
 /// # Errors
 /// When the store cannot be listed. Damage is what is found, not an error.
@@ -61,7 +62,7 @@ pub fn verify(store: &Store, threads: usize, progress: &(dyn Fn(u64, u64) + Sync
             Err(error) => damage.push(damaged(&listed.name, listed.version, error.message)),
         }
     }
-    let models = manifests.len() + damage.len();
+    let mut models = manifests.len() + damage.len();
     let items: Vec<Item> = manifests.iter().flat_map(items_of).collect::<HashSet<_>>().into_iter().collect();
     let sizes: Vec<u64> = items
         .iter()
@@ -97,10 +98,47 @@ pub fn verify(store: &Store, threads: usize, progress: &(dyn Fn(u64, u64) + Sync
                 each.find_map(Result::err).map(|error| error.message)
             }
         };
-        damage.extend(reason.map(|reason| damaged(&manifest.name, manifest.version, reason)));
+        match reason.map(|reason| still(store, manifest, reason)) {
+            None | Some(Still::Whole) => {}
+            Some(Still::Damaged(reason)) => damage.push(damaged(&manifest.name, manifest.version, reason)),
+            Some(Still::Gone) => models -= 1,
+        }
     }
     damage.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
     Ok(Verified { models, files: items.len(), bytes, damage })
+}
+
+/// What there is to say in the end of a version in which something was found wrong.
+enum Still {
+    /// For this reason.
+    Damaged(String),
+    /// It was moved, and is whole where it lies now.
+    Whole,
+    /// It was removed.
+    Gone,
+}
+
+/// Looks once more at a version of which `reason` was wrong as its manifest was `checked`.
+fn still(store: &Store, checked: &Manifest, mut reason: String) -> Still {
+    let mut checked = checked.clone();
+    loop {
+        match store.manifest(&checked.name, checked.version) {
+            Err(error) if error.kind == ErrorKind::NotFound => return Still::Gone,
+            Err(error) => return Still::Damaged(error.message),
+            Ok(now) if now == checked => return Still::Damaged(reason),
+            Ok(now) => match wrong_with(store, &now) {
+                None => return Still::Whole,
+                Some(error) => (checked, reason) = (now, error.message),
+            },
+        }
+    }
+}
+
+/// The first thing that is wrong with what `manifest` needs.
+fn wrong_with(store: &Store, manifest: &Manifest) -> Option<Error> {
+    let items = items_of(manifest).into_iter().find_map(|item| item.check(store).err());
+    let tables = || manifest.forms().find_map(|(_, weights)| table_is_true(store, weights, &mut BTreeMap::new()).err());
+    items.or_else(tables)
 }
 
 fn damaged(name: &str, version: u64, reason: String) -> Damage {
