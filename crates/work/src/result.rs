@@ -128,6 +128,9 @@ pub struct Summary {
     /// What crossed each of the task's lines, likewise.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lines: BTreeMap<String, BTreeMap<String, LineCount>>,
+    /// What the task's zones and lines hash to, where it has any: under the same names they may lie elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<String>,
     /// What the file says of itself.
     pub video: Video,
     /// What the decoder complained about.

@@ -218,6 +218,13 @@ impl Task {
         self.track || !self.lines.is_empty()
     }
 
+    /// What its zones and lines hash to, if it has any.
+    pub fn places_hash(&self) -> Option<String> {
+        let (zones, lines) = (&self.zones, &self.lines);
+        let hash = || blake3::hash(serde_json::json!([zones, lines]).to_string().as_bytes()).to_hex()[..32].to_owned();
+        (!zones.is_empty() || !lines.is_empty()).then(hash)
+    }
+
     /// The score below which a detection is of no use: following needs more than is reported.
     pub fn threshold_of_use(&self) -> f32 {
         if self.is_tracking() { self.threshold.min(track::LOW_SCORE) } else { self.threshold }

@@ -132,6 +132,7 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
         tracks: None,
         zones: BTreeMap::new(),
         lines: BTreeMap::new(),
+        places: job.task.places_hash(),
         video: Video {
             container: probe.container.clone(),
             codec: probe.codec.clone(),

@@ -254,9 +254,21 @@ fn a_summary_of_another_task_does_not_count() {
     let yard = Yard::new();
     yard.submit("a", &yard.video());
     assert_eq!(run(&yard.worker(), Mode::OneJob).unwrap().completed, 1);
-    let mut summary = Summary::from_json(&yard.objects.read(&summary_key("a")).unwrap()).unwrap();
-    summary.input.path = "/another.mp4".to_owned();
-    for bytes in [summary.to_json().unwrap(), b"garbage".to_vec()] {
+    let summary = Summary::from_json(&yard.objects.read(&summary_key("a")).unwrap()).unwrap();
+    let another = |change: fn(&mut Summary)| {
+        let mut other = summary.clone();
+        change(&mut other);
+        other.to_json().unwrap()
+    };
+    // An event that comes again to a worker which was told to look otherwise has the id that it had.
+    let others = [
+        another(|summary| summary.input.path = "/another.mp4".to_owned()),
+        another(|summary| summary.tracks = Some(1)),
+        another(|summary| summary.places = Some("other zones".to_owned())),
+        another(|summary| summary.damage.tolerance = 0.5),
+        b"garbage".to_vec(),
+    ];
+    for bytes in others {
         let again = Yard::new();
         again.submit("a", &again.video());
         std::fs::create_dir(again.objects.root().join("a")).unwrap();
