@@ -21,6 +21,10 @@ const APPLICATION_ID: i64 = 0x7068_7471;
 /// The table layout this build writes, and the newest it reads.
 const SCHEMA_VERSION: i64 = 1;
 
+/// No lease lasts as long, and no delay. What is hidden for longer was hidden by a clock that was ahead, and would be lost
+/// until then.
+const HIDDEN_MS_MAX: i64 = 24 * 3_600 * 1_000;
+
 /// A reason longer than this is cut: it is for a person, and the queue's size must not hang on an error's length.
 const REASON_CHARS_MAX: usize = 2_000;
 
@@ -273,6 +277,8 @@ impl TaskQueue for SqliteQueue {
 
 impl SqliteQueue {
     fn take(&self, tx: &Transaction<'_>, now_ms: i64, visibility: Duration) -> rusqlite::Result<Received> {
+        let sql = "UPDATE tasks SET visible_at_ms = ?1 WHERE state = 'queued' AND visible_at_ms > ?2";
+        tx.execute(sql, [now_ms, now_ms.saturating_add(HIDDEN_MS_MAX)])?;
         // The row is told by its number from here on: the id may be anything if it is not ours.
         let sql = "SELECT rowid, id, body, receive_count, failures FROM tasks
                    WHERE state = 'queued' AND visible_at_ms <= ?1 ORDER BY visible_at_ms, rowid LIMIT 1";
@@ -545,6 +551,27 @@ mod tests {
         check("'a'", &body("b"), "the queue says a");
         check("'../a'", &body("../a"), "path segment");
         check("cast(x'ff' AS TEXT)", &body("a"), "path segment");
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_hidden_is_received() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.db");
+        let at = |now_ms: i64| Options { clock: Arc::new(move || now_ms), ..Options::default() };
+        let (year_ms, day_ms) = (365 * 86_400_000, 86_400_000);
+        let ahead = SqliteQueue::open(&path, at(year_ms)).unwrap();
+        ahead.send(&sample("held")).unwrap();
+        let lost = receive(&ahead).unwrap();
+        ahead.send(&sample("waiting")).unwrap();
+        let right = SqliteQueue::open(&path, at(0)).unwrap();
+        let mut ids = [receive(&right), receive(&right)].map(|lease| lease.unwrap().task.id);
+        ids.sort_unstable();
+        assert_eq!(ids, ["held", "waiting"]);
+        assert_eq!(ahead.complete(&lost).unwrap_err().kind, ErrorKind::Cancelled);
+        // A lease of the longest kind is none of these.
+        right.send(&sample("long")).unwrap();
+        assert!(matches!(right.receive(Duration::from_millis(day_ms / 2)).unwrap(), Received::Task(_)));
+        assert_eq!(right.receive(VISIBILITY).unwrap(), Received::Nothing);
     }
 
     #[test]
