@@ -315,6 +315,15 @@ class TensorFlowServing(Repositories):
             self.assertEqual(self.predicted(server, "half"), 3)
             self.assertEqual(self.predicted(server, "half/versions/1"), 404)
 
+    def test_a_model_that_is_refused_as_a_whole_says_why(self):
+        put(self.root / "two" / "1" / "model.onnx", 2)
+        self.config("two", 'platform: "ensemble"')
+        with self.served() as server:
+            for path in ("/v1/models/two", "/v1/models/two/versions/1"):
+                status, answer = self.rest(server, path)
+                self.assertEqual(status, 404)
+                self.assertIn("two/config.pbtxt: it is an ensemble", answer["error"])
+
     def models_config(self):
         """A `models.config` of one model of which two versions are served."""
         for version in (1, 2, 3):

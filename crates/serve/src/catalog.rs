@@ -133,21 +133,16 @@ pub(crate) fn unloaded(name: &str) -> Error {
     Error::not_found(format!("model '{name}' is not loaded; ask for it with the repository API's load"))
 }
 
-/// A line a version of every model; a model that is refused as a whole has one of its own.
-pub(crate) fn index(catalog: &Catalog) -> Vec<IndexEntry> {
-    let mut lines = Vec::new();
-    for (name, known) in catalog {
-        let mut line = |version, state, reason| lines.push(IndexEntry { name: name.clone(), version, state, reason });
-        for (&version, entry) in &known.versions {
-            match &entry.state {
-                State::Served(_) => line(Some(version), ModelState::Ready, String::new()),
-                State::Packing => line(Some(version), ModelState::Loading, String::new()),
-                State::Unserved(error) => line(Some(version), ModelState::Unavailable, error.message.clone()),
-            }
-        }
-        if let (true, Some(refusal)) = (known.versions.is_empty(), &known.refusal) {
-            line(None, ModelState::Unavailable, refusal.message.clone());
-        }
+/// A line a version of the model called `name`; one that is refused as a whole has a line of its own.
+pub(crate) fn index(name: &str, known: &Known) -> Vec<IndexEntry> {
+    let line = |version, state, reason| IndexEntry { name: name.to_owned(), version, state, reason };
+    let of = |(&version, entry): (&u64, &Entry)| match &entry.state {
+        State::Served(_) => line(Some(version), ModelState::Ready, String::new()),
+        State::Packing => line(Some(version), ModelState::Loading, String::new()),
+        State::Unserved(error) => line(Some(version), ModelState::Unavailable, error.message.clone()),
+    };
+    match (known.versions.is_empty(), &known.refusal) {
+        (true, Some(refusal)) => vec![line(None, ModelState::Unavailable, refusal.message.clone())],
+        _ => known.versions.iter().map(of).collect(),
     }
-    lines
 }

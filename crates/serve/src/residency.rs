@@ -245,7 +245,12 @@ impl Residency {
 
     /// Every version of every model that is known, served or not, and every model that is refused as a whole.
     pub fn index(&self) -> Vec<IndexEntry> {
-        catalog::index(&self.catalog())
+        self.catalog().iter().flat_map(|(name, known)| catalog::index(name, known)).collect()
+    }
+
+    /// The same of the model called `name` alone.
+    pub(crate) fn index_of(&self, name: &str) -> Vec<IndexEntry> {
+        self.catalog().get(name).map(|known| catalog::index(name, known)).unwrap_or_default()
     }
 
     /// `version` of the model called `name`, or the newest that is served.

@@ -46,19 +46,21 @@ pub(crate) struct VersionStatus {
 /// # Errors
 /// [`NotFound`](engine::ErrorKind::NotFound) when there is none.
 pub(crate) fn statuses(residency: &Residency, model: &str, version: Option<u64>) -> Result<Vec<VersionStatus>> {
-    let mut found: Vec<VersionStatus> = residency
-        .index()
-        .into_iter()
-        .filter(|entry| entry.name == model && (version.is_none() || entry.version == version))
-        .filter_map(|entry| {
-            let state = state(entry.state);
-            Some(VersionStatus { version: entry.version?, state, reason: entry.reason })
-        })
-        .collect();
+    let (mut found, mut why) = (Vec::new(), String::new());
+    for entry in residency.index_of(model) {
+        match entry.version {
+            Some(known) if version.is_none_or(|wanted| wanted == known) => {
+                found.push(VersionStatus { version: known, state: state(entry.state), reason: entry.reason });
+            }
+            Some(_) => {}
+            // It is refused as a whole.
+            None => why = format!(": {}", entry.reason),
+        }
+    }
     found.sort_by_key(|status| std::cmp::Reverse(status.version));
     if found.is_empty() {
         let which = version.map(|version| format!(" {version}")).unwrap_or_default();
-        return Err(Error::not_found(format!("could not find any version{which} of model '{model}'")));
+        return Err(Error::not_found(format!("could not find any version{which} of model '{model}'{why}")));
     }
     Ok(found)
 }
