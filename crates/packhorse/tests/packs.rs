@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use crate::harness::{Place, assert_says};
+use crate::harness::{Place, assert_says, workspace};
 
 const NANODET: &str = "pack assets/nanodet_g_coco80.onnx --store store --name detector --task object-detection --labels assets/coco80.txt --target native";
 const PERSON: &str = "pack assets/person_ssdlite_odapi.onnx --store store --name detector --task object-detection --labels assets/person.txt --target native";
@@ -116,4 +116,19 @@ fn many_files_are_packed_in_one_go_and_a_bad_one_stops_none() {
         assert_says(ran.complaint(), says);
     }
     assert_eq!(written(&place), before);
+}
+
+#[test]
+fn a_tokenizer_that_cannot_be_read_is_told_when_it_is_packed() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("qa")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        let fixture = workspace().join("crates/store/tests/fixtures/hf/bert-qa").join(file);
+        std::fs::copy(fixture, place.path(&format!("qa/{file}"))).unwrap();
+    }
+    std::fs::write(place.path("qa/tokenizer.json"), "{").unwrap();
+    let ran = place.ok("pack qa --store store");
+    for told in [&ran.err, &ran.lines()[0]["notes"].to_string()] {
+        assert_says(told, &["it takes tensors, and no texts", "tokenizer.json cannot be read"]);
+    }
 }

@@ -62,6 +62,10 @@ fn wrong_usage_and_configuration_are_named() {
         ("submit clip.mp4 --queue s3://bucket/q --model nanodet", &["s3://bucket/q", "sqs://NAME"]),
         ("queue --queue amqp://host/q", &["amqp://host/q", "sqs://NAME"]),
         ("queue --queue queue redrive", &["required"]),
+        // Whoever only looks makes nothing.
+        ("queue --queue new-queue", &["new-queue", "does not exist", "packhorse submit"]),
+        ("queue dead --queue new-queue", &["new-queue", "does not exist"]),
+        ("pull none new-store", &["none", "no model here"]),
     ];
     for (line, says) in cases {
         check(&place, line, &[], says);
@@ -70,6 +74,26 @@ fn wrong_usage_and_configuration_are_named() {
     assert_eq!(models.len(), 1, "something was packed: {models:?}");
     assert!(!place.path("new-queue").exists(), "half of a submission is in a queue");
     assert!(!place.path("never").exists() && !place.path("never-out").exists(), "made for a store that is not there");
+}
+
+#[test]
+fn credentials_that_are_nowhere_are_one_line() {
+    let place = Place::new();
+    let mut command = place.packhorse("queue --queue http://127.0.0.1:1/123456789012/videos");
+    for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(variable);
+    }
+    let ran = Running::start(command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")).end();
+    assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(1), "", 1), "{}", ran.err);
+    assert_says(ran.complaint(), &["there are no AWS credentials", "set AWS_ACCESS_KEY_ID"]);
+}
+
+#[test]
+fn a_filter_of_the_log_that_is_none_is_named() {
+    let place = Place::with_store();
+    let ran = Running::start(place.packhorse("models --store store").env("PACKHORSE_LOG", "serve=nope")).end();
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_says(&ran.err, &["PACKHORSE_LOG is no filter", "warn,serve=debug"]);
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use engine::Runtimes;
+use pipeline::Tokenizers;
 use pipeline::recognise::{InputWish, Understood, Wish, understand};
 use serde::Serialize;
 use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, Targets, is_checkpoint, is_model_folder, name_of, pack};
 use store::task::{Scores, Task, TaskChoice};
-use store::{Precision, Store};
+use store::{Manifest, Precision, Store};
 
 use super::{human_bytes, migrate, print_json, say};
 use crate::exit::Exit;
@@ -201,6 +202,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         let packed = notes.and_then(|notes| {
             let mut packed = pack(&store, &runtimes, &request)?;
             packed.notes.extend(notes);
+            packed.notes.extend(no_texts(&store, &packed.manifest));
             Ok(packed)
         });
         match packed {
@@ -241,6 +243,13 @@ pub(super) fn tell(store: &Store, packed: &Packed, seconds: f64) -> Outcome {
         describe_accuracy(accuracy);
     }
     print_json(&report(packed, accuracy.as_ref()))
+}
+
+/// Why a model that came with a tokenizer takes no texts all the same, which whoever asks it would be the first to hear.
+fn no_texts(store: &Store, manifest: &Manifest) -> Option<String> {
+    let came_with_one = manifest.task.is_some() && manifest.files.contains_key("tokenizer.json");
+    let opened = came_with_one.then(|| pipeline::open(store, manifest, &Tokenizers::default()))?;
+    opened.err().map(|error| format!("it takes tensors, and no texts: {error}"))
 }
 
 /// Finds out what the model of `request` is for, and packs it so; returns what there is to say of that besides.

@@ -25,6 +25,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let pulled = remote::pull(&place, &store, &args.names, &progress);
     bar.finish_and_clear();
     let remote::Pushed { models, same, files, bytes } = pulled?;
+    if models + same == 0 {
+        // Of names each would have been missed; without any, a prefix that is mistyped looks like a place without models.
+        let place = place.address();
+        let fix = format!("correct it; 'packhorse push STORE {place}' brings models there");
+        return Err(Exit::Configuration(format!("{place}: there is no model here; {fix}")));
+    }
     let read = format!("{} of {}", counted(files, "file"), human_bytes(bytes));
     say(format_args!("pulled {} from {}: {read} read; {same} were there", counted(models, "model"), place.address()));
     print_json(&Line { models, same, files, bytes })

@@ -7,7 +7,7 @@ use work::queue::{Depth, SqsOptions};
 use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
-use crate::places::Outside;
+use crate::places::{Outside, file};
 
 /// So many dead letters are shown, unless it is said otherwise.
 const SHOWN: usize = 100;
@@ -75,6 +75,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let place = args.queue.as_deref();
     let place = place
         .ok_or_else(|| Exit::Configuration("no queue is given: say --queue, or set PACKHORSE_QUEUE".to_owned()))?;
+    // Whoever only looks makes no queue, and hears of a name that is mistyped.
+    if let Some(path) = file(place).filter(|path| !path.exists()) {
+        let fix = "correct the path; 'packhorse submit' makes a queue";
+        return Err(Exit::Configuration(format!("queue {} does not exist: {fix}", path.display())));
+    }
     let options = SqsOptions { dead_letters: args.dead_letters.clone(), ..SqsOptions::default() };
     let queue = outside.queue(place, options)?;
     match &args.what {

@@ -20,6 +20,10 @@ const FILTER_VARIABLE: &str = "PACKHORSE_LOG";
 /// The crates whose words are ours.
 const OURS: [&str; 6] = ["packhorse", "serve", "store", "engine", "work", "remote"];
 
+/// Libraries that warn of every way in which they try something in vain, with all that they hold. What comes of it in the end
+/// is an error of ours.
+const TALKATIVE: [&str; 1] = ["aws_config"];
+
 /// What decides which lines are written.
 type Lines = Box<dyn Filter<Registry> + Send + Sync>;
 
@@ -56,7 +60,11 @@ pub(crate) fn start_plain() {
 
 fn start_with(format: LogFormat, level: LogLevel) -> Log {
     let levels = levels(level);
-    let detailed = EnvFilter::try_from_env(FILTER_VARIABLE).ok();
+    let asked = std::env::var(FILTER_VARIABLE).ok().filter(|words| !words.is_empty());
+    let (detailed, wrong) = match asked.map(EnvFilter::try_new).transpose() {
+        Ok(detailed) => (detailed, None),
+        Err(error) => (None, Some(error)),
+    };
     let (filter, handle) = reload::Layer::new(detailed.map_or_else(|| lines(levels), |filter| Box::new(filter)));
     // Colours are for eyes: a file or a collector gets the bare words.
     let colours = std::io::stderr().is_terminal();
@@ -68,6 +76,9 @@ fn start_with(format: LogFormat, level: LogLevel) -> Log {
             let log = log.json().with_current_span(true).with_span_list(false);
             tracing_subscriber::registry().with(log.with_filter(filter)).init();
         }
+    }
+    if let Some(error) = wrong {
+        tracing::warn!("{FILTER_VARIABLE} is no filter and counts as not given: {error}; 'warn,serve=debug' is one");
     }
     Log { lines: handle, levels: Mutex::new(levels) }
 }
@@ -95,7 +106,7 @@ fn passes(levels: LogLevels, line: &Metadata<'_>) -> bool {
     let ours = OURS.contains(&root);
     let on = match *line.level() {
         Level::ERROR => levels.error,
-        Level::WARN => levels.warning,
+        Level::WARN => levels.warning && (levels.verbose >= 1 || !TALKATIVE.contains(&root)),
         Level::INFO => ours && levels.info,
         Level::DEBUG => ours && levels.verbose >= 1,
         Level::TRACE => ours && levels.verbose >= 2,
