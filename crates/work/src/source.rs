@@ -74,7 +74,8 @@ impl Source {
         let metadata = std::fs::metadata(path).map_err(failed)?;
         let fingerprint = fingerprint_of_file(path, metadata.len()).map_err(failed)?;
         let identity = InputIdentity { path: input.to_owned(), size_bytes: metadata.len(), fingerprint };
-        Ok(Self { input: path.into(), identity, modified_ns: modified_ns(&metadata), tag: Some(tag.to_owned()) })
+        let input = Input::Fetched(path.to_owned(), input.to_owned());
+        Ok(Self { input, identity, modified_ns: modified_ns(&metadata), tag: Some(tag.to_owned()) })
     }
 
     /// The video that is read where it is, by `ranges`; `tag` is of its content. Both of its ends are fetched before
@@ -106,7 +107,7 @@ impl Source {
     /// One that is elsewhere is held against what it was whenever something of it is read.
     pub fn check_unchanged(&self) -> Result<()> {
         let path = match &self.input {
-            Input::File(path) => path,
+            Input::File(path) | Input::Fetched(path, _) => path,
             Input::Elsewhere(ranges) => return ranges.fault().map_or(Ok(()), Err),
         };
         let same = std::fs::metadata(path)

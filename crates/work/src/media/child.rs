@@ -63,8 +63,8 @@ impl Child {
     pub(super) fn reading(command: &mut Command, tools: &Tools, (input, view): (&Input, View)) -> Result<Self> {
         let loopback = match input {
             Input::Elsewhere(ranges) => Some((confine_with_loopback(command, &BOUNDS)?, ranges)),
-            Input::File(_) if tools.confined => confine(command, &BOUNDS).map(|()| None)?,
-            Input::File(_) => None,
+            Input::File(_) | Input::Fetched(..) if tools.confined => confine(command, &BOUNDS).map(|()| None)?,
+            Input::File(_) | Input::Fetched(..) => None,
         };
         let mut child = Self::spawn(command)?;
         child.serving =

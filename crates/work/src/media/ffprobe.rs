@@ -89,6 +89,9 @@ fn hear(
         return Err(Error::unavailable(format!("ffprobe was {cause} while it read '{input}'")));
     }
     let reason = child.log().reason("ffprobe gave no reason");
+    // It is named already, and not as ffprobe was told of it.
+    let named = format!("{}: ", input.url().to_string_lossy());
+    let reason = reason.strip_prefix(&named).unwrap_or(&reason);
     Err(Error::invalid(format!(
         "'{input}' is no video that ffmpeg can read ({reason}): check that it is a whole video file"
     )))

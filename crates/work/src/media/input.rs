@@ -1,5 +1,6 @@
 //! Where a video is read: a file, or a place elsewhere that a child reaches by way of us.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,6 +19,8 @@ use crate::ranges::Ranges;
 pub enum Input {
     /// On this machine.
     File(PathBuf),
+    /// Elsewhere, and fetched whole into a file; with what people call it.
+    Fetched(PathBuf, String),
     /// Elsewhere, read in ranges.
     Elsewhere(Arc<Ranges>),
 }
@@ -45,33 +48,47 @@ impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
+            Self::Fetched(_, shown) => f.write_str(shown),
             Self::Elsewhere(ranges) => f.write_str(ranges.shown()),
         }
     }
 }
 
 impl Input {
+    /// The file that it is in, unless it is read where it is.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Fetched(path, _) => Some(path),
+            Self::Elsewhere(_) => None,
+        }
+    }
+
+    /// What ffmpeg calls it.
+    pub(super) fn url(&self) -> OsString {
+        let Self::Elsewhere(ranges) = self else { return self.file().map(input_url).unwrap_or_default() };
+        // An ending tells some containers apart, as it does of a file.
+        let ending = Path::new(ranges.shown()).extension().and_then(|ending| ending.to_str());
+        let plain = |ending: &&str| ending.len() <= 8 && ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let ending = ending.filter(plain).map(|ending| format!(".{ending}")).unwrap_or_default();
+        format!("http://{LOOPBACK}/video{ending}").into()
+    }
+
     /// Tells `command`, an ffmpeg or ffprobe, that it is its input and what it may read for that. ffprobe has no `flag`
     /// before it.
     pub(super) fn give(&self, command: &mut Command, flag: Option<&str>) {
         match self {
-            Self::File(path) => {
-                command.args(["-protocol_whitelist", "file,pipe"]).args(flag).arg(input_url(path));
+            Self::File(_) | Self::Fetched(..) => {
+                command.args(["-protocol_whitelist", "file,pipe"]);
             }
-            Self::Elsewhere(ranges) => {
+            Self::Elsewhere(_) => {
                 // Whatever the environment says of proxies is of another network.
                 for name in ["http_proxy", "no_proxy", "HTTP_PROXY", "NO_PROXY"] {
                     command.env_remove(name);
                 }
                 command.args(["-protocol_whitelist", "http,tcp,pipe", "-seekable", "1", "-icy", "0"]);
-                // An ending tells some containers apart, as it does of a file.
-                let ending = Path::new(ranges.shown()).extension().and_then(|ending| ending.to_str());
-                let plain =
-                    |ending: &&str| ending.len() <= 8 && ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
-                let ending = ending.filter(plain).map(|ending| format!(".{ending}")).unwrap_or_default();
-                command.args(flag).arg(format!("http://{LOOPBACK}/video{ending}"));
             }
         }
+        command.args(flag).arg(self.url());
     }
 
     /// That there is something to be read.
@@ -80,7 +97,7 @@ impl Input {
     /// [`NotFound`](engine::ErrorKind::NotFound), [`InvalidInput`](engine::ErrorKind::InvalidInput).
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            Self::File(path) => check_file(path),
+            Self::File(path) | Self::Fetched(path, _) => check_file(path, self),
             Self::Elsewhere(ranges) if ranges.bytes() == 0 => Err(empty(self)),
             Self::Elsewhere(_) => Ok(()),
         }
@@ -94,7 +111,9 @@ impl Input {
         let mut head = [0; 8];
         match self {
             // One that cannot be read says so to whoever decodes it, in words of its own.
-            Self::File(path) => drop(File::open(path).and_then(|file| file.read_exact_at(&mut head, 0))),
+            Self::File(path) | Self::Fetched(path, _) => {
+                drop(File::open(path).and_then(|file| file.read_exact_at(&mut head, 0)));
+            }
             Self::Elsewhere(ranges) if ranges.bytes() >= 8 => ranges.read_exact_at(&mut head, 0)?,
             Self::Elsewhere(_) => {}
         }
@@ -102,8 +121,7 @@ impl Input {
     }
 }
 
-fn check_file(path: &Path) -> Result<()> {
-    let shown = path.display();
+fn check_file(path: &Path, shown: &Input) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(format!("video '{shown}' does not exist: check the path")),
         _ => Error::invalid(format!("video '{shown}' cannot be read: {error}")),
@@ -115,11 +133,11 @@ fn check_file(path: &Path) -> Result<()> {
         return Err(Error::invalid(format!("'{shown}' is not a regular file: save the video to disk first")));
     }
     if metadata.len() == 0 {
-        return Err(empty(&shown));
+        return Err(empty(shown));
     }
     Ok(())
 }
 
-fn empty(shown: &dyn fmt::Display) -> Error {
+fn empty(shown: &Input) -> Error {
     Error::invalid(format!("video '{shown}' is empty (0 bytes): upload it again"))
 }

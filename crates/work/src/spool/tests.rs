@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use objects::{Limits, Variables, When};
 
 use super::*;
-use crate::media::Input;
 use crate::ranges::tests::{Does, Web};
 use crate::servers::{self, KEY, SECRET, Server};
 
@@ -32,11 +31,8 @@ fn files(root: &Path) -> Vec<PathBuf> {
     of.filter(|path| !path.ends_with(LOCK)).collect()
 }
 
-fn path_of<'a>(fetched: &'a Fetched<'_>) -> &'a PathBuf {
-    match &fetched.source.input {
-        Input::File(path) => path,
-        Input::Elsewhere(_) => panic!("it is not here"),
-    }
+fn path_of<'a>(fetched: &'a Fetched<'_>) -> &'a Path {
+    fetched.source.input.file().expect("it is here")
 }
 
 fn go_on() -> bool {
@@ -103,7 +99,7 @@ fn the_spool_holds_no_more_than_it_may() {
     let spool = Spool::open(&network, root.path(), 1000).unwrap();
     fs::write(root.path().join("0/left"), bytes(500, 0)).unwrap();
     let first = spool.fetch(&task("s3://spool-max/a"), false, &go_on).unwrap();
-    assert_eq!(files(root.path()), std::slice::from_ref(path_of(&first)), "what nobody needs had to go");
+    assert_eq!(files(root.path()), [path_of(&first).to_owned()], "what nobody needs had to go");
     // The second waits for the first, or gives up when it is told to.
     let given_up = spool.fetch(&task("s3://spool-max/b"), false, &|| true).map(|_| ()).unwrap_err();
     assert_eq!(given_up.kind, ErrorKind::Cancelled);

@@ -65,6 +65,9 @@ fn at(url: &str, outside: &Outside, inputs: &mut Vec<String>) -> Result<(), Exit
         let objects = page.map_err(configuration)?.objects;
         found.extend(objects.into_iter().filter(|object| is_video(Path::new(&object.key))).map(|o| place.url(&o.key)));
     }
+    if found.is_empty() && is_video(Path::new(&prefix)) {
+        return Err(Exit::Configuration(format!("{url}: there is no such object, nor any video that begins with it")));
+    }
     found.sort_unstable();
     inputs.append(&mut found);
     Ok(())

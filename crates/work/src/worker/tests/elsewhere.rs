@@ -44,6 +44,23 @@ fn of_a_file() -> (Vec<u8>, Summary) {
 }
 
 #[test]
+fn what_is_no_video_is_called_as_people_call_it() {
+    let web = Web::start("text", b"a text that is no video".to_vec(), |_| Does::Give);
+    for whole_bytes_max in [0, u64::MAX] {
+        let yard = Yard::new();
+        yard.queue.send(&task(&web.url)).unwrap();
+        let mut worker = worker(&yard, 40);
+        let mut spool = Spool::open(&network(), &yard.folder.path().join("spool"), 1 << 30);
+        spool.as_mut().unwrap().whole_bytes_max = whole_bytes_max;
+        worker.spool = Some(LazyLock::new(Box::new(move || spool)));
+        assert_eq!(run(&worker, Mode::DrainOnce).unwrap().dead, 1);
+        let said = format!("'{}' is no video that ffmpeg can read (Invalid data found when processing input)", web.url);
+        let reason = yard.state("a").reason.unwrap();
+        assert!(reason.starts_with(&said), "{whole_bytes_max}: {reason}");
+    }
+}
+
+#[test]
 fn a_video_elsewhere_comes_to_what_its_copy_here_comes_to() {
     let want = of_a_file();
     let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
