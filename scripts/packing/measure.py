@@ -1,6 +1,7 @@
 """What is measured of a server as a process: its answers, its memory, its CPU time, and the page cache under it."""
 
 import json
+import mmap
 import os
 import pathlib
 import subprocess
@@ -92,11 +93,20 @@ def files(store):
 
 
 def warm(store):
-    """Reads all of it, so that it is in the page cache as far as there is room."""
+    """Reads all of it, so that it is in the page cache as far as there is room, in pages of whatever size reading gives."""
     for file in files(store):
         with open(file, "rb", buffering=0) as data:
             while data.read(1 << 22):
                 pass
+
+
+def warm_in_large_pages(store):
+    """As `warm`, of a store that was chilled, in pages of up to 2 MiB as far as kernel and file system have them."""
+    for file in files(store):
+        with open(file, "rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+            # Every one is touched, as `warm` does.
+            mapped[:: mmap.PAGESIZE]
 
 
 def chill(store):
