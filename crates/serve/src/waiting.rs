@@ -18,7 +18,7 @@ const SWEPT_PER_REFUSAL: usize = 256;
 /// A client is told to come back after this at the earliest, and at the latest.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A breath at the least and at the most: waking up takes as long as the first, and a client hardly notices the second.
-const BREATH: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(1));
+const BREATH: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(2));
 /// A full queue is work for as many breaths, so that it never runs empty in one.
 const BREATHS: u32 = 8;
 /// Held back, a request with a deadline keeps so many times its batch's expected cost.

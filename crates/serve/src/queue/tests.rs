@@ -165,7 +165,7 @@ fn a_full_queue_refuses_by_name_and_another_models_queue_does_not_care() {
 #[test]
 fn a_guest_breathes_while_lanes_have_enough_to_do() {
     for (what, capacity, cost_us, busy, want_us) in [
-        ("much work", 16, 1400, true, Some(1000)),
+        ("much work", 16, 1400, true, Some(2000)),
         ("less of it", 16, 400, true, Some(800)),
         ("what is over before anybody wakes", 16, 3, true, None),
         ("a lane that has yet to come", 16, 1400, false, None),
