@@ -13,7 +13,7 @@ mod signature;
 pub use signature::{Signature, TensorSpec};
 
 mod runtime;
-pub use runtime::{Engine, Load, Outlet, SavedModel, Session, Weights};
+pub use runtime::{Engine, LaidOut, Load, Outlet, SavedModel, Session, Weights};
 
 pub mod blocks;
 pub mod confine;

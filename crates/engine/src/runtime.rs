@@ -37,6 +37,15 @@ pub struct Outlet {
     pub tensor: String,
 }
 
+/// A graph with weights inside, laid out for this CPU, in files.
+#[derive(Debug)]
+pub struct LaidOut {
+    /// Names the other.
+    pub graph: PathBuf,
+    /// The weights, as they were and as kernels read them.
+    pub weights: PathBuf,
+}
+
 /// A runtime. One per process; shared by every lane and loader.
 pub trait Engine: Send + Sync {
     /// The runtime's name and version, for people and for metadata.
@@ -59,6 +68,26 @@ pub trait Engine: Send + Sync {
     fn saved_model(&self, model: &SavedModel<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
         let _ = (model, lanes);
         Err(Error::unsupported("this runtime reads no SavedModels"))
+    }
+
+    /// Lays `weights` out for this CPU's kernels, which are constants of `graph` by these names, and writes both to files in
+    /// `folder`. Takes seconds, and up to twice the weights' bytes of memory meanwhile.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when this runtime lays nothing out or refuses the graph.
+    fn lay_out(&self, graph: &[u8], weights: &[(String, Tensor)], folder: &Path) -> Result<LaidOut> {
+        let _ = (graph, weights, folder);
+        Err(Error::unsupported("this runtime lays out no weights"))
+    }
+
+    /// Builds a session of what was laid out, which maps it and runs on no other weights. It needs the files by name no more
+    /// when it is built.
+    ///
+    /// # Errors
+    /// As [`lay_out`](Self::lay_out).
+    fn hot_session(&self, laid_out: &LaidOut) -> Result<Box<dyn Session>> {
+        let _ = laid_out;
+        Err(Error::unsupported("this runtime lays out no weights"))
     }
 
     /// Binds `weights`, in the program's order, so that any session of that program can run on them.

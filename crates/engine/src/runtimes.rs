@@ -1,11 +1,11 @@
 //! [`Runtimes`]: every runtime that a process has, behind one face.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::onnx::Onnx;
 use crate::tensorflow::TensorFlow;
-use crate::{Engine, Load, Result, SavedModel, Session, Tensor, Weights};
+use crate::{Engine, LaidOut, Load, Result, SavedModel, Session, Tensor, Weights};
 
 /// ONNX Runtime, and TensorFlow from when a model first needs it: its library is thirty times as large.
 pub struct Runtimes {
@@ -42,6 +42,14 @@ impl Engine for Runtimes {
     fn saved_model(&self, model: &SavedModel<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
         let tensorflow = self.tensorflow.get_or_init(|| TensorFlow::load(self.tensorflow_library.as_deref()));
         tensorflow.as_ref().map_err(Clone::clone)?.saved_model(model, lanes)
+    }
+
+    fn lay_out(&self, graph: &[u8], weights: &[(String, Tensor)], folder: &Path) -> Result<LaidOut> {
+        self.onnx.lay_out(graph, weights, folder)
+    }
+
+    fn hot_session(&self, laid_out: &LaidOut) -> Result<Box<dyn Session>> {
+        self.onnx.hot_session(laid_out)
     }
 
     fn bind(&self, weights: Vec<Tensor>) -> Result<Arc<dyn Weights>> {

@@ -30,6 +30,7 @@ pub mod upkeep;
 pub mod variant;
 
 mod precision;
+mod scratch;
 mod serving;
 
 pub mod remote;
@@ -38,7 +39,10 @@ pub mod untrusted;
 
 pub use folder::{Listed, Store};
 pub use manifest::Manifest;
+pub use onnx::joined::Joined;
+pub use onnx::laid_out::Own;
 pub use precision::Precision;
 pub use remote::{Fetched, Remote};
 pub use repository::Repository;
+pub use scratch::Scratch;
 pub use serving::{LatencyClass, Serving};

@@ -11,7 +11,7 @@ use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, pack};
 use store::picture::Fit;
 use store::task::{Detection, Head, Task};
-use store::{Manifest, Store};
+use store::{Joined, Manifest, Store};
 
 mod eight_bits;
 mod forms;
@@ -76,7 +76,38 @@ fn run(onnx: &Runtimes, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -
     let session = onnx.session(&program, manifest.weights.len(), load).unwrap();
     let weights = onnx.bind(store.weights(manifest).unwrap()).unwrap();
     let all: Vec<usize> = (0..manifest.outputs.len()).collect();
-    session.run(weights.as_ref(), inputs, &all).unwrap()
+    let answer = session.run(weights.as_ref(), inputs, &all).unwrap();
+    // What can be hot answers the same.
+    match store.joined(manifest) {
+        Ok(joined) => assert_near(&hot(onnx, &joined, manifest, inputs), &answer, &manifest.name),
+        Err(error) => assert!(error.kind == ErrorKind::Unsupported, "{error}"),
+    }
+    answer
+}
+
+/// What a session of the model's own answers, whose files are gone.
+fn hot(onnx: &Runtimes, joined: &Joined, manifest: &Manifest, inputs: &[Tensor]) -> Vec<Tensor> {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = joined.session(onnx, folder.path()).unwrap();
+    assert!(joined.weights.is_empty() || hot.mapped_bytes > 0);
+    drop(folder);
+    let all: Vec<usize> = (0..manifest.outputs.len()).collect();
+    hot.session.run(onnx.bind(Vec::new()).unwrap().as_ref(), inputs, &all).unwrap()
+}
+
+/// That single precision is as near as sums in another order are, and everything else the same.
+fn assert_near(got: &[Tensor], want: &[Tensor], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (got, want) in got.iter().zip(want) {
+        assert_eq!((got.dtype(), got.shape()), (want.dtype(), want.shape()), "{what}");
+        let (Some(got), Some(want)) = (got.as_f32(), want.as_f32()) else {
+            assert_eq!(got, want, "{what}");
+            continue;
+        };
+        let largest = want.iter().fold(0.0f32, |most, number| most.max(number.abs()));
+        let off = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+        assert!(off <= 1e-5 * largest, "{what}: hot, off by {off} of {largest}");
+    }
 }
 
 fn plain(onnx: &Runtimes, path: &Path, inputs: &[Tensor]) -> Vec<Tensor> {

@@ -7,6 +7,7 @@
 #![expect(clippy::result_large_err, reason = "ort returns the builder inside its error; ours are made at once")]
 
 mod allocator;
+mod hot;
 mod run;
 mod value;
 
@@ -19,7 +20,7 @@ use ort::logging::LogLevel;
 use ort::session::Session as OrtSession;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use crate::{Engine, Error, ErrorKind, Load, Result, Session, Tensor, Weights};
+use crate::{Engine, Error, ErrorKind, LaidOut, Load, Result, Session, Tensor, Weights};
 
 /// The environment variable that names the shared library.
 pub const LIBRARY_VARIABLE: &str = "PACKHORSE_ONNXRUNTIME";
@@ -137,6 +138,14 @@ impl Engine for Onnx {
         let session =
             builder.commit_from_memory(program).map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
         run::OnnxSession::new(session, weights).map(|session| Box::new(session) as Box<dyn Session>)
+    }
+
+    fn lay_out(&self, graph: &[u8], weights: &[(String, Tensor)], folder: &Path) -> Result<LaidOut> {
+        hot::lay_out(self, graph, weights, folder)
+    }
+
+    fn hot_session(&self, laid_out: &LaidOut) -> Result<Box<dyn Session>> {
+        hot::session(self, laid_out)
     }
 
     fn bind(&self, weights: Vec<Tensor>) -> Result<Arc<dyn Weights>> {

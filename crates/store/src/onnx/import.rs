@@ -326,7 +326,7 @@ fn folder(path: &Path) -> &Path {
 
 #[cfg(test)]
 #[path = "import_tests.rs"]
-mod tests;
+pub(in crate::onnx) mod tests;
 
 #[cfg(test)]
 #[path = "operator_tests.rs"]

@@ -9,7 +9,7 @@ use crate::onnx::wire::{
 };
 
 /// The runtime that `make setup` fetched, or the one that the environment names.
-pub(super) fn onnx() -> Onnx {
+pub(in crate::onnx) fn onnx() -> Onnx {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/onnxruntime/1.31.1/libonnxruntime.so");
     let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE).map_or(fetched, PathBuf::from);
     Onnx::load(Some(&library)).expect("'make setup' fetches the runtime")
@@ -74,7 +74,7 @@ fn floats(name: &str, dims: &[i64], seed: u16) -> TensorProto {
     }
 }
 
-pub(super) fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
+pub(in crate::onnx) fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
     let dim = dims.iter().map(|&dim| Dim {
         dim_value: (dim >= 0).then_some(dim),
         dim_param: (dim < 0).then(|| format!("axis{dim}")),
@@ -88,7 +88,7 @@ pub(super) fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
     }
 }
 
-pub(super) fn node(operator: &str, input: &[&str], output: &str) -> Node {
+pub(in crate::onnx) fn node(operator: &str, input: &[&str], output: &str) -> Node {
     Node {
         op_type: Some(operator.to_owned()),
         input: input.iter().map(|&name| name.to_owned()).collect(),

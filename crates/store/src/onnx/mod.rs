@@ -8,6 +8,8 @@ pub(crate) mod import;
 pub(crate) mod canonical;
 pub(crate) mod compile;
 pub(crate) mod fit;
+pub(crate) mod joined;
+pub(crate) mod laid_out;
 pub(crate) mod lift;
 mod linear;
 pub(crate) mod made;
