@@ -10,7 +10,7 @@ use objects::{Limits, Network, Variables};
 use serve::{Control, LoadOptions, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
 use store::remote::{self, CacheBytes};
 use store::repository::{Layout, PackCache, VersionPolicy};
-use store::{Remote, Repository, Serving};
+use store::{Remote, Repository, Scratch, Serving};
 use tempfile::TempDir;
 
 use crate::exit::Exit;
@@ -134,6 +134,20 @@ pub(crate) fn user_cache(name: &str) -> Option<PathBuf> {
     let home = || variable("HOME").map(|home| home.join(".cache"));
     let caches = variable("XDG_CACHE_HOME").filter(|place| place.is_absolute()).or_else(home);
     caches.map(|caches| caches.join(name))
+}
+
+/// Where what is laid out for hot models is mapped from: the folder that was asked for, or among the user's caches; `None`
+/// where there is to be no such thing, or no place for it.
+pub(crate) fn scratch(asked: Option<&str>) -> Result<Option<Scratch>, Exit> {
+    match asked {
+        Some("off") => Ok(None),
+        Some(folder) => {
+            let scratch = Scratch::at(folder.into());
+            scratch.open().map_err(|error| Exit::Configuration(error.message))?;
+            Ok(Some(scratch))
+        }
+        None => Ok(user_cache("packhorse-hot").map(Scratch::at)),
+    }
 }
 
 /// Starts a scheduler over the repository at `place`, a lane on every core that this process may use.

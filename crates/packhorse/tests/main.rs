@@ -12,6 +12,7 @@ mod demo;
 mod draining;
 mod forms;
 mod full_disk;
+mod hot;
 mod interrupted;
 mod migration;
 mod packs;

@@ -120,8 +120,13 @@ impl Lane<'_> {
     }
 
     fn compute(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
+        if let Some(hot) = self.model.heat().hot() {
+            return hot.run(inputs, outputs);
+        }
         let ready = self.scheduler.residency().ready(self.model)?;
-        self.program.session(self.lane).run(ready.weights(), inputs, outputs)
+        let computed = self.program.session(self.lane).run(ready.weights(), inputs, outputs)?;
+        self.model.heat().ran(inputs, outputs);
+        Ok(computed)
     }
 
     /// A run of so many requests and items is over; of texts, each is `length` tokens with its padding.

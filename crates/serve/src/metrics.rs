@@ -53,6 +53,7 @@ pub struct Metrics {
     model_unloads: Counter,
     cold_start_seconds: Histogram,
     evictions: Family<Gone, Counter>,
+    promotions: Family<Became, Counter>,
     models: Arc<Models>,
     memory: Arc<Watched<dyn MemorySource>>,
     cache: Arc<Watched<dyn CacheSource>>,
@@ -64,6 +65,41 @@ pub struct Metrics {
 pub(crate) enum Evicted {
     Weights,
     Program,
+    Hot,
+}
+
+/// What became of a model that looked hot, or was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promoted {
+    Kept,
+    NoGain,
+    Differs,
+    Unsuited,
+    Failed,
+    Cooled,
+}
+
+impl Promoted {
+    const ALL: [Self; 6] = [Self::Kept, Self::NoGain, Self::Differs, Self::Unsuited, Self::Failed, Self::Cooled];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Became {
+    outcome: &'static str,
+}
+
+impl From<Promoted> for Became {
+    fn from(promoted: Promoted) -> Self {
+        let outcome = match promoted {
+            Promoted::Kept => "hot",
+            Promoted::NoGain => "no_gain",
+            Promoted::Differs => "other_answers",
+            Promoted::Unsuited => "unsuited",
+            Promoted::Failed => "failed",
+            Promoted::Cooled => "cooled",
+        };
+        Self { outcome }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +112,7 @@ impl From<Evicted> for Gone {
         let what = match evicted {
             Evicted::Weights => "weights",
             Evicted::Program => "program",
+            Evicted::Hot => "hot",
         };
         Self { what }
     }
@@ -171,12 +208,16 @@ impl Default for Metrics {
             model_unloads: Counter::default(),
             cold_start_seconds: seconds(),
             evictions: Family::default(),
+            promotions: Family::default(),
             models: Arc::default(),
             memory: Arc::default(),
             cache: Arc::default(),
             others: Arc::default(),
         };
-        for what in [Evicted::Weights, Evicted::Program] {
+        for outcome in Promoted::ALL {
+            drop(metrics.promotions.get_or_create(&outcome.into()));
+        }
+        for what in [Evicted::Weights, Evicted::Program, Evicted::Hot] {
             drop(metrics.evictions.get_or_create(&what.into()));
         }
         for reason in REASONS {
@@ -211,6 +252,8 @@ impl Metrics {
         own.register("model_unloads", "Models unloaded or gone from the store", self.model_unloads.clone());
         let cold = self.cold_start_seconds.clone();
         own.register_with_unit("cold_start", "Wait of requests that found their model cold", Unit::Seconds, cold);
+        let help = "What became of models that looked hot, and of those that were";
+        own.register("promotions", help, self.promotions.clone());
         own.register("evictions", "What went because memory was short", self.evictions.clone());
         let tasks = self.desk_waiting.clone();
         own.register(
@@ -317,6 +360,11 @@ impl Metrics {
     /// Something went because memory was short.
     pub(crate) fn evicted(&self, what: Evicted) {
         self.evictions.get_or_create(&what.into()).inc();
+    }
+
+    /// A model that looked hot, or was, became this.
+    pub(crate) fn promoted(&self, became: Promoted) {
+        self.promotions.get_or_create(&became.into()).inc();
     }
 
     /// A request waited `wait` for a model that was not in memory.

@@ -16,7 +16,7 @@ use crate::costs::Costs;
 use crate::hold::Arrivals;
 use crate::lengths::Lengths;
 use crate::reshape::Reshapes;
-use crate::residency::{AtHand, Files, Program, Ready, Slot, Traffic};
+use crate::residency::{AtHand, Files, Heat, Program, Ready, Slot, Traffic};
 use crate::stats::{Recorder, Statistics};
 
 /// After a failure to make a model ready it is tried again, but not sooner than this.
@@ -39,6 +39,8 @@ pub struct Model {
     /// Its weights, when they are bound: put there by whichever lane comes first, and taken away when something else needs
     /// the room.
     ready: ArcSwapOption<Ready>,
+    /// A session of its own, when it is hot.
+    heat: Heat,
     /// Why they could not be bound, and when that was. Locked while they are bound.
     failure: Mutex<Option<(Error, Instant)>>,
     /// Whether somebody makes it ready while a request is still arriving, so that no second one is sent to do so.
@@ -67,6 +69,7 @@ impl Model {
             files: Files::default(),
             slot: Arc::default(),
             ready: ArcSwapOption::empty(),
+            heat: Heat::default(),
             failure: Mutex::default(),
             expected: AtomicBool::new(false),
             traffic: Traffic::default(),
@@ -213,6 +216,10 @@ impl Model {
     /// Whether its operator wants it in memory at all times.
     pub(crate) fn pinned(&self) -> bool {
         self.settings.serving.pin.unwrap_or(false)
+    }
+
+    pub(crate) fn heat(&self) -> &Heat {
+        &self.heat
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {

@@ -27,6 +27,8 @@ pub(crate) use program::{Program, Slot};
 mod ready;
 pub(crate) use ready::Ready;
 
+mod hot;
+pub(crate) use hot::{Heat, promote};
 mod keeper;
 pub(crate) use keeper::keep;
 mod pins;
@@ -47,7 +49,7 @@ use arc_swap::ArcSwap;
 use engine::memory::{self, Usage};
 use engine::{Engine, Error, ErrorKind, Result};
 use store::repository::Pruned;
-use store::{Repository, Serving};
+use store::{Repository, Scratch, Serving};
 
 use crate::catalog::{self, Catalog, Control, IndexEntry};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
@@ -82,6 +84,8 @@ pub struct Residency {
     /// What all of it may take.
     budget: Arc<Budget>,
     scales: Scales,
+    /// Where what is laid out for hot models is mapped from; `None` where none ever is.
+    hot: Option<Scratch>,
     /// Whether some model is pinned, as far as that was ever asked for.
     pins: AtomicBool,
     /// What the models that are pinned take, weights and all.
@@ -122,6 +126,8 @@ pub struct ResidencyOptions {
     pub defaults: Serving,
     /// What models may take of the memory, with everything else; a budget of the default size when there is none.
     pub budget: Option<Arc<Budget>>,
+    /// Where what is laid out for models that are asked for most is mapped from; without, all run on what they share.
+    pub hot: Option<Scratch>,
 }
 
 impl ModelSource for Residency {
@@ -162,7 +168,7 @@ impl Residency {
         lanes: usize,
         options: ResidencyOptions,
     ) -> Result<Self> {
-        let ResidencyOptions { control, overrides, defaults, budget } = options;
+        let ResidencyOptions { control, overrides, defaults, budget, hot } = options;
         let residency = Self {
             repository: repository.into(),
             engine,
@@ -179,6 +185,7 @@ impl Residency {
             slots: Mutex::default(),
             budget: budget.unwrap_or_else(|| Budget::new(Budget::default_bytes())),
             scales: Scales::default(),
+            hot,
             pins: AtomicBool::new(false),
             pinned_bytes: AtomicU64::new(0),
             relieving: Mutex::default(),

@@ -286,6 +286,7 @@ impl Scheduler {
         self.load.notify_all();
         self.fetch.notify_all();
         self.residency.stop_fetching();
+        self.residency.stop_heating();
         self.stopped.notify_all();
         self.residency.wake_keeper();
         self.changes.stop();

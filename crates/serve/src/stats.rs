@@ -100,6 +100,13 @@ impl Recorder {
         if succeeded { statistics.success.add(1, total) } else { statistics.fail.add(1, total) }
     }
 
+    /// The time on a lane that a request takes on average, in seconds; 0 before the first.
+    pub(crate) fn lane_s_a_request(&self) -> f64 {
+        let held = self.lock();
+        let ns: u64 = held.batches.iter().map(|batch| batch.compute_infer.ns).sum();
+        ns as f64 / 1e9 / held.compute_infer.count.max(1) as f64
+    }
+
     /// The statistics as they stand.
     pub(crate) fn snapshot(&self) -> Statistics {
         self.lock().clone()

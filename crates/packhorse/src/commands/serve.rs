@@ -98,8 +98,9 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let (limits, budget) = (settings.limits()?, Budget::new(settings.memory_budget_bytes()));
     budget.set_aside(&limits.http.bodies);
     let overrides = resolved.servings().clone();
-    let options =
-        ResidencyOptions { control: settings.control, overrides, budget: Some(budget), ..ResidencyOptions::default() };
+    let hot = node::scratch(settings.hot_cache.as_deref())?;
+    let (control, budget) = (settings.control, Some(budget));
+    let options = ResidencyOptions { control, overrides, budget, hot, ..ResidencyOptions::default() };
     let scheduler = node::start(place, settings.queue_limits(), options)?;
     for model in &settings.load {
         let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
@@ -119,6 +120,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
         tracing::warn!(%manage, "the server can be changed from other machines; whoever reaches this address may do it");
     }
     scheduler.settle()?;
+    scheduler.promote()?;
     let models = scheduler.residency().models().len();
     let lanes = scheduler.lanes();
     let http = server.addresses.http;

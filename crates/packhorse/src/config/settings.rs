@@ -96,6 +96,10 @@ settings! {
     /// of what is free on its disk, and of what it has already. It holds for `pack-cache` as well, whose packs stay as long
     /// as a server that runs names them.
     cache_bytes_max: Disk = "auto";
+    /// Models that are asked for most get a session of their own, over weights that are laid out for this CPU and mapped
+    /// from files here, which take twice a model's weights while it is hot; `off` has all run on what they share. When not
+    /// given, `packhorse-hot` in `$XDG_CACHE_HOME` or `~/.cache`, and off where that cannot be written.
+    hot_cache: Option<String> = "";
     /// Where REST is served; port 0 takes a free one, and the addresses are printed as one JSON line.
     http: SocketAddr = "127.0.0.1:8080";
     /// Where gRPC is served.

@@ -32,6 +32,8 @@ pub trait MemorySource: Send + Sync {
     fn figures(&self) -> MemoryFigures;
     /// Calls `each` with the name of every model that has something in memory, and its bytes; once a version.
     fn models(&self, each: &mut dyn FnMut(&str, u64));
+    /// How many models have a session of their own beside the one that they share.
+    fn hot(&self) -> usize;
     /// Calls `each` with every program that is in memory.
     fn programs(&self, each: &mut dyn FnMut(ProgramMemory<'_>));
 }
@@ -56,6 +58,7 @@ fn kinds(figures: &MemoryFigures) -> Vec<(&'static str, u64)> {
         MemoryKind::Programs => "programs",
         MemoryKind::Whole => "whole",
         MemoryKind::Weights => "weights",
+        MemoryKind::Hot => "hot",
     };
     let charged = MemoryKind::ALL.map(|kind| (name(kind), figures.charged_bytes[kind as usize]));
     let rest = [("bodies", figures.bodies_bytes), ("other", figures.other_bytes), ("mapped", figures.mapped_bytes)];
@@ -69,7 +72,7 @@ impl Collector for Watched<dyn MemorySource> {
         let budget = gauge(figures.limit_bytes);
         let help = "What everything together may take of the memory.";
         budget.encode(encoder.encode_descriptor("memory_budget", help, Some(&Unit::Bytes), budget.metric_type())?)?;
-        let help = "What is in memory: sessions of programs, of models kept whole, what pointing at weights takes, bodies of \
+        let help = "What is in memory: sessions of programs, of models kept whole, of hot ones, what pointing at weights takes, bodies of \
                     requests, the rest of the process, and pages of mapped files.";
         let mut family = encoder.encode_descriptor("memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for (kind, bytes) in kinds(&figures) {
@@ -86,6 +89,9 @@ impl Collector for Watched<dyn MemorySource> {
         let ready = gauge(ready);
         let help = "Versions of models that are in memory: mapped, or kept whole.";
         ready.encode(encoder.encode_descriptor("models_ready", help, None, ready.metric_type())?)?;
+        let hot = gauge(source.hot() as u64);
+        let help = "Versions of models that have a session of their own, because they are asked for most.";
+        hot.encode(encoder.encode_descriptor("models_hot", help, None, hot.metric_type())?)?;
         let help = "What of a model is in memory of its own: what it takes of the process's, and the weights it has mapped, \
                     whether their pages are there or not. A program that it shares is not in it.";
         let mut family = encoder.encode_descriptor("model_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;

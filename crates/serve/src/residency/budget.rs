@@ -26,11 +26,13 @@ pub enum MemoryKind {
     Whole,
     /// What pointing at mapped weights takes.
     Weights,
+    /// Sessions of hot models, whose weights are mapped.
+    Hot,
 }
 
 impl MemoryKind {
     /// Every kind, in the order of the declaration.
-    pub const ALL: [Self; 3] = [Self::Programs, Self::Whole, Self::Weights];
+    pub const ALL: [Self; 4] = [Self::Programs, Self::Whole, Self::Weights, Self::Hot];
 }
 
 /// The bytes that this process may take for everything.
@@ -236,9 +238,9 @@ mod tests {
         assert_eq!(budget.charge(MemoryKind::Weights, 1).unwrap_err(), 1);
         one.set(10);
         let third = budget.charge(MemoryKind::Weights, 50).unwrap();
-        assert_eq!(budget.figures().charged_bytes, [10, 40, 50]);
+        assert_eq!(budget.figures().charged_bytes, [10, 40, 50, 0]);
         drop((one, other));
-        assert_eq!((budget.figures().charged_bytes, third.bytes()), ([0, 0, 50], 50));
+        assert_eq!((budget.figures().charged_bytes, third.bytes()), ([0, 0, 50, 0], 50));
     }
 
     #[test]
@@ -283,7 +285,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn charges_add_up(steps in prop::collection::vec((0usize..5, 0usize..3, 0u64..300), 0..80)) {
+        fn charges_add_up(steps in prop::collection::vec((0usize..5, 0usize..4, 0u64..300), 0..80)) {
             let budget = Budget::new(500);
             let mut charges: Vec<Option<Charge>> = (0..5).map(|_| None).collect();
             for (place, kind, bytes) in steps {
@@ -294,7 +296,7 @@ mod tests {
                 prop_assert!(sum <= 500);
             }
             drop(charges);
-            prop_assert_eq!(budget.figures().charged_bytes, [0; 3]);
+            prop_assert_eq!(budget.figures().charged_bytes, [0; 4]);
         }
     }
 }

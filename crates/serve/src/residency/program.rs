@@ -67,6 +67,8 @@ pub(crate) struct Slot {
     costs: Costs,
     /// The same by length, of models that are padded.
     lengths: Lengths,
+    /// Until when none of its models is made hot, because that was of no use. The promoter's.
+    left_alone: Mutex<Option<Instant>>,
 }
 
 impl Slot {
@@ -76,6 +78,15 @@ impl Slot {
 
     pub(crate) fn lengths(&self) -> &Lengths {
         &self.lengths
+    }
+
+    /// Makes none of its models hot until then.
+    pub(super) fn leave_alone(&self, until: Instant) {
+        *self.left_alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    pub(super) fn is_left_alone(&self, now: Instant) -> bool {
+        self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 
     pub(super) fn hash(&self) -> &str {
@@ -191,7 +202,7 @@ impl Residency {
     }
 
     /// What `build` builds, and by how much the heap grew meanwhile, in bytes.
-    fn weighed<T>(&self, build: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
+    pub(super) fn weighed<T>(&self, build: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
         let before = (self.scales.heap_bytes)();
         let built = build()?;
         Ok(((self.scales.heap_bytes)().saturating_sub(before), built))

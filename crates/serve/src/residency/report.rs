@@ -13,7 +13,9 @@ impl Residency {
     /// has mapped, whether their pages are there or not. A program that it shares is not in it.
     pub(crate) fn bytes_of(&self, model: &Model) -> u64 {
         let ready = model.bound();
-        ready.map_or(0, |ready| ready.private_bytes() + mapped_bytes(model.manifest())) + self.whole_bytes(model)
+        ready.map_or(0, |ready| ready.private_bytes() + mapped_bytes(model.manifest()))
+            + self.whole_bytes(model)
+            + model.heat().hot().map_or(0, |hot| hot.private_bytes() + hot.mapped_bytes())
     }
 
     fn whole_bytes(&self, model: &Model) -> u64 {
@@ -42,6 +44,10 @@ impl MemorySource for Residency {
                 each(&model.manifest().name, self.bytes_of(model));
             }
         }
+    }
+
+    fn hot(&self) -> usize {
+        models(&self.catalog()).filter(|model| model.heat().is_hot()).count()
     }
 
     fn programs(&self, each: &mut dyn FnMut(ProgramMemory<'_>)) {

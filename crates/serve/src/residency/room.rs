@@ -44,6 +44,8 @@ pub(super) enum Measure {
 enum What<'a> {
     Weights(&'a Arc<Model>),
     Program(&'a Arc<Slot>),
+    /// A model's own session, beside the one that it runs on when that goes.
+    Hot(&'a Arc<Model>),
 }
 
 /// How many models that are ready have weights in each segment, by its hash.
@@ -108,7 +110,7 @@ impl Residency {
         }
     }
 
-    fn no_room(&self, manifest: &Manifest, bytes: u64, missing: u64) -> Error {
+    pub(super) fn no_room(&self, manifest: &Manifest, bytes: u64, missing: u64) -> Error {
         let (name, limit) = (&manifest.name, self.budget.limit_bytes());
         Error::new(
             ErrorKind::Exhausted,
@@ -188,6 +190,10 @@ impl Residency {
                 drop(slot.take());
                 self.count(|metrics| metrics.evicted(Evicted::Program));
             }
+            What::Hot(model) => {
+                drop(model.heat().take());
+                self.count(|metrics| metrics.evicted(Evicted::Hot));
+            }
         }
     }
 }
@@ -207,6 +213,16 @@ fn holdings<'a>(
         *rates.entry(slot).or_default() += rate_hz;
         if model.pinned() {
             pinned.insert(slot);
+        }
+        if let Some(hot) = model.heat().hot() {
+            let bytes = match measure {
+                Measure::Private => hot.private_bytes(),
+                Measure::Everything => hot.private_bytes() + hot.mapped_bytes(),
+                Measure::Maps => hot.maps(),
+            };
+            // A run in progress keeps it no longer than the run takes.
+            let (key, cost_ms) = (What::Hot(model), hot.saves_ms());
+            holdings.push(Holding { key, rate_hz, cost_ms, bytes, pinned: false, in_use: false, spare: true });
         }
         let Some(ready) = model.bound().filter(|_| !model.manifest().weights.is_empty()) else { continue };
         needed.insert(slot);

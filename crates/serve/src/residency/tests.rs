@@ -54,7 +54,7 @@ fn add(store: &Store, name: &str, program: &str, weights: &serde_json::Value) {
 }
 
 /// Residency of `lanes` lanes over `store` within `bytes`, in which the models named are pinned.
-fn within(store: Store, bytes: usize, lanes: usize, pinned: &[&str]) -> Residency {
+pub(super) fn within(store: Store, bytes: usize, lanes: usize, pinned: &[&str]) -> Residency {
     let pin = |name: &&str| ((*name).to_owned(), Serving { pin: Some(true), ..Serving::default() });
     let options = ResidencyOptions {
         overrides: pinned.iter().map(pin).collect(),
@@ -66,7 +66,7 @@ fn within(store: Store, bytes: usize, lanes: usize, pinned: &[&str]) -> Residenc
     residency
 }
 
-fn model(residency: &Residency, name: &str) -> Arc<Model> {
+pub(super) fn model(residency: &Residency, name: &str) -> Arc<Model> {
     residency.model(name, None).unwrap()
 }
 
@@ -165,7 +165,7 @@ fn pins_that_do_not_fit_are_refused_with_their_sum() {
 }
 
 /// Models of one program, `large0`, `large1`, ... with a segment of `bytes` each, and all of them one in common.
-fn lifted(count: usize, bytes: u64) -> (tempfile::TempDir, Store) {
+pub(super) fn lifted(count: usize, bytes: u64) -> (tempfile::TempDir, Store) {
     let (folder, store) = whole(1);
     let program = store.manifest("m0", 1).unwrap().program.hash;
     // One weight in each of the two segments.

@@ -15,7 +15,7 @@ use super::Scheduler;
 use crate::lane;
 use crate::model::Model;
 use crate::queue::{Loaded, Next, Waiter};
-use crate::residency::{AtHand, Program};
+use crate::residency::{self, AtHand, Program};
 
 /// Models whose files are fetched at once; each of them reads several ranges.
 const FETCHERS: usize = 8;
@@ -118,6 +118,21 @@ fn tell(waiters: Vec<Waiter>, what: &Result<AtHand>) {
 }
 
 impl Scheduler {
+    /// Has models that are asked for most run on sessions of their own, where there is a place for those. They are made on a
+    /// thread of its own with a low priority.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
+    pub fn promote(self: &Arc<Self>) -> Result<()> {
+        if !self.residency.heats() {
+            return Ok(());
+        }
+        let scheduler = Arc::clone(self);
+        let thread = lane::spawn("promoter", move || residency::promote(&scheduler))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
     /// Waits until a fetcher has had the files of `model` there, where they stay while what comes back lives. Dropping the
     /// future takes whoever waits out of it, and not the fetch.
     ///

@@ -1,12 +1,12 @@
 //! What it costs a request that weights come at run time, and what eight bits save: packed forms of a model beside a plain
 //! session of its file, in turns, on one thread.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bench::table;
-use engine::{Engine, Load, Session, Signature, Tensor, Weights};
+use engine::{Engine, ErrorKind, Load, Session, Signature, Tensor, Weights};
 use store::accuracy::Accuracy;
 use store::pack::{Request, Targets, pack};
 use store::{Manifest, Precision, Store};
@@ -35,6 +35,17 @@ impl Form {
         let onnx = bench.runtimes.onnx();
         let session = onnx.session(&store.program(&manifest.program)?, manifest.weights.len(), Load::AsIs)?;
         Ok(Self { session, weights: onnx.bind(store.weights(manifest)?)? })
+    }
+
+    /// The form of `manifest`'s model that is its own, where it has one, whose files are in `folder`.
+    fn hot(bench: &Bench, store: &Store, manifest: &Manifest, folder: &Path) -> Result<Option<Self>, Exit> {
+        let (onnx, joined) = (bench.runtimes.onnx(), store.joined(manifest));
+        let joined = match joined {
+            Err(error) if error.kind == ErrorKind::Unsupported => return Ok(None),
+            joined => joined?,
+        };
+        let session = joined.session(onnx.as_ref(), folder)?.session;
+        Ok(Some(Self { session, weights: onnx.bind(Vec::new())? }))
     }
 
     /// The CPU time of one run.
@@ -82,24 +93,31 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let onnx = bench.runtimes.onnx();
     let mut rows = Vec::new();
     for Case { file, sizes } in cases {
-        say(format_args!("{}: plain, ready, and in its portable form", file.display()));
+        say(format_args!("{}: plain, ready, hot, and in its portable form", file.display()));
         let request = Request { path: file.clone(), targets: Targets::Both, ..Request::default() };
         let native = pack(&store, &bench.runtimes, &request)?.manifest;
         let portable = native.clone().on("any other")?;
         let plain = Form { session: onnx.session_from_file(&file)?, weights: onnx.bind(Vec::new())? };
-        let mut forms = vec![plain, Form::packed(bench, &store, &native)?];
-        if portable.program != native.program {
-            forms.push(Form::packed(bench, &store, &portable)?);
-        }
+        let folder = store.root().join(format!("hot-{}", native.name));
+        std::fs::create_dir_all(&folder).map_err(|source| Exit::Failed(format!("{}: {source}", folder.display())))?;
+        let hot = Form::hot(bench, &store, &native, &folder)?;
+        let other = portable.program != native.program;
+        let portable = other.then(|| Form::packed(bench, &store, &portable)).transpose()?;
+        // Where each of them is among those that run.
+        let columns = [Some(1), hot.as_ref().map(|_| 2), portable.as_ref().map(|_| 2 + usize::from(hot.is_some()))];
+        let ready = Form::packed(bench, &store, &native)?;
+        let mut forms: Vec<_> = [plain, ready].into_iter().chain(hot).chain(portable).collect();
         let signature = native.signature()?;
         for &(batch, size) in sizes {
             let times = least(&mut forms, &inputs(&signature, (batch, size))?, bench.rounds)?;
-            let of = |at: usize| times.get(at).map_or_else(String::new, |ms| format!("{ms:.2}"));
-            let ratio = |at: usize| times.get(at).map_or_else(String::new, |ms| format!("{:.2}", ms / times[0]));
-            rows.push(vec![native.name.clone(), format!("{batch} x {size}"), of(0), of(1), ratio(1), of(2), ratio(2)]);
+            let of = |at: Option<usize>| at.map_or_else(String::new, |at| format!("{:.2}", times[at]));
+            let ratio = |at: Option<usize>| at.map_or_else(String::new, |at| format!("{:.2}", times[at] / times[0]));
+            let name = [native.name.clone(), format!("{batch} x {size}"), of(Some(0))];
+            rows.push(name.into_iter().chain(columns.into_iter().flat_map(|at| [of(at), ratio(at)])).collect());
         }
     }
-    let header = ["model", "input", "plain ms", "ready ms", "of plain", "portable ms", "of plain "];
+    let header =
+        ["model", "input", "plain ms", "ready ms", "of plain", "hot ms", "of plain ", "portable ms", "of plain  "];
     Ok(table(&header, &rows))
 }
 
