@@ -8,6 +8,7 @@ use bytes::Bytes;
 use engine::{Error, Result, Signature, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::pack::Request;
 use crate::{Manifest, Store};
 
 /// The file of a model that holds its [`Accuracy`] as JSON.
@@ -76,7 +77,17 @@ impl Accuracy {
 
     /// Whether all outputs are near enough; what is no number is not.
     pub fn is_near_enough(&self) -> bool {
-        self.outputs.iter().all(|output| output.relative_error <= self.tolerance)
+        self.is_within(self.tolerance)
+    }
+
+    /// Whether it was measured as `request` wants it, and is near enough for it.
+    pub(crate) fn is_enough_for(&self, request: &Request) -> bool {
+        let inputs = request.calibration.as_deref().map(|file| file.display().to_string());
+        inputs.is_none_or(|inputs| inputs == self.inputs) && self.is_within(request.tolerance.unwrap_or(TOLERANCE))
+    }
+
+    fn is_within(&self, tolerance: f64) -> bool {
+        self.outputs.iter().all(|output| output.relative_error <= tolerance)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use engine::{Error, ErrorKind, Result, Runtimes};
 
-use crate::accuracy::TOLERANCE;
+use crate::accuracy::{Accuracy, TOLERANCE};
 use crate::atomic::Written;
 use crate::manifest::{FORMAT, Form, Io, Manifest, PORTABLE, ProgramRef, Source, Weights};
 use crate::onnx::fit::Asked;
@@ -366,8 +366,13 @@ fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: 
             && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
             && (manifest.task == request.task || request.task.is_none() && source.format == hf::FORMAT)
             && manifest.precision == request.precision
+            && (request.precision.is_float() || measured(store, manifest).is_some_and(|of| of.is_enough_for(request)))
             && outside_is_there(store, manifest, request.copy)
     })
+}
+
+fn measured(store: &Store, manifest: &Manifest) -> Option<Accuracy> {
+    Accuracy::of(store, manifest).ok().flatten()
 }
 
 /// Whether what `manifest` needs of files outside the store is there, of which a pack with `copy` needs none.

@@ -81,20 +81,23 @@ fn what_is_too_far_off_is_mended_by_floats_or_refused_by_name() {
     let worst = measured(&place, &all.manifest).worst().unwrap().relative_error;
     assert_eq!(measured(&place, &all.manifest).floats, [""; 0]);
 
+    // What is there is what was asked for, as long as it is near enough.
+    let again = [0.1, 0.5, worst * 1.01].map(|tolerance| with(tolerance).unwrap().changed);
+    assert_eq!(again, [false; 3]);
+
     // Half of what all of it is off by is had for a few weights.
-    store::upkeep::remove(&place.store, "m", None).unwrap();
     let some = with(worst * 0.8).unwrap();
+    assert_eq!((some.changed, some.manifest.version), (true, 2));
     let told = measured(&place, &some.manifest);
     assert!(!told.floats.is_empty() && told.worst().unwrap().relative_error <= worst * 0.8, "{told:?}");
     assert!(some.weight_bytes > all.weight_bytes);
 
-    store::upkeep::remove(&place.store, "m", None).unwrap();
     let refused = with(1e-9).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::FailedPrecondition);
     for says in ["start_logits", "weight '", "--tolerance", "int8-weights"] {
         assert!(refused.message.contains(says), "{refused}");
     }
-    assert!(place.store.names().unwrap().is_empty(), "nothing is stored");
+    assert_eq!(place.store.versions("m").unwrap(), [1, 2], "nothing is stored");
 }
 
 #[test]
@@ -110,6 +113,10 @@ fn a_users_inputs_are_what_is_compared_on() {
     std::fs::write(&file, format!("{line}\n{line}\n")).unwrap();
     let told = measured(&place, &with().unwrap().manifest);
     assert_eq!((told.samples, told.inputs), (2, file.display().to_string()));
+    assert!(!with().unwrap().changed);
+    let other = Request { calibration: Some(folder.path().join("none.jsonl")), ..bert(Precision::Int8) };
+    let refused = pack(&place.store, &onnx, &other).unwrap_err();
+    assert!(refused.message.contains("none.jsonl"), "{refused}");
 }
 
 #[test]
