@@ -41,6 +41,7 @@ pub(super) fn understand(specimen: &mut Specimen, wish: &Wish, labels: &BTreeMap
     }
     let asked = |head: &Head| wish.head.as_deref().is_none_or(|asked| asked == head.name());
     if let Some(found) = Detection::by_signature(specimen.signature()).filter(|found| asked(&found.head)) {
+        check_names(found.classes(specimen.signature()), labels)?;
         let head = with_iou(found.head, wish.iou);
         return Ok(Detection { input: wish.input.over(found.input), head });
     }
@@ -255,6 +256,16 @@ fn usual_input(candidate: &Candidate, picture: &PictureIn) -> Option<PictureInpu
     }
 }
 
+/// That there are no more names than classes, where it is known how many there are.
+fn check_names(classes: Option<usize>, labels: &BTreeMap<u32, String>) -> Result<()> {
+    match (classes, labels.keys().next_back()) {
+        (Some(classes), Some(&most)) if most as usize >= classes => {
+            Err(Error::invalid(format!("it would have {classes} classes, but there is a name for class {most}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether what the model answers can be of `candidate`'s head; how pictures go in, when it can.
 fn check(
     specimen: &mut Specimen,
@@ -263,11 +274,7 @@ fn check(
     wish: &Wish,
     labels: &BTreeMap<u32, String>,
 ) -> Result<PictureInput> {
-    if let (Some(classes), Some(&most)) = (candidate.classes, labels.keys().next_back())
-        && most as usize >= classes
-    {
-        return Err(Error::invalid(format!("it would have {classes} classes, but there is a name for class {most}")));
-    }
+    check_names(candidate.classes, labels)?;
     let usual = usual_input(candidate, picture);
     let plain = PictureInput {
         layout: picture.layout,

@@ -46,6 +46,11 @@ fn bundled_models_are_told_or_refused() {
             (got, want) => panic!("{file} {wish:?}: {got:?}, not {want:?}"),
         }
     }
+    let named = |names: u32| (0..names).map(|class| (class, class.to_string())).collect();
+    let nanodet = |names| understand(&runtimes, &asset("nanodet_g_coco80.onnx"), &detection(), &named(names));
+    assert!(nanodet(80).is_ok());
+    let refused = nanodet(81).unwrap_err();
+    assert!(refused.message.contains("80 classes, but there is a name for class 80"), "{refused}");
     let said = Wish { iou: Some(0.25), input: InputWish::preset("imagenet").unwrap(), ..detection() };
     let told = understand(&runtimes, &asset("nanodet_g_coco80.onnx"), &said, &none).unwrap();
     let Task::ObjectDetection(detection) = told.task else { panic!("{told:?}") };

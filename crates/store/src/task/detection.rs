@@ -133,6 +133,14 @@ impl Detection {
     pub fn by_signature(signature: &Signature) -> Option<Self> {
         odapi(signature).or_else(|| nanodet(signature))
     }
+
+    /// How many classes there are, where the shapes of `signature` say it.
+    pub fn classes(&self, signature: &Signature) -> Option<usize> {
+        let Head::Nanodet { levels, .. } = &self.head else { return None };
+        let scores = &levels.first()?.scores;
+        let output = signature.outputs.iter().find(|output| output.name == *scores)?;
+        usize::try_from(*output.shape.last()?).ok()
+    }
 }
 
 fn odapi(signature: &Signature) -> Option<Detection> {
