@@ -94,7 +94,7 @@ impl Address {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.prefix) }
     }
 
-    /// What the object called `key` is called elsewhere; without a query, which may be a secret.
+    /// What the object called `key` is called elsewhere; without a user and a query, which may be secrets.
     pub(crate) fn url(&self, key: &str) -> String {
         self.url_of(&self.full(key))
     }
@@ -110,7 +110,11 @@ impl Address {
                 format!("abfss://{root}@{}.dfs.core.windows.net/{full}", account())
             }
             Scheme::Azure => format!("az://{root}/{full}"),
-            Scheme::Http => format!("{root}/{}", full.split('?').next().unwrap_or_default()),
+            Scheme::Http => {
+                let (scheme, host) = root.split_once("://").unwrap_or_default();
+                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+                format!("{scheme}://{host}/{}", full.split('?').next().unwrap_or_default())
+            }
             Scheme::Folder => full.to_owned(),
         }
     }
@@ -179,6 +183,7 @@ mod tests {
                 "abfss://box@me.dfs.core.windows.net/a",
             ),
             ("https://host:81/a/b", Scheme::Http, "https://host:81", "a/b", "https://host:81/a/b"),
+            ("https://me:word@host/a@b", Scheme::Http, "https://me:word@host", "a@b", "https://host/a@b"),
         ] {
             let address = Address::parse(text).unwrap();
             let seen = (address.scheme, &*address.root, &*address.prefix, &*address.to_string());

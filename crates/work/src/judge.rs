@@ -18,7 +18,7 @@ pub(crate) fn judge(
     span_s: Option<(f64, f64)>,
     declared: Option<(u64, f64)>,
 ) -> Result<Damage> {
-    let (input, tolerance) = (&task.input, task.damage_tolerance);
+    let (input, tolerance) = (task.shown_input(), task.damage_tolerance);
     let DecodeReport { frames, damage_count: errors, first_damage, .. } = decode;
     let said = first_damage.as_deref().unwrap_or("the decoder gave no reason");
     let Some(span_s) = span_s else {
@@ -49,7 +49,7 @@ pub(crate) fn damaged(task: &Task, said: &str) -> Error {
     Error::invalid(format!(
         "there are decoding errors in video '{}' (first: {said}); re-encode the file, e.g. ffmpeg -i IN -c:v libx264 OUT, or \
          submit with --tolerate-damage PERCENT",
-        task.input
+        task.shown_input()
     ))
 }
 

@@ -30,7 +30,7 @@ pub struct Refusal {
 impl Refusal {
     /// That of `task`.
     pub fn new(task: &Task, reason: &str) -> Self {
-        let (task, input) = (task.id.clone(), task.shown_input().to_owned());
+        let (task, input) = (task.id.clone(), task.shown_input().into_owned());
         Self { format: FORMAT, task, input, reason: reason.to_owned() }
     }
 

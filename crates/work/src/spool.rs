@@ -95,7 +95,7 @@ impl Spool {
         if in_ranges && object.bytes > self.whole_bytes_max && self.bytes_max >= ROOM_BYTES_MIN {
             let (hold, room_bytes) = self.hold(&tag, (object.bytes.min(ROOM_BYTES_MIN), object.bytes), cancelled)?;
             let file = tempfile::tempfile_in(&self.folder).map_err(|e| self.fault(&e))?;
-            let ranges = Arc::new(Ranges::new(task.shown_input(), (place, object), file, room_bytes)?);
+            let ranges = Arc::new(Ranges::new(&task.shown_input(), (place, object), file, room_bytes)?);
             let source = Source::elsewhere(&ranges, &tag, cancelled)?;
             return Ok(Fetched { source, ranges: Some(ranges), _hold: hold });
         }
@@ -109,7 +109,7 @@ impl Spool {
         let path = hold.path();
         let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         self.complete(&options.map_err(|e| self.fault(&e))?, &place, &object, cancelled)?;
-        let source = Source::fetched(task.shown_input(), &path, &tag)?;
+        let source = Source::fetched(&task.shown_input(), &path, &tag)?;
         Ok(Fetched { source, ranges: None, _hold: hold })
     }
 

@@ -1,5 +1,6 @@
 //! A task: what to do, as the JSON body that travels through a queue.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -230,11 +231,15 @@ impl Task {
         if self.is_tracking() { self.threshold.min(track::LOW_SCORE) } else { self.threshold }
     }
 
-    /// The input for others to see: without the query of a URL, which may be a secret.
-    pub fn shown_input(&self) -> &str {
-        match self.input.starts_with("http") && self.is_remote() {
-            true => self.input.split('?').next().unwrap_or_default(),
-            false => &self.input,
+    /// The input for others to see, in results, reasons and logs: without a URL's query and user, which may be secrets.
+    pub fn shown_input(&self) -> Cow<'_, str> {
+        let url = self.input.split_once("://").filter(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("http"));
+        let Some((scheme, rest)) = url else { return Cow::Borrowed(&self.input) };
+        let shown = rest.split('?').next().unwrap_or_default();
+        let (host, path) = shown.split_at(shown.find('/').unwrap_or(shown.len()));
+        match host.rsplit_once('@') {
+            Some((_, host)) => Cow::Owned(format!("{scheme}://{host}{path}")),
+            None => Cow::Borrowed(&self.input[..self.input.len() - rest.len() + shown.len()]),
         }
     }
 
@@ -350,6 +355,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn secrets_of_a_url_are_not_shown() {
+        for (input, shown) in [
+            ("/a/b?c.mp4", "/a/b?c.mp4"),
+            ("/a/http://me:word@host?b.mp4", "/a/http://me:word@host?b.mp4"),
+            ("s3://bucket/b?c@d.mp4", "s3://bucket/b?c@d.mp4"),
+            ("https://host/a/b.mp4", "https://host/a/b.mp4"),
+            ("https://host/a@b.mp4?X-Sig=c/d@e", "https://host/a@b.mp4"),
+            ("HTTP://me:w@rd@host:81/b.mp4?sig", "HTTP://host:81/b.mp4"),
+            ("http://me@host", "http://host"),
+        ] {
+            let task = Task { input: input.to_owned(), ..Task::new(Path::new("/any"), "m").unwrap() };
+            assert_eq!(task.shown_input(), shown);
+        }
+    }
 
     fn check(body: &str, want: std::result::Result<&str, (ErrorKind, &str)>) {
         match (Task::from_json(body).and_then(|task| task.input_path()), want) {

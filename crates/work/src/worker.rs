@@ -217,7 +217,7 @@ impl Worker {
             let has = |form: &Form| summary.outputs.iter().any(|written| written.file == form.file());
             // A share that was written down and read again may be off by its last bit.
             let as_tolerant = (summary.damage.tolerance - task.damage_tolerance).abs() < 1e-9;
-            of_task == (&task.id, task.shown_input(), &task.model, task.threshold)
+            of_task == (&task.id, &*task.shown_input(), &task.model, task.threshold)
                 && (summary.sampling, summary.tracks.is_some()) == (task.sampling, task.is_tracking())
                 && summary.places == task.places_hash()
                 && as_tolerant

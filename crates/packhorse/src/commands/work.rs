@@ -287,7 +287,7 @@ fn elsewhere(cost: &Cost) -> String {
 impl Observer for Progress {
     fn started(&self, task: &Task, delivery: u32) {
         if delivery > 1 {
-            self.say(format_args!("{}: delivery {delivery}", task.input));
+            self.say(format_args!("{}: delivery {delivery}", task.shown_input()));
         }
         let bar = self.bars.add(ProgressBar::no_length());
         let style =
@@ -295,7 +295,7 @@ impl Observer for Progress {
         if let Ok(style) = style {
             bar.set_style(style);
         }
-        bar.set_message(task.input.clone());
+        bar.set_message(task.shown_input().into_owned());
         self.running().insert(task.id.clone(), bar);
     }
 
@@ -314,11 +314,11 @@ impl Observer for Progress {
             |cost| format!("{:.1} fps, bottleneck: {}{}", cost.fps, cost.bottleneck.name(), elsewhere(cost)),
         );
         let Summary { frames, detections, .. } = summary;
-        self.end(task, format_args!("{}: {frames} frames, {detections} detections, {speed}", task.input));
+        self.end(task, format_args!("{}: {frames} frames, {detections} detections, {speed}", task.shown_input()));
     }
 
     fn failed(&self, task: &Task, verdict: &Verdict) {
-        let input = &task.input;
+        let input = task.shown_input();
         match verdict {
             Verdict::DeadLetter { reason } => self.end(task, format_args!("{input}: dead letter: {reason}")),
             Verdict::Retry { delay, reason, .. } => {

@@ -88,7 +88,7 @@ fn numbers(job: &Job<'_>, probe: &Probe, outline: &Outline) -> Result<BTreeMap<i
     numbers.ok_or_else(|| {
         Error::invalid(format!(
             "video '{}' does not say which frames its key frames are: submit it with --sample every:N or fps:N",
-            job.task.input
+            job.task.shown_input()
         ))
     })
 }

@@ -129,7 +129,7 @@ impl<'a> Walk<'a> {
             return Ok(self.frames.0 + look.offset);
         }
         self.setup.numbers.get(&look.pts_us).copied().ok_or_else(|| {
-            let (input, seconds) = (&self.job.task.input, look.pts_us as f64 / 1e6);
+            let (input, seconds) = (self.job.task.shown_input(), look.pts_us as f64 / 1e6);
             Failure::Task(engine::Error::invalid(format!(
                 "video '{input}' has a key frame at {seconds} s of which its container does not know: submit it with --sample \
                  every:N or fps:N"

@@ -43,7 +43,7 @@ fn disk(error: &std::io::Error) -> Error {
 impl Writer for Coco {
     fn begin(&mut self, about: &About<'_>, out: &mut Vec<u8>) -> Result<()> {
         let (name, version) = about.model;
-        let described = quoted(&format!("{} as {name} version {version} sees it", about.task.input));
+        let described = quoted(&format!("{} as {name} version {version} sees it", about.task.shown_input()));
         let mut write = || {
             write!(out, r#"{{"info":{{"description":{described}}},"licenses":[],"categories":["#)?;
             for (place, (class, name)) in about.labels.iter().enumerate() {

@@ -144,7 +144,7 @@ fn properties(about: &About<'_>) -> WriterPropertiesPtr {
     let mut properties = WriterProperties::builder()
         .set_key_value_metadata(Some(vec![
             said("task", about.task.id.clone()),
-            said("input", about.task.input.clone()),
+            said("input", about.task.shown_input().into_owned()),
             said("model", name.to_owned()),
             said("version", version.to_string()),
         ]))

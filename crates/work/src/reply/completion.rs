@@ -90,7 +90,7 @@ impl Completion {
     }
 
     fn of(task: &Task, ending: Ending) -> Self {
-        let (input, model) = (told(task.shown_input()), told(&task.model));
+        let (input, model) = (told(&task.shown_input()), told(&task.model));
         Self { format: FORMAT, id: task.id.clone(), input, model, ending }
     }
 

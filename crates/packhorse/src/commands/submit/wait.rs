@@ -76,7 +76,7 @@ pub(super) fn wait(teller: &Teller<'_>, tasks: &[Task]) -> Outcome {
         };
         if let Some(reason) = &reason {
             dead += 1;
-            bar.suspend(|| say(format_args!("{}: {reason}", task.input)));
+            bar.suspend(|| say(format_args!("{}: {reason}", task.shown_input())));
         }
         print_json(&Line { id: &task.id, input: &task.input, state, reason })?;
         bar.inc(1);

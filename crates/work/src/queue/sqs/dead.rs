@@ -96,7 +96,8 @@ impl SqsQueue {
         };
         let said = letter.attributes.get(REASON).and_then(MessageAttributeValue::string_value);
         let reason = said.unwrap_or("no reason is with it: the queue's own policy took it, or somebody else sent it");
-        let (id, input) = task.map_or_else(|| (letter.id.clone(), None), |task| (task.id, Some(task.input)));
+        let (id, input) = task
+            .map_or_else(|| (letter.id.clone(), None), |task| (task.id.clone(), Some(task.shown_input().into_owned())));
         DeadLetter { id, input, reason: reason.to_owned() }
     }
 }

@@ -44,6 +44,23 @@ fn of_a_file() -> (Vec<u8>, Summary) {
 }
 
 #[test]
+fn the_secrets_of_an_address_are_in_no_result() {
+    let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
+    let secret = format!("{}?sig=SECRET", web.url.replace("://", "://me:SECRET@"));
+    let yard = Yard::new();
+    let outputs = vec![Form::Coco, Form::Parquet, Form::Mot, Form::Webvtt, Form::Rekognition];
+    yard.queue.send(&Task { outputs, ..task(&secret) }).unwrap();
+    assert_eq!(run(&worker(&yard, 40), Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
+    let files: Vec<_> =
+        std::fs::read_dir(yard.objects.root().join("a")).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(files.len() >= 8, "{files:?}");
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(6).any(|word| word == b"SECRET"), "{}", file.display());
+    }
+}
+
+#[test]
 fn what_is_no_video_is_called_as_people_call_it() {
     let web = Web::start("text", b"a text that is no video".to_vec(), |_| Does::Give);
     for whole_bytes_max in [0, u64::MAX] {
