@@ -18,13 +18,13 @@ use super::tensor::datatype_number;
 use super::wire::{Attribute, Entry, Graph, Model, Node, TensorProto};
 use crate::{Manifest, Store};
 
-/// Smaller weights, in bytes, are in the graph itself; the runtime refuses to be given those apart.
+/// Smaller weights, in bytes, are in the graph itself, as they are in what the runtime writes.
 const APART_BYTES_MIN: usize = 1024;
 /// Operators that take each element by itself, so that they do not care how a matrix lies.
 const ELEMENTWISE: [&str; 5] = ["FastGelu", "Gelu", "QuickGelu", "Relu", "Tanh"];
 
 /// Operators whose matrix is laid out, and mapped as it was.
-const PRODUCTS: [&str; 4] = ["FusedMatMul", "Gemm", "MatMul", "MatMulIntegerToFloat"];
+const PRODUCTS: [&str; 5] = ["FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulIntegerToFloat"];
 /// Operators that read weights where they lie.
 const OTHERS: [&str; 22] = [
     "Add",
@@ -279,8 +279,9 @@ mod tests {
             output: vec![value("y", FLOAT, &[-1, -2])],
             ..Graph::default()
         };
-        let opset = OpsetId { domain: Some(String::new()), version: Some(20) };
-        let model = Model { ir_version: Some(9), opset_import: vec![opset], graph: Some(graph), ..Model::default() };
+        let opset = |domain: &str, version| OpsetId { domain: Some(domain.to_owned()), version: Some(version) };
+        let opset_import = vec![opset("", 20), opset("com.microsoft", 1)];
+        let model = Model { ir_version: Some(9), opset_import, graph: Some(graph), ..Model::default() };
         let numbers = weights.iter().enumerate().map(|(seed, (_, shape))| floats(shape, seed)).collect();
         (model.encode_to_vec(), numbers)
     }
@@ -340,6 +341,11 @@ mod tests {
         let shared = vec![gemm(&["w", "x", "b"], "p", 1), node("Add", &["p", "b"], "y")];
         assert_eq!(operators(&onnx, shared, &[("w", &[48, 32]), ("b", &[48, 1])]), ["Gemm", "Add"]);
         // What was never turned stays as it is.
+        let name = Some("activation".to_owned());
+        let relu = Attribute { name, s: Some(Bytes::from_static(b"Relu")), r#type: Some(3), ..Attribute::default() };
+        let fused = with(node("FusedGemm", &["x", "w", "b"], "y"), relu);
+        let fused = Node { domain: Some("com.microsoft".to_owned()), ..fused };
+        assert_eq!(operators(&onnx, vec![fused], &[("w", &[32, 48]), ("b", &[48])]), ["FusedGemm"]);
         let plain = vec![node("MatMul", &["x", "w"], "y")];
         assert_eq!(operators(&onnx, plain, &[("w", &[32, 48])]), ["MatMul"]);
     }
