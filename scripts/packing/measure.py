@@ -29,13 +29,14 @@ def cpu_s(process):
 
 
 class Server:
-    """`packhorse serve` on free ports, until the block ends."""
+    """`packhorse serve` on free ports, until the block ends; its models are hot where there is a folder for that."""
 
-    def __init__(self, packhorse, store):
+    def __init__(self, packhorse, store, hot="off"):
         started = time.monotonic()
-        command = [packhorse, "serve", "--store", store, *SERVE]
+        command = [packhorse, "serve", "--store", store, "--hot-cache", hot, *SERVE]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.address = json.loads(self.process.stdout.readline())["http"]
+        bound = json.loads(self.process.stdout.readline())
+        self.address, self.admin = bound["http"], bound["admin"]
         self.start_s = time.monotonic() - started
         self.id = self.process.pid
 
@@ -45,6 +46,12 @@ class Server:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+
+    def hot_models(self):
+        """How many have a session of their own."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("packhorse_models_hot "))
 
 
 def body_of(inputs):

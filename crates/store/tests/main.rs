@@ -78,7 +78,7 @@ fn run(onnx: &Runtimes, store: &Store, manifest: &Manifest, inputs: &[Tensor]) -
     let all: Vec<usize> = (0..manifest.outputs.len()).collect();
     let answer = session.run(weights.as_ref(), inputs, &all).unwrap();
     // What can be hot answers the same.
-    match store.joined(manifest) {
+    match store.joined(manifest, store.weights(manifest).unwrap()) {
         Ok(joined) => assert_near(&hot(onnx, &joined, manifest, inputs), &answer, &manifest.name),
         Err(error) => assert!(error.kind == ErrorKind::Unsupported, "{error}"),
     }

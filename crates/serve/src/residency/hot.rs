@@ -281,7 +281,7 @@ impl Residency {
         let charge = self.budget.charge(MemoryKind::Hot, TIMES_PRIVATE * bytes);
         let mut charge = charge.map_err(|_| self.no_room(manifest, TIMES_PRIVATE * bytes, bytes))?;
         let _files = model.files().held();
-        let joined = store.joined(manifest)?;
+        let joined = store.joined(manifest, self.weights(manifest)?)?;
         // Gone when the session has mapped what is in it; then the disk has it until nobody does.
         let folder = scratch.folder(TIMES_ON_DISK * bytes)?;
         let build = || joined.session(self.engine.as_ref(), folder.path());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use engine::map::{self, Advice};
 use engine::{ErrorKind, Result, Tensor, Weights};
+use store::Manifest;
 
 use super::Residency;
 use super::budget::{Charge, MemoryKind};
@@ -59,15 +60,24 @@ impl Residency {
         })
     }
 
-    fn bind(&self, model: &Model) -> Result<Ready> {
-        let (store, manifest) = (self.repository.store()?, model.manifest());
-        let tensors = store.weights(manifest).or_else(|error| {
+    /// The weights of `manifest`'s model, mapped, in the order of its program.
+    ///
+    /// # Errors
+    /// As [`Store::weights`](store::Store::weights).
+    pub(super) fn weights(&self, manifest: &Manifest) -> Result<Vec<Tensor>> {
+        let store = self.repository.store()?;
+        store.weights(manifest).or_else(|error| {
             // Compacting the store moves the weights of a model that stays what it is, and gc takes the old place.
             let moved = store.manifest(&manifest.name, manifest.version);
             let moved = moved.and_then(|moved| moved.on(&engine::cpu::target())).ok();
             let moved = moved.filter(|moved| moved.source == manifest.source && moved.weights != manifest.weights);
             moved.map_or(Err(error), |moved| store.weights(&moved))
-        })?;
+        })
+    }
+
+    fn bind(&self, model: &Model) -> Result<Ready> {
+        let manifest = model.manifest();
+        let tensors = self.weights(manifest)?;
         bring_in(&tensors);
         let weights = self.engine.bind(tensors)?;
         let charge = self.admit(MemoryKind::Weights, weights.private_bytes(), model, Duration::ZERO)?;

@@ -61,14 +61,14 @@ pub struct Joined {
 }
 
 impl Store {
-    /// The program and the weights of `manifest`'s first form as one graph.
+    /// The program of `manifest`'s first form and its `weights` as one graph.
     ///
     /// # Errors
     /// [`Unsupported`](engine::ErrorKind::Unsupported) when a session of its own would gain the model nothing, or its kernels
-    /// could not be given back what they laid out; as [`program`](Self::program) and [`weights`](Self::weights).
-    pub fn joined(&self, manifest: &Manifest) -> Result<Joined> {
+    /// could not be given back what they laid out; as [`program`](Self::program).
+    pub fn joined(&self, manifest: &Manifest, weights: Vec<Tensor>) -> Result<Joined> {
         let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
-        self.program(&manifest.program).and_then(|program| join(&program, self.tensors(&manifest.weights)?)).map_err(of)
+        self.program(&manifest.program).and_then(|program| join(&program, weights)).map_err(of)
     }
 }
 

@@ -39,7 +39,7 @@ impl Form {
 
     /// The form of `manifest`'s model that is its own, where it has one, whose files are in `folder`.
     fn hot(bench: &Bench, store: &Store, manifest: &Manifest, folder: &Path) -> Result<Option<Self>, Exit> {
-        let (onnx, joined) = (bench.runtimes.onnx(), store.joined(manifest));
+        let (onnx, joined) = (bench.runtimes.onnx(), store.joined(manifest, store.weights(manifest)?));
         let joined = match joined {
             Err(error) if error.kind == ErrorKind::Unsupported => return Ok(None),
             joined => joined?,
