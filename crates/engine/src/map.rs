@@ -9,8 +9,12 @@ use bytes::Bytes;
 
 use crate::{Error, ErrorKind, Result};
 
+pub(crate) mod torn;
+
 /// A file mapped read-only. Views of it keep it mapped, so it is handed around in an [`Arc`].
 pub struct Map {
+    /// What is known of it when its file is cut. Goes before the map does, as fields go in their order.
+    place: Option<torn::Place>,
     /// `None` for an empty file, of which there is nothing to map.
     map: Option<memmap2::Mmap>,
     modified_ns: u64,
@@ -39,15 +43,15 @@ impl Map {
         let metadata = file.metadata().map_err(failed)?;
         let (modified_ns, inode) = (modified_ns(&metadata), metadata.ino());
         if metadata.len() == 0 {
-            return Ok(Arc::new(Self { map: None, modified_ns, inode }));
+            return Ok(Arc::new(Self { place: None, map: None, modified_ns, inode }));
         }
         // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
         // and never written again (store::atomic is the only writer), so no byte changes under the slice. Of a segment that
         // a cache has in part, only tensors that were checked are looked at, and those are not written again. Files that a
         // packer was given are its user's promise, as they are with every tool that maps a checkpoint: their size and
-        // time are checked when they are mapped, and any bytes at all are numbers.
+        // time are checked when they are mapped, what is cut later is seen (`torn`), and any bytes at all are numbers.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-        Ok(Arc::new(Self { map: Some(map), modified_ns, inode }))
+        Ok(Arc::new(Self { place: torn::Place::of(&map), map: Some(map), modified_ns, inode }))
     }
 
     /// The file's bytes; the view and its clones keep the file mapped.
@@ -58,6 +62,11 @@ impl Map {
     /// The file's length when it was mapped.
     pub fn len_bytes(&self) -> u64 {
         self.map.as_ref().map_or(0, |map| map.len() as u64)
+    }
+
+    /// Whether its file was seen not to have all of it any more; then some of its bytes are nobody's.
+    pub fn is_torn(&self) -> bool {
+        self.place.as_ref().is_some_and(torn::Place::is_torn)
     }
 
     /// Which file it is, among those of its file system; none comes by that number while it is mapped.

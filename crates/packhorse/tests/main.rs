@@ -22,5 +22,6 @@ mod repositories;
 mod servers;
 mod serving;
 mod text;
+mod torn;
 mod upkeep;
 mod usage;

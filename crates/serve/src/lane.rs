@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use engine::{Error, Result, Tensor, cpu};
+use engine::{Error, ErrorKind, Result, Tensor, cpu};
 use store::repository::Pruned;
 
 use crate::batch::{join, split};
@@ -124,9 +124,14 @@ impl Lane<'_> {
             return hot.run(inputs, outputs);
         }
         let ready = self.scheduler.residency().ready(self.model)?;
-        let computed = self.program.session(self.lane).run(ready.weights(), inputs, outputs)?;
-        self.model.heat().ran(inputs, outputs);
-        Ok(computed)
+        let computed = self.program.session(self.lane).run(ready.weights(), inputs, outputs);
+        match &computed {
+            Ok(_) => self.model.heat().ran(inputs, outputs),
+            // The next request maps the files anew, and is told what is wrong with which.
+            Err(error) if error.kind == ErrorKind::Corrupt => drop(self.model.take_ready()),
+            Err(_) => {}
+        }
+        computed
     }
 
     /// A run of so many requests and items is over; of texts, each is `length` tokens with its padding.

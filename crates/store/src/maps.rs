@@ -44,6 +44,7 @@ impl Maps {
         // Held while a file is mapped, which takes microseconds, so that nobody maps it twice.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = known.by_path.get(path).and_then(Weak::upgrade)
+            && !map.is_torn()
             && check(&map).is_ok()
         {
             return Ok(map);

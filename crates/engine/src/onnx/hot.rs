@@ -8,6 +8,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::value::{Value, check};
 use super::{Onnx, refused, run, without_arena};
+use crate::map::torn;
 use crate::{Error, LaidOut, Result, Session, Tensor};
 
 /// What is in `folder` until it is mapped.
@@ -29,7 +30,10 @@ pub(super) fn lay_out(onnx: &Onnx, graph: &[u8], weights: &[(String, Tensor)], f
         .map_err(|source| refused("ONNX Runtime refuses the settings", &source))?;
     give(&mut builder, weights, &values)?;
     // The session itself holds all of it in memory; the one that maps it is made from the files.
-    let built = builder.commit_from_memory(graph).map(drop);
+    let built = torn::reading(|| builder.commit_from_memory(graph)).map(drop);
+    if weights.iter().any(|(_, weight)| torn::count() > 0 && torn::is_torn(weight.data())) {
+        return Err(Error::corrupt("the file of its weights was cut, or its disk cannot read it"));
+    }
     built.map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
     Ok(laid_out)
 }

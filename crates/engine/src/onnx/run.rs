@@ -8,6 +8,7 @@ use ort::session::Session as OrtSession;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::value::{Bound, Value, check};
+use crate::map::torn;
 use crate::{DataType, Error, Result, Session, Signature, Tensor, TensorSpec, Weights};
 
 pub(super) struct OnnxSession {
@@ -65,11 +66,12 @@ impl Session for OnnxSession {
             .map(|&index| self.output_names.get(index).map(|name| name.as_ptr()))
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| Error::internal("an output index is beyond the signature"))?;
+        bound.check()?;
         let mut results = vec![ptr::null_mut(); wanted.len()];
         // SAFETY: the runtime lets several threads run one session at once on its CPU provider, which is the only one that
         // is ever given to a session; what changes in it is behind its own locks. Names and values live across the call and
         // their counts are those of the arrays; every result is null, so the runtime allocates it.
-        let status = unsafe {
+        let status = torn::reading(|| unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),
                 ptr::null(),
@@ -80,9 +82,10 @@ impl Session for OnnxSession {
                 wanted.len(),
                 results.as_mut_ptr(),
             )
-        };
+        });
         // Adopted before the status is looked at, so that nothing leaks when only some were made.
         let results: Vec<_> = results.into_iter().map(Value::adopt).collect();
+        bound.check()?;
         check(status)?;
         results.into_iter().map(|value| value?.into_tensor()).collect()
     }

@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use ort::sys::{self, ONNXTensorElementDataType as Element};
 
+use crate::map::torn;
 use crate::{DataType, Error, ErrorKind, Result, Tensor, Weights, map, memory, strings_from_wire, strings_to_wire};
 
 /// Where the runtime's sums take vectors from: with elements at other addresses it splits a sum elsewhere, and then the
@@ -230,6 +232,8 @@ impl AsRef<[u8]> for Output {
 pub(super) struct Bound {
     pub(super) values: Vec<Value>,
     mapped_bytes: u64,
+    /// How many maps were torn when it was last looked whether one of its own was. Any thread's that runs on it.
+    torn_seen: AtomicUsize,
 }
 
 impl Bound {
@@ -239,7 +243,25 @@ impl Bound {
             .into_iter()
             .map(|weight| Value::lend_weight(&weight).map_err(|error| Error::corrupt(error.message)))
             .collect::<Result<_>>()?;
-        Ok(Self { values, mapped_bytes })
+        Ok(Self { values, mapped_bytes, torn_seen: AtomicUsize::new(0) })
+    }
+
+    /// That the files of all of them still had what was read of them.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt): what was computed with them is worth nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        let torn = torn::count();
+        if torn == self.torn_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.values.iter().any(|value| torn::is_torn(&value.lent)) {
+            return Err(Error::corrupt(
+                "the file of its weights was cut, or its disk cannot read it; put it back, or pack the model again",
+            ));
+        }
+        self.torn_seen.store(torn, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The bound form behind `weights`.
