@@ -54,9 +54,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended already, which is as good.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("{}", read(&self.err));
+            eprintln!("{}\nended with {ended:?}", read(&self.err));
         }
     }
 }

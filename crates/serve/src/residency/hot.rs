@@ -212,7 +212,9 @@ impl Residency {
         let figures = self.budget.figures();
         let free_bytes = figures.limit_bytes.saturating_sub(figures.private_bytes() + figures.mapped_bytes);
         let catalog = self.catalog();
-        let could = models(&catalog).filter(|model| {
+        // Most of ten thousand models were never asked for.
+        let asked = models(&catalog).filter(|model| model.traffic().requests() > 0);
+        let could = asked.filter(|model| {
             let bytes = model.manifest().weights.bytes;
             let free = !model.is_whole() && bytes > 0 && !model.heat().is_hot() && !model.slot().is_left_alone(now);
             free && model.program().is_some() && fits(bytes, free_bytes)

@@ -92,6 +92,14 @@ fn hear(
     // It is named already, and not as ffprobe was told of it.
     let named = format!("{}: ", input.url().to_string_lossy());
     let reason = reason.strip_prefix(&named).unwrap_or(&reason);
+    // All that is allowed follows, which is more than anybody reads.
+    if let Some((format, _)) = reason.split_once(": Format not on whitelist") {
+        let format = format.trim_end_matches("_pipe");
+        return Err(Error::invalid(format!(
+            "'{input}' is none of the containers of video that are read (ffmpeg takes it for {format}): convert it to MP4 or \
+             Matroska"
+        )));
+    }
     Err(Error::invalid(format!(
         "'{input}' is no video that ffmpeg can read ({reason}): check that it is a whole video file"
     )))
