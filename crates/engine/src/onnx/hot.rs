@@ -6,7 +6,7 @@ use std::path::Path;
 use ort::AsPointer;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use super::value::{Value, check};
+use super::value::{Bound, Value, check};
 use super::{Onnx, refused, run, without_arena};
 use crate::map::torn;
 use crate::{Error, LaidOut, Result, Session, Tensor};
@@ -18,7 +18,7 @@ const WEIGHTS: &str = "weights";
 /// Has the runtime write the graph, and the weights both as they are and as its kernels read them.
 pub(super) fn lay_out(onnx: &Onnx, graph: &[u8], weights: &[(String, Tensor)], folder: &Path) -> Result<LaidOut> {
     let laid_out = LaidOut { graph: folder.join(GRAPH), weights: folder.join(WEIGHTS) };
-    let values = weights.iter().map(|(_, weight)| Value::lend(weight)).collect::<Result<Vec<_>>>()?;
+    let bound = Bound::new(weights.iter().map(|(_, weight)| weight.clone()).collect())?;
     // What can be fused was when the model was packed.
     let mut builder = without_arena(onnx.builder(GraphOptimizationLevel::Disable)?)?
         .with_optimized_model_path(&laid_out.graph)
@@ -28,12 +28,10 @@ pub(super) fn lay_out(onnx: &Onnx, graph: &[u8], weights: &[(String, Tensor)], f
         })
         .and_then(|set| set.with_config_entry("session.save_external_prepacked_constant_initializers", "1"))
         .map_err(|source| refused("ONNX Runtime refuses the settings", &source))?;
-    give(&mut builder, weights, &values)?;
+    give(&mut builder, weights, &bound.values)?;
     // The session itself holds all of it in memory; the one that maps it is made from the files.
     let built = torn::reading(|| builder.commit_from_memory(graph)).map(drop);
-    if weights.iter().any(|(_, weight)| torn::count() > 0 && torn::is_torn(weight.data())) {
-        return Err(Error::corrupt("the file of its weights was cut, or its disk cannot read it"));
-    }
+    bound.check()?;
     built.map_err(|reason| refused("ONNX Runtime refuses the graph", &reason))?;
     Ok(laid_out)
 }
