@@ -172,13 +172,19 @@ fn a_frozen_trunk_is_stored_once() {
     assert_eq!((held.len(), place.store.mapped_files()), (11, 10), "one map a segment");
 }
 
+/// Tensors, each of which a model of its own in `place` has: `part0`, `part1`, ...
+fn parts(place: &Place) -> Vec<Tensor> {
+    let parts: Vec<Tensor> = (0..40).map(|seed| tensor(seed, 100 * KB)).collect();
+    for (at, part) in parts.iter().enumerate() {
+        place.pack(&format!("part{at}"), std::slice::from_ref(part));
+    }
+    parts
+}
+
 #[test]
 fn a_model_lies_in_few_files() {
     let place = Place::new();
-    let scattered: Vec<Tensor> = (0..40).map(|seed| tensor(seed, 100 * KB)).collect();
-    for (at, part) in scattered.iter().enumerate() {
-        place.pack(&format!("part{at}"), std::slice::from_ref(part));
-    }
+    let scattered = parts(&place);
     let (manifest, stored) = place.pack("scattered", &scattered);
     assert_eq!((manifest.weights.segments.len(), stored), (SEGMENTS_MAX, 25 * 100 * 1024));
     assert_eq!(place.load("scattered"), scattered);
@@ -306,10 +312,7 @@ fn damage_is_named_not_shared_and_mended_by_packing_again() {
 #[test]
 fn what_is_removed_or_moved_while_it_is_checked_is_not_damaged() {
     let place = Place::new();
-    let scattered: Vec<Tensor> = (0..40).map(|seed| tensor(seed, 100 * KB)).collect();
-    for (at, part) in scattered.iter().enumerate() {
-        place.pack(&format!("part{at}"), std::slice::from_ref(part));
-    }
+    let scattered = parts(&place);
     let (before, _) = place.pack("scattered", &scattered);
     let meanwhile = |done: u64, _: u64| {
         if done == 0 {
