@@ -43,6 +43,15 @@ fn of_a_file() -> (Vec<u8>, Summary) {
     results(&yard)
 }
 
+/// A worker in `yard` that fetches videos of so many bytes whole.
+fn fetching(yard: &Yard, whole_bytes_max: u64) -> Worker {
+    let mut worker = worker(yard, 40);
+    let mut spool = Spool::open(&network(), &yard.folder.path().join("spool"), 1 << 30);
+    spool.as_mut().unwrap().whole_bytes_max = whole_bytes_max;
+    worker.spool = Some(LazyLock::new(Box::new(move || spool)));
+    worker
+}
+
 #[test]
 fn the_secrets_of_an_address_are_in_no_result() {
     let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
@@ -66,10 +75,7 @@ fn what_is_no_video_is_called_as_people_call_it() {
     for whole_bytes_max in [0, u64::MAX] {
         let yard = Yard::new();
         yard.queue.send(&task(&web.url)).unwrap();
-        let mut worker = worker(&yard, 40);
-        let mut spool = Spool::open(&network(), &yard.folder.path().join("spool"), 1 << 30);
-        spool.as_mut().unwrap().whole_bytes_max = whole_bytes_max;
-        worker.spool = Some(LazyLock::new(Box::new(move || spool)));
+        let worker = fetching(&yard, whole_bytes_max);
         assert_eq!(run(&worker, Mode::DrainOnce).unwrap().dead, 1);
         let said = format!("'{}' is no video that ffmpeg can read (Invalid data found when processing input)", web.url);
         let reason = yard.state("a").reason.unwrap();
@@ -85,10 +91,7 @@ fn a_video_elsewhere_comes_to_what_its_copy_here_comes_to() {
     for (whole_bytes_max, confined) in [(0, true), (u64::MAX, true), (0, false)] {
         let yard = Yard::new();
         yard.queue.send(&task(&web.url)).unwrap();
-        let mut worker = worker(&yard, 40);
-        let mut spool = Spool::open(&network(), &yard.folder.path().join("spool"), 1 << 30);
-        spool.as_mut().unwrap().whole_bytes_max = whole_bytes_max;
-        worker.spool = Some(LazyLock::new(Box::new(move || spool)));
+        let mut worker = fetching(&yard, whole_bytes_max);
         worker.tools.confined = confined;
         assert_eq!(run(&worker, Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
         assert!(results(&yard) == want, "{whole_bytes_max} {confined}");
