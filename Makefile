@@ -3,6 +3,7 @@
 # Where the set-up puts what it fetches; a library of your own may stand in for the runtime's.
 export PACKHORSE_ONNXRUNTIME ?= $(CURDIR)/.cache/onnxruntime/1.31.1/libonnxruntime.so
 export PACKHORSE_TENSORFLOW ?= $(CURDIR)/.cache/tensorflow/2.21.0/libtensorflow_cc.so.2
+export PACKHORSE_TORCH ?= $(CURDIR)/.cache/torch/1.13.1/libpackhorse_torch.so
 export PYTHONDONTWRITEBYTECODE = 1
 # ONNX Runtime's builds for Linux report what they run unless they are told not to.
 export ORT_DISABLE_TELEMETRY = 1

@@ -10,6 +10,10 @@ onnxruntime_dir=$(pwd -P)/.cache/onnxruntime/$onnxruntime_version
 onnxruntime_library=$onnxruntime_dir/libonnxruntime.so
 tensorflow_version=2.21.0
 tensorflow_dir=$(pwd -P)/.cache/tensorflow/$tensorflow_version
+torch_version=1.13.1
+torch_dir=$(pwd -P)/.cache/torch/$torch_version
+torch_library=$torch_dir/libpackhorse_torch.so
+torch_shim=crates/engine/src/torch/shim.cpp
 
 note() { printf '   %s\n' "$1" >&2; }
 
@@ -124,6 +128,50 @@ with zipfile.ZipFile(wheel) as archive:
 ' "$wheels" "$tensorflow_dir"
     tensorflow_is_in_place || stop "$tensorflow_dir does not hold the pinned files" "rm -r $tensorflow_dir, then run this again"
     note "$tensorflow_dir fetched and verified"
+}
+
+# Compiles the shim of libtorch with the headers in INCLUDE, against the libraries that the rest names.
+# make_torch INCLUDE LIBRARY...
+make_torch() {
+    include=$1
+    shift
+    command -v c++ >/dev/null || debian g++ 'c++, the compiler for the shim of libtorch, is missing'
+    # Written under another name first, so that what is there is whole.
+    c++ -std=c++20 -O2 -fPIC -shared -fvisibility=hidden -isystem "$include" -isystem "$include/torch/csrc/api/include" \
+        "$torch_shim" -o "$torch_dir/part.so" "$@" >&2 || stop 'the shim of libtorch does not compile' "see above"
+    mv "$torch_dir/part.so" "$torch_library"
+    sha256sum "$torch_shim" >"$torch_dir/made-from"
+    note "$torch_library made"
+}
+
+# libtorch and the shim that it is called by, for TorchScript: only the tests need it. LIBTORCH names the folder of another
+# one, with include/ and lib/ in it, as its makers' archive and the package 'torch' have them.
+fetch_torch() {
+    if [ -z "${LIBTORCH:-}" ] && [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
+        note "no libtorch is pinned for $(uname -m); its tests are left out"
+        return
+    fi
+    if [ -f "$torch_library" ] && sha256sum --check --status "$torch_dir/made-from" 2>/dev/null; then
+        note "$torch_library is in place"
+        return
+    fi
+    mkdir -p "$torch_dir"
+    if [ -n "${LIBTORCH:-}" ]; then
+        make_torch "$LIBTORCH/include" -L"$LIBTORCH/lib" -Wl,-rpath,"$LIBTORCH/lib" -ltorch -ltorch_cpu -lc10
+        return
+    fi
+    libraries=/usr/lib/x86_64-linux-gnu
+    [ -f "$libraries/libopenblas.so.0" ] || debian libopenblas0-pthread "OpenBLAS, which libtorch computes with, is missing"
+    [ -f "$libraries/libtorch_cpu.so.1.13" ] || debian libtorch1.13 'libtorch is missing'
+    # Its headers alone: the package that they come in brings Python's and others' along.
+    headers=$(mktemp -d)
+    trap 'rm -rf "$headers"' EXIT
+    cp scripts/torch.sha256 "$headers"
+    (cd "$headers" && apt-get download -qq -o APT::Sandbox::User=root libtorch-dev=1.13.1+dfsg-4 libgflags-dev=2.2.2-2 libgoogle-glog-dev=0.6.0-2 &&
+        sha256sum --check --status torch.sha256) >&2 ||
+        stop "the headers of libtorch $torch_version cannot be had" "sudo apt-get update, on Debian 12; or set LIBTORCH"
+    for package in "$headers"/*.deb; do dpkg -x "$package" "$headers/unpacked"; done
+    make_torch "$headers/unpacked/usr/include" -L"$libraries" -l:libtorch_cpu.so.1.13 -l:libc10.so.1.13
 }
 
 # Makes a Python environment of pinned packages, unless it is there. A list whose name has "stubs" in it is installed
@@ -274,6 +322,7 @@ test)
     scripts/step.sh 'set-up: ONNX conformance cases' $setup onnx-cases
     scripts/step.sh 'set-up: a sentence-embedding model' $setup minilm
     scripts/step.sh 'set-up: TensorFlow' $setup tensorflow
+    scripts/step.sh 'set-up: libtorch' $setup torch
     scripts/step.sh 'set-up: a detector as TensorFlow has it' $setup ssdlite
     scripts/step.sh 'set-up: a classifier of pictures' $setup efficientnet
     scripts/step.sh 'set-up: photographs' $setup photographs
@@ -294,6 +343,7 @@ services) make_services ;;
 onnx-cases) find_onnx_cases ;;
 minilm) fetch_minilm ;;
 tensorflow) fetch_tensorflow ;;
+torch) fetch_torch ;;
 ssdlite) fetch_ssdlite ;;
 efficientnet) fetch_efficientnet ;;
 photographs) fetch_photographs ;;

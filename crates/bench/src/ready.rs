@@ -38,7 +38,7 @@ pub struct Readiness {
 pub fn readiness(store: &Store, onnx: &Onnx, manifest: &Manifest, file: &Path, times: usize) -> Result<Readiness> {
     let load = match manifest.program.kind {
         ProgramKind::Lifted => Load::AsIs,
-        ProgramKind::Whole | ProgramKind::SavedModel => Load::Optimise,
+        ProgramKind::Whole | ProgramKind::SavedModel | ProgramKind::TorchScript => Load::Optimise,
     };
     let started = Instant::now();
     let session = onnx.session(&store.program(&manifest.program)?, manifest.weights.len(), load)?;

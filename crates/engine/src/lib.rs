@@ -12,8 +12,10 @@ pub use tensor::{DataType, Tensor, element_count, strings_from_wire, strings_to_
 mod signature;
 pub use signature::{Signature, TensorSpec};
 
+mod functions;
+
 mod runtime;
-pub use runtime::{Engine, LaidOut, Load, Outlet, SavedModel, Session, Weights};
+pub use runtime::{Engine, LaidOut, Load, Outlet, SavedModel, Session, TorchScript, Weights};
 
 pub mod blocks;
 pub mod confine;
@@ -22,6 +24,7 @@ pub mod map;
 pub mod memory;
 pub mod onnx;
 pub mod tensorflow;
+pub mod torch;
 
 mod runtimes;
-pub use runtimes::Runtimes;
+pub use runtimes::{Libraries, Runtimes};

@@ -28,13 +28,25 @@ pub struct SavedModel<'a> {
     pub outputs: &'a [Outlet],
 }
 
-/// A tensor of a SavedModel's signature, and where it is in the graph.
+/// A tensor of the signature, and where the model has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlet {
     /// Its name for clients, and what it is.
     pub spec: TensorSpec,
-    /// `OPERATION:INDEX`.
+    /// Of a SavedModel `OPERATION:INDEX`; of a TorchScript module the name of forward's argument and, of what it returns,
+    /// the key or the place, counted from 0.
     pub tensor: String,
+}
+
+/// A TorchScript module: an archive, and what its `forward` takes and gives.
+#[derive(Clone, Copy, Debug)]
+pub struct TorchScript<'a> {
+    /// The bytes of the file; read while the session is built, and not afterwards.
+    pub archive: &'a [u8],
+    /// What clients give.
+    pub inputs: &'a [Outlet],
+    /// What clients get.
+    pub outputs: &'a [Outlet],
 }
 
 /// A graph with weights inside, laid out for this CPU, in files.
@@ -68,6 +80,15 @@ pub trait Engine: Send + Sync {
     fn saved_model(&self, model: &SavedModel<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
         let _ = (model, lanes);
         Err(Error::unsupported("this runtime reads no SavedModels"))
+    }
+
+    /// As [`saved_model`](Self::saved_model), of a TorchScript module.
+    ///
+    /// # Errors
+    /// As [`saved_model`](Self::saved_model).
+    fn torch_script(&self, model: &TorchScript<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
+        let _ = (model, lanes);
+        Err(Error::unsupported("this runtime reads no TorchScript"))
     }
 
     /// Lays `weights` out for this CPU's kernels, which are constants of `graph` by these names, and writes both to files in

@@ -5,34 +5,54 @@ use std::sync::{Arc, OnceLock};
 
 use crate::onnx::Onnx;
 use crate::tensorflow::TensorFlow;
-use crate::{Engine, LaidOut, Load, Result, SavedModel, Session, Tensor, Weights};
+use crate::torch::Torch;
+use crate::{Engine, LaidOut, Load, Result, SavedModel, Session, Tensor, TorchScript, Weights};
 
-/// ONNX Runtime, and TensorFlow from when a model first needs it: its library is thirty times as large.
+/// ONNX Runtime, and TensorFlow and libtorch from when a model first needs them: their libraries are many times as large.
 pub struct Runtimes {
     onnx: Arc<Onnx>,
-    tensorflow_library: Option<PathBuf>,
-    /// Set by the first model that needs it; read by all that follow.
+    libraries: Libraries,
+    /// Set by the first model that needs it; read by all that follow. As is the next.
     tensorflow: OnceLock<Result<TensorFlow>>,
+    torch: OnceLock<Result<Torch>>,
+}
+
+/// Where the libraries of those runtimes are that only some models need; `None` where they are looked for by themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Libraries {
+    /// See [`TensorFlow::load`].
+    pub tensorflow: Option<PathBuf>,
+    /// See [`Torch::load`].
+    pub torch: Option<PathBuf>,
 }
 
 impl Runtimes {
-    /// `onnx`, and TensorFlow from `tensorflow_library` or where it is looked for by itself.
-    pub fn new(onnx: Arc<Onnx>, tensorflow_library: Option<PathBuf>) -> Self {
-        Self { onnx, tensorflow_library, tensorflow: OnceLock::new() }
+    /// `onnx`, and the others from `libraries`.
+    pub fn new(onnx: Arc<Onnx>, libraries: Libraries) -> Self {
+        Self { onnx, libraries, tensorflow: OnceLock::new(), torch: OnceLock::new() }
     }
 
     /// ONNX Runtime by itself, for what it alone can do.
     pub fn onnx(&self) -> &Arc<Onnx> {
         &self.onnx
     }
+
+    /// libtorch by itself, which can look into an archive before anybody knows its signature.
+    ///
+    /// # Errors
+    /// As [`Torch::load`].
+    pub fn torch(&self) -> Result<&Torch> {
+        let torch = self.torch.get_or_init(|| Torch::load(self.libraries.torch.as_deref()));
+        torch.as_ref().map_err(Clone::clone)
+    }
 }
 
 impl Engine for Runtimes {
     fn description(&self) -> String {
-        match self.tensorflow.get() {
-            Some(Ok(tensorflow)) => format!("{}, {}", self.onnx.description(), tensorflow.description()),
-            Some(Err(_)) | None => self.onnx.description(),
-        }
+        let tensorflow = self.tensorflow.get().and_then(|loaded| loaded.as_ref().ok()).map(TensorFlow::description);
+        let torch = self.torch.get().and_then(|loaded| loaded.as_ref().ok()).map(Torch::description);
+        let all: Vec<_> = [Some(self.onnx.description()), tensorflow, torch].into_iter().flatten().collect();
+        all.join(", ")
     }
 
     fn session(&self, program: &[u8], weights: usize, load: Load) -> Result<Box<dyn Session>> {
@@ -40,8 +60,12 @@ impl Engine for Runtimes {
     }
 
     fn saved_model(&self, model: &SavedModel<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
-        let tensorflow = self.tensorflow.get_or_init(|| TensorFlow::load(self.tensorflow_library.as_deref()));
+        let tensorflow = self.tensorflow.get_or_init(|| TensorFlow::load(self.libraries.tensorflow.as_deref()));
         tensorflow.as_ref().map_err(Clone::clone)?.saved_model(model, lanes)
+    }
+
+    fn torch_script(&self, model: &TorchScript<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
+        self.torch()?.torch_script(model, lanes)
     }
 
     fn lay_out(&self, graph: &[u8], weights: &[(String, Tensor)], folder: &Path) -> Result<LaidOut> {

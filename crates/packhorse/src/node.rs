@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::onnx::Onnx;
-use engine::{Runtimes, onnx, tensorflow};
+use engine::{Libraries, Runtimes, onnx, tensorflow, torch};
 use objects::{Limits, Network, Variables};
 use serve::{Control, LoadOptions, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
 use store::remote::{self, CacheBytes};
@@ -34,12 +34,15 @@ fn cache_for_this_run() -> Result<PackCache, Exit> {
     Ok(cache)
 }
 
-/// Loads ONNX Runtime from where the environment says, or from where the system keeps it, and knows where TensorFlow is.
+/// Loads ONNX Runtime from where the environment says, or from where the system keeps it, and knows where TensorFlow and
+/// libtorch are.
 pub(crate) fn runtimes() -> Result<Arc<Runtimes>, Exit> {
     let library = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let onnx = Onnx::load(library(onnx::LIBRARY_VARIABLE).as_deref());
     let onnx = onnx.map_err(|error| Exit::Configuration(error.message))?;
-    Ok(Arc::new(Runtimes::new(onnx.into(), library(tensorflow::LIBRARY_VARIABLE))))
+    let libraries =
+        Libraries { tensorflow: library(tensorflow::LIBRARY_VARIABLE), torch: library(torch::LIBRARY_VARIABLE) };
+    Ok(Arc::new(Runtimes::new(onnx.into(), libraries)))
 }
 
 /// What talking to buckets takes; in the background, its threads step back for whoever computes.

@@ -50,7 +50,7 @@ impl Place {
         let library = named.unwrap_or_else(|| workspace().join(".cache/onnxruntime/1.31.1/libonnxruntime.so"));
         let folder = tempfile::tempdir().unwrap();
         let store = Store::create(folder.path().join("store").to_str().unwrap()).unwrap();
-        let runtimes = Runtimes::new(Onnx::load(Some(&library)).unwrap().into(), None);
+        let runtimes = Runtimes::new(Onnx::load(Some(&library)).unwrap().into(), engine::Libraries::default());
         Self { folder, store, runtimes, tokenizers: Tokenizers::default(), models: HashMap::new() }
     }
 

@@ -114,6 +114,7 @@ impl Model {
         match self.manifest.program.kind {
             ProgramKind::Lifted | ProgramKind::Whole => "onnxruntime_onnx",
             ProgramKind::SavedModel => "tensorflow_savedmodel",
+            ProgramKind::TorchScript => "pytorch_libtorch",
         }
     }
 
@@ -122,6 +123,7 @@ impl Model {
         match self.manifest.program.kind {
             ProgramKind::Lifted | ProgramKind::Whole => "onnxruntime",
             ProgramKind::SavedModel => "tensorflow",
+            ProgramKind::TorchScript => "pytorch",
         }
     }
 

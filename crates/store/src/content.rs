@@ -14,7 +14,8 @@ use crate::table::{self, WeightRef};
 /// A folder of files that are named by their content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// `programs/HASH.onnx`: BLAKE3 of the CPU target, a zero byte and the graph; of a SavedModel, what is served of it.
+    /// `programs/HASH.onnx`: BLAKE3 of the CPU target, a zero byte and the graph; of a SavedModel or a
+    /// TorchScript module, what is served of it.
     Program,
     /// `segments/HASH.seg`: BLAKE3 of its table of contents; see [`crate::segment`].
     Segment,

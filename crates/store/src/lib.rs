@@ -26,6 +26,7 @@ pub mod padding;
 mod place;
 pub mod saved_model;
 pub mod specimen;
+pub mod torch_script;
 pub mod upkeep;
 pub mod variant;
 

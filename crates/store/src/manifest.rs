@@ -131,7 +131,7 @@ pub struct External {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `onnx`, `hugging-face` for such a folder, or `saved-model`
+    /// `onnx`, `hugging-face` for such a folder, `saved-model` or `torch-script`
     pub format: String,
     /// BLAKE3 of the source's bytes, with any external data.
     pub hash: String,
@@ -165,6 +165,8 @@ pub enum ProgramKind {
     Whole,
     /// A TensorFlow SavedModel: which of its signatures is served, and which files it is made of.
     SavedModel,
+    /// A TorchScript module: what its forward takes and gives, and which file it is.
+    TorchScript,
 }
 
 /// A named tensor of the signature.

@@ -15,12 +15,13 @@ use crate::onnx::import::{self, Compiled, Imported};
 use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::precision::Precision;
 use crate::task::Task;
+use crate::torch_script::{self, Declared};
 use crate::{Store, hf, name, padding, saved_model};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The ONNX file, or the folder of a Hugging Face model or a SavedModel.
+    /// The ONNX or TorchScript file, or the folder of a Hugging Face model or a SavedModel.
     pub path: PathBuf,
     /// The model's name; the folder's own, or the file's without its ending, when absent.
     pub name: Option<String>,
@@ -40,6 +41,8 @@ pub struct Request {
     /// For weights in eight bits: how far an output may be off, as a part of its length;
     /// [`TOLERANCE`](crate::accuracy::TOLERANCE) when absent.
     pub tolerance: Option<f64>,
+    /// What a TorchScript module takes and gives, which its file does not say.
+    pub signature: Declared,
     /// Which forms to pack, when the quickest one is for CPUs like this alone.
     pub targets: Targets,
 }
@@ -167,7 +170,7 @@ pub fn under(store: &Store, base: &Manifest, name: &str) -> Result<Packed> {
 /// What is said of a model that is in the store as `manifest` says.
 fn unchanged(manifest: Manifest) -> Result<Packed> {
     let manifest = manifest.on(&engine::cpu::target())?;
-    let weight_bytes = weight_bytes(&manifest);
+    let weight_bytes = manifest.weights.bytes;
     Ok(Packed { manifest, changed: false, weight_bytes, stored_bytes: 0, notes: Vec::new() })
 }
 
@@ -285,6 +288,9 @@ pub(crate) fn identify(request: &Request) -> Result<Source> {
     if saved_model::is_saved_model(&request.path) {
         return saved_model::identify(&request.path);
     }
+    if torch_script::is_torch_script(&request.path) {
+        return torch_script::identify(&request.path, &request.signature);
+    }
     hf::refuse_other_formats(&request.path)?;
     if !hf::is_checkpoint(&request.path) {
         return import::identify(&request.path);
@@ -315,17 +321,18 @@ fn find(runtimes: &Runtimes, request: &Request) -> Result<Found> {
         let labels = if given.is_empty() { labels } else { given };
         return Ok(Found { imported, task, labels, files });
     }
+    let (is_torch_script, is_saved_model) =
+        (torch_script::is_torch_script(&request.path), saved_model::is_saved_model(&request.path));
     let (imported, files) = match asked {
-        Some(_) if saved_model::is_saved_model(&request.path) => {
-            return Err(Error::unsupported(
-                "a SavedModel is loaded whole, and only lifted weights can be in eight bits",
-            ));
+        Some(_) if is_torch_script || is_saved_model => {
+            return Err(Error::unsupported("it is loaded whole, and only lifted weights can be in eight bits"));
         }
         Some(asked) => {
             let (imported, accuracy) = import::import_in_eight_bits(engine, &request.path, &asked)?;
             (imported, vec![accuracy.file()?])
         }
-        None if saved_model::is_saved_model(&request.path) => saved_model::import(runtimes, &request.path)?,
+        None if is_saved_model => saved_model::import(runtimes, &request.path)?,
+        None if is_torch_script => torch_script::import(runtimes, &request.path, &request.signature)?,
         None => (import::import(engine, &request.path, request.targets)?, Vec::new()),
     };
     Ok(Found { imported, task: request.task.clone(), labels: given, files })
@@ -340,11 +347,6 @@ fn outside(manifest: &Manifest) -> Option<String> {
         let files = files.join(", ");
         format!("weights are mapped where they lie, so keep what is there or pack with --copy: {files}")
     })
-}
-
-/// The bytes that the weights of `manifest`'s first form take.
-pub fn weight_bytes(manifest: &Manifest) -> u64 {
-    manifest.weights.bytes
 }
 
 fn taken(name: &str, version: u64) -> Error {

@@ -36,7 +36,7 @@ pub(crate) fn seen(engine: &Onnx, form: &Compiled, signature: &Signature, text: 
     let Some(inputs) = inputs(text, signature) else { return Ok(None) };
     let load = match form.kind {
         ProgramKind::Lifted => Load::AsIs,
-        ProgramKind::Whole | ProgramKind::SavedModel => Load::Optimise,
+        ProgramKind::Whole | ProgramKind::SavedModel | ProgramKind::TorchScript => Load::Optimise,
     };
     let session = engine.session(&form.program, form.weights.len(), load)?;
     let weights = engine.bind(form.weights.clone())?;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use engine::{Engine, Result, Runtimes, Session, Signature, Tensor, Weights};
 
 use crate::onnx::import;
-use crate::saved_model;
+use crate::{saved_model, torch_script};
 
-/// An ONNX file or a SavedModel with a session of its own.
+/// An ONNX file, a SavedModel or a TorchScript file with a session of its own.
 pub struct Specimen {
     /// What its exporter wrote beside the graph, by key.
     pub words: BTreeMap<String, String>,
@@ -18,16 +18,19 @@ pub struct Specimen {
 }
 
 impl Specimen {
-    /// Opens the ONNX file or the SavedModel at `path`.
+    /// Opens the model at `path`; `declared` is what is said of a TorchScript file.
     ///
     /// # Errors
-    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it is neither, [`Unsupported`](engine::ErrorKind::Unsupported)
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it is none of them, [`Unsupported`](engine::ErrorKind::Unsupported)
     /// when the runtime cannot run it.
-    pub fn open(runtimes: &Runtimes, path: &Path) -> Result<Self> {
+    pub fn open(runtimes: &Runtimes, path: &Path, declared: &torch_script::Declared) -> Result<Self> {
         let open = || {
-            let (words, session) = match saved_model::is_saved_model(path) {
-                true => (BTreeMap::new(), saved_model::session(runtimes, path)?),
-                false => (import::words(path)?, runtimes.onnx().session_from_file(path)?),
+            let (words, session) = if saved_model::is_saved_model(path) {
+                (BTreeMap::new(), saved_model::session(runtimes, path)?)
+            } else if torch_script::is_torch_script(path) {
+                (BTreeMap::new(), torch_script::session(runtimes, path, declared)?)
+            } else {
+                (import::words(path)?, runtimes.onnx().session_from_file(path)?)
             };
             Ok(Self { words, session, no_weights: runtimes.bind(Vec::new())? })
         };

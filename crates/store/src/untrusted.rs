@@ -6,13 +6,13 @@ use prost::Message;
 
 use crate::onnx::{lift, sparse, wire};
 use crate::repository::{config, text};
-use crate::{Manifest, hf, remote, saved_model, segment, table};
+use crate::{Manifest, hf, remote, saved_model, segment, table, torch_script};
 
 /// A reader, given all of a file.
 pub type Reader = fn(&[u8]);
 
 /// Every reader, with the name of what it reads.
-pub const READERS: [(&str, Reader); 8] = [
+pub const READERS: [(&str, Reader); 10] = [
     ("manifest", manifest),
     ("config-pbtxt", configuration),
     ("segment", segments),
@@ -21,6 +21,8 @@ pub const READERS: [(&str, Reader); 8] = [
     ("safetensors", safetensors),
     ("onnx", onnx),
     ("saved-model", saved_model),
+    ("torch-script", torch_script),
+    ("torch-pickle", torch_pickle),
 ];
 
 fn manifest(bytes: &[u8]) {
@@ -89,4 +91,14 @@ fn onnx(bytes: &[u8]) {
 
 fn saved_model(bytes: &[u8]) {
     let _ = saved_model::describe(&[(saved_model::FILE.to_owned(), Bytes::copy_from_slice(bytes))]);
+}
+
+/// What is looked through of an archive before a runtime sees it.
+fn torch_script(bytes: &[u8]) {
+    let _ = torch_script::check(bytes);
+}
+
+/// By itself, as few changes of an archive leave it an archive.
+fn torch_pickle(bytes: &[u8]) {
+    let _ = torch_script::pickle::check(bytes, &|file| Some(file.len()));
 }

@@ -350,12 +350,12 @@ fn folders_that_cannot_be_packed_are_refused_with_the_way_out() {
     let mut rows = rows(&fixture("bert-qa"));
     rows.retain(|(name, ..)| name != "qa_outputs.bias");
     write(&at("missing").join("model.safetensors"), &rows);
-    for file in ["m.pt", "m.pkl", "m.ckpt", "m.safetensors"] {
+    for file in ["m.bin", "m.pkl", "m.ckpt", "m.safetensors"] {
         std::fs::write(at(file), b"x").unwrap();
     }
     for (name, kind, says) in [
         ("pickle", ErrorKind::Unsupported, "safe_serialization=True"),
-        ("m.pt", ErrorKind::Unsupported, "safe_serialization=True"),
+        ("m.bin", ErrorKind::Unsupported, "safe_serialization=True"),
         ("m.pkl", ErrorKind::Unsupported, "safe_serialization=True"),
         ("m.ckpt", ErrorKind::Unsupported, "safe_serialization=True"),
         ("m.safetensors", ErrorKind::Unsupported, "config.json"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use engine::onnx::Onnx;
-use engine::{DataType, Engine, ErrorKind, Load, Runtimes, Tensor, tensorflow};
+use engine::{DataType, Engine, ErrorKind, Libraries, Load, Runtimes, Tensor, tensorflow, torch};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, pack};
 use store::picture::Fit;
@@ -18,6 +18,7 @@ mod forms;
 mod hf;
 mod repositories;
 mod saved_models;
+mod torch_scripts;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -35,7 +36,8 @@ fn onnx() -> Runtimes {
     let onnx = library(engine::onnx::LIBRARY_VARIABLE, "onnxruntime/1.31.1/libonnxruntime.so");
     let onnx = Onnx::load(Some(&onnx)).expect("'make setup' fetches the runtime");
     let tensorflow = library(tensorflow::LIBRARY_VARIABLE, "tensorflow/2.21.0/libtensorflow_cc.so.2");
-    Runtimes::new(onnx.into(), Some(tensorflow))
+    let torch = library(torch::LIBRARY_VARIABLE, "torch/1.13.1/libpackhorse_torch.so");
+    Runtimes::new(onnx.into(), Libraries { tensorflow: Some(tensorflow), torch: Some(torch) })
 }
 
 struct Place {

@@ -112,6 +112,25 @@ fn a_place_is_known_by_what_lies_there() {
 }
 
 #[test]
+fn a_torch_script_file_is_the_usual_one_or_is_called_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = [
+        "m/1/model.pt",
+        "n/config.pbtxt platform: \"pytorch_libtorch\"",
+        "n/1/model.pt",
+        "o/config.pbtxt backend: \"pytorch\" default_model_filename: \"traced.bin\"",
+        "o/1/traced.bin",
+        "p/config.pbtxt backend: \"pytorch\"",
+        "p/1/model.onnx",
+        "q/1/model.pt",
+        "q/1/model.onnx",
+    ];
+    plant(folder.path(), &tree);
+    let layout = Layout::of(place(folder.path())).unwrap();
+    assert_eq!(listed(layout), ["m/1", "n/1", "o/1 refused", "p/1 refused", "q/1"]);
+}
+
+#[test]
 fn a_file_is_packed_once_and_again_when_it_changes() {
     let (onnx, folder) = (Arc::new(onnx()), tempfile::tempdir().unwrap());
     let (root, cache) = (folder.path().join("repository"), folder.path().join("cache"));

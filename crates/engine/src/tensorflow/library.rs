@@ -9,6 +9,7 @@ use std::path::Path;
 use libloading::os::unix::{Library as Shared, RTLD_LAZY, RTLD_LOCAL};
 
 use super::LIBRARY_VARIABLE;
+use crate::functions::functions;
 use crate::{Error, ErrorKind, Result};
 
 /// `TF_Status`, opaque.
@@ -44,28 +45,6 @@ pub(super) struct TfString([u8; 24]);
 
 /// What a tensor's memory is given back with: data, length and the argument that was given.
 pub(super) type Deallocator = unsafe extern "C" fn(*mut c_void, usize, *mut c_void);
-
-macro_rules! functions {
-    ($($name:ident: $symbol:literal = fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
-        /// The shared library's functions; valid for the life of the process, as it is never unloaded.
-        pub(super) struct Library {
-            $(pub(super) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
-            _shared: Shared,
-        }
-
-        impl Library {
-            #[expect(unsafe_code, reason = "the functions' types are promised by the header, not by the library")]
-            fn find(shared: Shared) -> std::result::Result<Self, libloading::Error> {
-                Ok(Self {
-                    // SAFETY: the types are those of the header for these names, and the pointers live as long as
-                    // the library, which is kept beside them.
-                    $($name: unsafe { *shared.get(concat!($symbol, "\0").as_bytes())? },)*
-                    _shared: shared,
-                })
-            }
-        }
-    };
-}
 
 functions! {
     version: "TF_Version" = fn() -> *const c_char;

@@ -6,7 +6,6 @@ use comfy_table::{CellAlignment, Table, presets};
 use objects::Place;
 use serde::Serialize;
 use store::manifest::{PORTABLE, ProgramKind, SegmentRef};
-use store::pack::weight_bytes;
 use store::task::Task;
 use store::{Manifest, remote};
 
@@ -172,7 +171,7 @@ fn line<'a>(manifest: &'a Manifest, users: &Users<'_>) -> Line<'a> {
         targets: manifest.forms().map(|(program, _)| &program.target[..]).collect(),
         falls_back: manifest.falls_back(),
         weights: manifest.weights.len(),
-        weight_bytes: weight_bytes(manifest),
+        weight_bytes: manifest.weights.bytes,
         own_bytes,
         shared_bytes,
         segments: manifest.weights.segments.len(),
@@ -198,7 +197,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
         let (own, shared) = own_and_shared(manifest, users);
         let files = segments(manifest).filter(|segment| seen.insert(&segment.hash));
         total += match manifest.program.kind {
-            ProgramKind::Whole | ProgramKind::SavedModel => manifest.source.bytes,
+            ProgramKind::Whole | ProgramKind::SavedModel | ProgramKind::TorchScript => manifest.source.bytes,
             ProgramKind::Lifted => files.map(|segment| segment.bytes.max(segment.used_bytes)).sum(),
         };
         table.add_row([
@@ -209,7 +208,7 @@ fn print(manifests: &[Manifest], users: &Users<'_>) {
             targets(manifest),
             match manifest.program.kind {
                 ProgramKind::Lifted => manifest.weights.len().to_string(),
-                ProgramKind::Whole | ProgramKind::SavedModel => "whole".to_owned(),
+                ProgramKind::Whole | ProgramKind::SavedModel | ProgramKind::TorchScript => "whole".to_owned(),
             },
             human_bytes(own),
             human_bytes(shared),

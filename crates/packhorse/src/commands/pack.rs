@@ -12,6 +12,7 @@ use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, Targets, is_checkpoint, is_model_folder, name_of, pack};
 use store::task::{Scores, Task, TaskChoice};
+use store::torch_script::Declared;
 use store::{Manifest, Precision, Store};
 
 use super::{human_bytes, migrate, print_json, say};
@@ -20,12 +21,13 @@ use crate::{Outcome, node};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// ONNX files, folders of Hugging Face models and SavedModels, and folders of which every file that ends in .onnx is packed
+    /// ONNX and TorchScript (.pt) files, folders of Hugging Face models and SavedModels, and folders of which every file that
+    /// ends in .onnx is packed
     #[arg(required_unless_present = "from", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The packing system's config.properties: packs the model that it names under the names that it serves, and says of each
     /// key what became of it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["paths", "name", "version", "labels", "Meaning"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["paths", "name", "version", "labels", "signature", "Meaning"])]
     from: Option<PathBuf>,
     /// The folder of packs; made when it is not there
     #[arg(long, env = "PACKHORSE_STORE")]
@@ -38,6 +40,10 @@ pub(crate) struct Args {
     version: Option<u64>,
     #[command(flatten)]
     meaning: Meaning,
+    /// What a TorchScript file takes and gives, which it does not say itself: TOML with inputs = [{ name, datatype, shape }]
+    /// and, where wanted, outputs, or a Triton config.pbtxt
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
     /// Class names: a name a line, counted from 0, or lines of the form `N: name`
     #[arg(long)]
     labels: Option<PathBuf>,
@@ -186,18 +192,17 @@ pub(crate) fn run(args: &Args) -> Outcome {
         return migrate::run(args, file);
     }
     let files = files(args)?;
-    if let Some(name) = &args.name {
-        store::name::check(name).map_err(|error| Exit::configuration(&error))?;
-    }
-    let labels = args.labels.as_deref().map_or(Ok(BTreeMap::new()), store::labels::read);
-    let labels = labels.map_err(|error| Exit::configuration(&error))?;
-    let wish = args.meaning.wish()?;
+    let configuration = |error: engine::Error| Exit::configuration(&error);
+    args.name.as_deref().map_or(Ok(()), store::name::check).map_err(configuration)?;
+    let labels = args.labels.as_deref().map_or(Ok(BTreeMap::new()), store::labels::read).map_err(configuration)?;
+    let signature = args.signature.as_deref().map_or(Ok(Declared::default()), Declared::read).map_err(configuration)?;
+    let wish = args.meaning.wish()?.map(|wish| Wish { signature: signature.clone(), ..wish });
     let runtimes = node::runtimes()?;
-    let store = Store::create(&args.store).map_err(|error| Exit::configuration(&error))?;
+    let store = Store::create(&args.store).map_err(configuration)?;
     let mut failures = Vec::new();
     for file in &files {
         let started = Instant::now();
-        let mut request = Request { labels: labels.clone(), ..request(args, file) };
+        let mut request = Request { labels: labels.clone(), signature: signature.clone(), ..request(args, file) };
         let notes = wish.as_ref().map_or(Ok(Vec::new()), |wish| meant(&runtimes, &mut request, wish));
         let packed = notes.and_then(|notes| {
             let mut packed = pack(&store, &runtimes, &request)?;
@@ -231,6 +236,7 @@ pub(super) fn request(args: &Args, path: &Path) -> Request {
         precision: args.precision.into(),
         calibration: args.calibration.clone(),
         tolerance: Some(args.tolerance),
+        signature: Declared::default(),
         targets: args.target.into(),
     }
 }

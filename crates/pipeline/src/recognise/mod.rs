@@ -29,13 +29,13 @@ pub struct Understood {
     pub notes: Vec<String>,
 }
 
-/// What the model in the ONNX file or SavedModel at `path` is for. `labels` are the classes' names, when a person gave them.
+/// What the model at `path`, an ONNX or TorchScript file or a SavedModel, is for. `labels` are the classes' names, when a person gave them.
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when `wish` does not fit the model, or leaves open what neither the
 /// model nor the files beside it say.
 pub fn understand(runtimes: &Runtimes, path: &Path, wish: &Wish, labels: &BTreeMap<u32, String>) -> Result<Understood> {
-    let mut specimen = Specimen::open(runtimes, path)?;
+    let mut specimen = Specimen::open(runtimes, path, &wish.signature)?;
     let said = said(path, &specimen)?;
     let wish = wish.clone().or(said.wish);
     let named = if labels.is_empty() { said.labels } else { labels.clone() };

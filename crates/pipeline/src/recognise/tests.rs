@@ -15,7 +15,7 @@ fn asset(name: &str) -> PathBuf {
 
 fn runtimes() -> Runtimes {
     let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE).map(PathBuf::from);
-    Runtimes::new(Arc::new(Onnx::load(library.as_deref()).unwrap()), None)
+    Runtimes::new(Arc::new(Onnx::load(library.as_deref()).unwrap()), engine::Libraries::default())
 }
 
 #[test]

@@ -4,6 +4,7 @@ use engine::{Error, Result};
 use serde::Deserialize;
 use store::picture::{Channels, Fit, Layout, PictureInput, Resample};
 use store::task::{PicturePooling, Scores, TaskChoice};
+use store::torch_script::Declared;
 
 use crate::picture::Picture;
 
@@ -28,6 +29,9 @@ pub struct Wish {
     /// How pictures go in.
     #[serde(default)]
     pub input: InputWish,
+    /// What the tensors of a TorchScript file are, which it does not say itself.
+    #[serde(skip)]
+    pub signature: Declared,
 }
 
 /// What can be said of how pictures go in; see [`PictureInput`].
@@ -84,6 +88,7 @@ impl Wish {
             normalise: self.normalise.or(other.normalise),
             output: self.output.or(other.output),
             input: mine.or(theirs),
+            signature: self.signature,
         }
     }
 }

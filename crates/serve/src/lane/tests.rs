@@ -186,7 +186,7 @@ fn packed(file: &str) -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create(folder.path().to_str().unwrap()).unwrap();
     let request = Request { path: workspace().join(file), name: Some("m".to_owned()), ..Request::default() };
-    pack(&store, &Runtimes::new(onnx().into(), None), &request).unwrap();
+    pack(&store, &Runtimes::new(onnx().into(), engine::Libraries::default()), &request).unwrap();
     (folder, store)
 }
 

@@ -196,6 +196,11 @@ impl Residency {
                 let (bytes, sessions) = self.weighed(build).map_err(of)?;
                 (bytes.max(least_bytes), sessions)
             }
+            ProgramKind::TorchScript => {
+                let build = || store.with_torch_script(manifest, |model| self.engine.torch_script(model, self.lanes));
+                let (bytes, sessions) = self.weighed(build).map_err(of)?;
+                (bytes.max(least_bytes), sessions)
+            }
         };
         charge.set(bytes);
         Ok(Program { sessions, charge: Some(charge), took: (self.scales.since)(started) })

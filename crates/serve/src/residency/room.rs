@@ -265,6 +265,6 @@ pub(super) fn mapped_bytes(manifest: &Manifest) -> u64 {
 pub(super) fn least_private_bytes(manifest: &Manifest) -> u64 {
     match manifest.program.kind {
         ProgramKind::Lifted => 0,
-        ProgramKind::Whole | ProgramKind::SavedModel => manifest.source.bytes,
+        ProgramKind::Whole | ProgramKind::SavedModel | ProgramKind::TorchScript => manifest.source.bytes,
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn refuse_other_formats(path: &Path) -> Result<()> {
         Some("safetensors") => Err(Error::unsupported(
             "weights alone say nothing of the graph; give the folder that holds them and config.json",
         )),
-        Some("bin" | "pt" | "pth" | "pkl" | "ckpt") => Err(pickled()),
+        Some("bin" | "pkl" | "ckpt") => Err(pickled()),
         _ => Ok(()),
     }
 }

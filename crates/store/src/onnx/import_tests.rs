@@ -272,7 +272,7 @@ fn weights_of_more_than_two_gigabytes_are_packed() {
     let folder = tempfile::tempdir().unwrap();
     let path = in_a_file_with_holes(folder.path(), ROWS, 0);
     let store = crate::Store::create(folder.path().join("store").to_str().unwrap()).unwrap();
-    let runtimes = engine::Runtimes::new(onnx().into(), None);
+    let runtimes = engine::Runtimes::new(onnx().into(), engine::Libraries::default());
     let request = crate::pack::Request { path, ..crate::pack::Request::default() };
     let packed = crate::pack::pack(&store, &runtimes, &request).unwrap();
     assert_eq!((packed.manifest.program.kind, packed.weight_bytes), (ProgramKind::Lifted, (ROWS + 1) * 256));

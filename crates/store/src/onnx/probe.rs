@@ -5,7 +5,7 @@ use engine::{DataType, Result, Session, Signature, Tensor, TensorSpec, Weights};
 
 /// Sizes tried for dimensions that vary (batch, then every other), until the plain graph accepts one. Some graphs
 /// only take the sizes they were made for.
-const SIZES: [(usize, usize); 9] =
+pub(crate) const SIZES: [(usize, usize); 9] =
     [(1, 8), (1, 64), (1, 16), (1, 32), (1, 128), (1, 224), (1, 256), (1, 320), (1, 640)];
 
 /// Answers may differ by this much of the largest value in a tensor: the order of additions may change, nothing else.

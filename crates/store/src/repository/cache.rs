@@ -14,6 +14,7 @@ use crate::onnx::import;
 use crate::pack::{self, Draft, Identity, Request, Targets};
 use crate::remote::CacheBytes;
 use crate::task::{Detection, Task};
+use crate::torch_script::{self, Declared};
 use crate::{Manifest, Store, atomic, saved_model};
 
 /// A folder of packs made from other servers' repositories. Several repositories and several processes may share one.
@@ -105,7 +106,8 @@ impl PackCache {
             return Err(Error::unavailable(format!("{}: it changed while it was read", key.file.display())));
         }
         // Its key is for this kind of CPU alone.
-        let request = Request { path, copy: true, targets: Targets::Native, ..Request::default() };
+        let signature = key.signature.clone();
+        let request = Request { path, copy: true, targets: Targets::Native, signature, ..Request::default() };
         let source = pack::identify(&request).map_err(of)?;
         let identity = Identity { name: key.name.to_owned(), version: key.version, source };
         let mut draft = Draft::import(runtimes, &request, identity).map_err(of)?;
@@ -133,6 +135,9 @@ impl PackCache {
 
 /// Copies the model at `path`, a file or a SavedModel's folder, into `folder`, and returns where the copy is.
 fn snapshot(path: &Path, folder: &Path) -> Result<PathBuf> {
+    if torch_script::is_torch_script(path) {
+        return torch_script::snapshot(path, folder);
+    }
     if !path.is_dir() {
         return import::snapshot(path, folder);
     }
@@ -146,6 +151,7 @@ pub(super) struct Key<'a> {
     pub(super) version: u64,
     pub(super) file: &'a Path,
     pub(super) stamp: &'a str,
+    pub(super) signature: &'a Declared,
 }
 
 impl Key<'_> {

@@ -15,6 +15,7 @@ use super::settings::{Declared, Settings};
 use super::text;
 use crate::manifest::Io;
 use crate::serving::LatencyClass;
+use crate::torch_script::Declared as Signature;
 use crate::{Serving, name};
 
 /// The settings of the model called `model` in the text of its `config.pbtxt`.
@@ -32,6 +33,17 @@ pub(crate) fn read(model: &str, text: &str) -> Result<Settings> {
 /// As [`read`].
 pub(crate) fn read_json(model: &str, json: &str) -> Result<Settings> {
     settings(model, text::model_config_json(json)?)
+}
+
+/// What the configuration in `text`, of a model of whatever name, says of inputs and outputs.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn signature(text: &str) -> Result<Signature> {
+    let config = text::model_config(text)?;
+    let name = config.name.clone();
+    let declared = settings(&name, config)?.declared.unwrap_or_default();
+    Ok(Signature { inputs: declared.inputs, outputs: declared.outputs })
 }
 
 fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
@@ -79,9 +91,13 @@ fn settings(model: &str, config: ModelConfig) -> Result<Settings> {
         label_files,
         parameters: config.parameters.into_iter().map(|(key, value)| (key, value.string_value)).collect(),
         model_file,
+        is_torch_script: config.platform == LIBTORCH.0 || config.backend == LIBTORCH.1,
     };
     Ok(Settings { serving, declared: Some(declared), class_names: BTreeMap::new(), ignored })
 }
+
+/// Triton's platform and backend of TorchScript modules.
+const LIBTORCH: (&str, &str) = ("pytorch_libtorch", "pytorch");
 
 /// The one parameter that means something here: whether the model stays in memory.
 const PIN: &str = "pin";
@@ -99,7 +115,8 @@ fn pin(config: &ModelConfig) -> Result<Option<bool>> {
 /// What a server cannot pass over and answer the same.
 fn refuse(config: &ModelConfig) -> Result<()> {
     let (platform, backend) = (&config.platform, &config.backend);
-    let known = [("onnxruntime_onnx", "onnxruntime"), ("tensorflow_savedmodel", "tensorflow")];
+    let known =
+        [("onnxruntime_onnx", "onnxruntime"), ("tensorflow_savedmodel", "tensorflow"), (LIBTORCH.0, LIBTORCH.1)];
     let ours =
         known.iter().any(|known| ["", known.0].contains(&&platform[..]) && ["", known.1].contains(&&backend[..]));
     let ensemble =
@@ -112,8 +129,8 @@ fn refuse(config: &ModelConfig) -> Result<()> {
     if !ours {
         let (field, word) = if backend.is_empty() { ("platform", platform) } else { ("backend", backend) };
         return Err(Error::unsupported(format!(
-            "its {field} is '{word}', and this build runs ONNX and SavedModels; export the model as ONNX, put it there \
-             as model.onnx and set backend to 'onnxruntime'"
+            "its {field} is '{word}', and this build runs ONNX, SavedModels and TorchScript; export the model as ONNX, put \
+             it there as model.onnx and set backend to 'onnxruntime'"
         )));
     }
     let stateful = matches!(config.scheduling_choice, Some(SchedulingChoice::SequenceBatching(_)));
@@ -347,7 +364,7 @@ mod tests {
             ("name: \"other\"", ErrorKind::InvalidInput, "'other'"),
             ("platform: \"tensorrt_plan\"", ErrorKind::Unsupported, "tensorrt_plan"),
             ("backend: \"python\"", ErrorKind::Unsupported, "'python'"),
-            ("platform: \"pytorch_libtorch\"", ErrorKind::Unsupported, "pytorch_libtorch"),
+            ("platform: \"pytorch_libtorch\" backend: \"python\"", ErrorKind::Unsupported, "'python'"),
             ("platform: \"ensemble\"", ErrorKind::Unsupported, "ensemble"),
             ("ensemble_scheduling { step [ { model_name: \"a\" } ] }", ErrorKind::Unsupported, "ensemble"),
             (

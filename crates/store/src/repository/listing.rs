@@ -7,6 +7,7 @@ use std::sync::Arc;
 use engine::{Error, Result};
 
 use super::settings::Settings;
+use crate::torch_script::Declared;
 
 /// Every model of a repository, by name.
 pub type Listing = BTreeMap<String, Listed>;
@@ -40,15 +41,25 @@ pub struct Version {
 pub enum Source {
     /// In the store of packs.
     Pack,
-    /// An ONNX file or a SavedModel.
+    /// An ONNX or TorchScript file, or a SavedModel.
     File {
         /// The file, or the SavedModel's folder.
         path: PathBuf,
-        /// Of the files alone, so that a change of the configuration does not pack them again.
+        /// Of the files alone, so that a change of the configuration does not pack them again; of a TorchScript file with
+        /// its signature.
         stamp: String,
+        /// What the configuration says of a TorchScript module's inputs and outputs; nothing for others.
+        signature: Declared,
     },
     /// It is none that this build can serve, for this reason.
     Refused(Error),
+}
+
+impl Source {
+    /// One that says itself what it takes and gives.
+    pub(super) fn file(path: PathBuf, stamp: String) -> Self {
+        Self::File { path, stamp, signature: Declared::default() }
+    }
 }
 
 /// Which versions of a model are served, of those that are there.

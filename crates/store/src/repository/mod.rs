@@ -104,8 +104,8 @@ impl Repository {
             (Source::Pack, Layout::Remote(remote)) => Some(remote.manifest(name, version)),
             (Source::Pack, _) => Some(Err(Error::internal("a pack outside a store of packs"))),
             (Source::Refused(error), _) => Some(Err(error.clone())),
-            (Source::File { path, stamp }, _) => {
-                let key = Key { name, version, file: path, stamp };
+            (Source::File { path, stamp, signature }, _) => {
+                let key = Key { name, version, file: path, stamp, signature };
                 self.cache.as_ref()?.find(&key).map(Ok)
             }
         }
@@ -139,7 +139,7 @@ impl Repository {
         let versions =
             listing.iter().flat_map(|(name, listed)| listed.versions.iter().map(move |version| (name, version)));
         let keys = versions.filter_map(|(name, (&version, found))| match &found.source {
-            Source::File { path, stamp } => Some(Key { name, version, file: path, stamp }),
+            Source::File { path, stamp, signature } => Some(Key { name, version, file: path, stamp, signature }),
             _ => None,
         });
         cache.mark(&keys.collect::<Vec<_>>(), served)?;
@@ -154,7 +154,8 @@ impl Repository {
         if let Some(at_hand) = self.at_hand(name, version, found) {
             return at_hand;
         }
-        let (Source::File { path, stamp }, Some(cache), Some(packer)) = (&found.source, &self.cache, &self.packer)
+        let (Source::File { path, stamp, signature }, Some(cache), Some(packer)) =
+            (&found.source, &self.cache, &self.packer)
         else {
             return Err(Error::internal("nothing is there to make packs with"));
         };
@@ -163,6 +164,6 @@ impl Repository {
             let now = now.and_then(|listed| listed.versions.get(&version).map(|version| version.source.clone()));
             matches!(now, Some(Source::File { stamp: now, .. }) if now == *stamp)
         };
-        cache.pack(packer, &Key { name, version, file: path, stamp }, unchanged)
+        cache.pack(packer, &Key { name, version, file: path, stamp, signature }, unchanged)
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn list(place: &Path) -> Result<Listing> {
     let settings = Arc::new(Settings::default());
     let model = |item: &Item| {
         let stamp = digest([item.stamp.as_str(), &others]);
-        let source = Source::File { path: item.path.clone(), stamp: stamp.clone() };
+        let source = Source::file(item.path.clone(), stamp.clone());
         let versions = BTreeMap::from([(1, Version { source, stamp })]);
         let listed = Listed { versions, settings: Arc::clone(&settings), ..Listed::default() };
         Some((stem(item)?, listed))

@@ -6,6 +6,7 @@ use engine::{Error, Result};
 
 use super::listing::VersionPolicy;
 use crate::manifest::Io;
+use crate::torch_script::Declared as Signature;
 use crate::{Manifest, Serving};
 
 /// What a repository says about one model. A plain store of packs says nothing.
@@ -43,6 +44,21 @@ pub struct Declared {
     pub parameters: BTreeMap<String, String>,
     /// The name of the file in a version's folder; empty for the usual.
     pub model_file: String,
+    /// Whether it names libtorch as what runs the model.
+    pub is_torch_script: bool,
+}
+
+impl Declared {
+    /// Inputs and outputs as the model itself has them.
+    pub(super) fn signature(&self) -> Signature {
+        let own = |tensors: &[Io], reshapes: &BTreeMap<String, Vec<i64>>| {
+            tensors.iter().map(|io| of_the_model(io, reshapes.get(&io.name))).collect()
+        };
+        Signature {
+            inputs: own(&self.inputs, &self.input_reshapes),
+            outputs: own(&self.outputs, &self.output_reshapes),
+        }
+    }
 }
 
 impl Settings {

@@ -85,12 +85,12 @@ fn version(folder: &Path) -> Result<Version> {
     });
     let here = folder.display();
     let source = match chosen {
-        Some(item) => Source::File { path: item.path.clone(), stamp: stamp.clone() },
+        Some(item) => Source::file(item.path.clone(), stamp.clone()),
         None if onnx.len() > 1 => Source::Refused(Error::invalid(format!(
             "{here} holds {} files that end in .onnx; call the one to serve model.onnx",
             onnx.len()
         ))),
-        None if is_saved_model => Source::File { path: folder.to_owned(), stamp: stamp.clone() },
+        None if is_saved_model => Source::file(folder.to_owned(), stamp.clone()),
         None => {
             let lacks = format!("{here} holds no {} and no file that ends in .onnx", saved_model::FILE);
             Source::Refused(Error::not_found(lacks))

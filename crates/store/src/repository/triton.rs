@@ -1,5 +1,6 @@
 //! Triton's model repository: `NAME/config.pbtxt`, which may be missing, and `NAME/VERSION/model.onnx`, a file or a folder
-//! of that name with the file and its external data in it, or a SavedModel's folder `NAME/VERSION/model.savedmodel`.
+//! of that name with the file and its external data in it, a SavedModel's folder `NAME/VERSION/model.savedmodel`, or a
+//! TorchScript file `NAME/VERSION/model.pt`, whose inputs and outputs are those of the configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,9 +10,9 @@ use engine::{Error, Result};
 
 use super::config;
 use super::listing::{Item, Listed, Listing, Source, Version, digest, items, stamp_of};
-use super::settings::Settings;
+use super::settings::{Declared, Settings};
 use super::tfs;
-use crate::{labels, name, saved_model};
+use crate::{labels, name, saved_model, torch_script};
 
 /// A model's configuration.
 pub(super) const CONFIG: &str = "config.pbtxt";
@@ -22,10 +23,12 @@ pub(super) const MODEL: &str = "model.onnx";
 /// The folder of a version that is a SavedModel.
 const SAVED_MODEL: &str = "model.savedmodel";
 
+/// The file of a version that is a TorchScript module.
+const TORCH_SCRIPT: &str = "model.pt";
+
 /// Files by which a version of another runtime is known, and what to call it.
-const OTHERS: [(&str, &str); 5] = [
+const OTHERS: [(&str, &str); 4] = [
     ("model.plan", "a TensorRT plan"),
-    ("model.pt", "a TorchScript model"),
     ("model.py", "a Python model"),
     ("model.graphdef", "a TensorFlow graph"),
     ("model.xml", "an OpenVINO model"),
@@ -48,13 +51,16 @@ pub(super) fn model(root: &Path, model: &str, instead: Option<&str>) -> Result<L
         Err(error) => (Settings::default(), Some(error)),
     };
     let declared = settings.declared.as_ref();
-    let file = declared.map(|declared| declared.model_file.as_str()).filter(|file| !file.is_empty()).unwrap_or(MODEL);
+    let usual = if declared.is_some_and(|declared| declared.is_torch_script) { TORCH_SCRIPT } else { MODEL };
+    let file = declared.map(|declared| declared.model_file.as_str()).filter(|file| !file.is_empty()).unwrap_or(usual);
     let policy = declared.and_then(|declared| declared.policy.clone()).unwrap_or_default();
     let beside = stamp_of(inside.iter().filter(|item| !item.is_folder));
     let mut versions = BTreeMap::new();
     for item in inside.iter().filter(|item| item.is_folder) {
         if let Some(number) = number(&item.name) {
-            versions.insert(number, version(&item.path, file, &beside, instead)?);
+            let Found { source, files } = found(&item.path, file, declared)?;
+            let stamp = digest([files.as_str(), &beside, instead.unwrap_or_default()]);
+            versions.insert(number, Version { source, stamp });
         }
     }
     let refusal = refusal.or_else(|| {
@@ -92,39 +98,53 @@ fn settings(folder: &Path, model: &str, inside: &[Item], instead: Option<&str>) 
     Ok(settings)
 }
 
-/// The version in `folder`, whose model is called `file`.
-fn version(folder: &Path, file: &str, beside: &str, instead: Option<&str>) -> Result<Version> {
+/// What lies in a version's folder: where, and the stamp of all of its files.
+struct Found {
+    source: Source,
+    files: String,
+}
+
+/// The model in `folder`, which is called `file`, and of which its configuration says `declared`.
+fn found(folder: &Path, file: &str, declared: Option<&Declared>) -> Result<Found> {
     let mut inside = items(folder)?;
+    // Nobody has to name the file for another runtime to find its own.
+    let there = |name: &str| inside.iter().any(|item| item.name == name);
+    let file = if file == MODEL && !there(MODEL) && there(TORCH_SCRIPT) { TORCH_SCRIPT } else { file };
     let mut path = folder.join(file);
     if inside.iter().any(|item| item.name == file && item.is_folder) {
         inside = items(&path)?;
         path = path.join(MODEL);
     }
-    // Nobody has to name the file for the other runtime to find its own.
     let saved = folder.join(if file == MODEL { SAVED_MODEL } else { file });
-    let is_saved_model = inside.iter().all(|item| item.name != MODEL) && saved_model::is_saved_model(&saved);
-    if is_saved_model {
+    if inside.iter().all(|item| item.name != MODEL) && saved_model::is_saved_model(&saved) {
         inside = items(&saved)?;
         inside.extend(tfs::beside(&saved)?);
-        path = saved;
+        let files = stamp_of(&inside);
+        return Ok(Found { source: Source::file(saved, files.clone()), files });
     }
     let files = stamp_of(&inside);
-    let stamp = digest([files.as_str(), beside, instead.unwrap_or_default()]);
     let there = |name: &str| inside.iter().any(|item| item.name == name);
-    let source = if is_saved_model || path.file_name().and_then(|name| name.to_str()).is_some_and(there) {
-        Source::File { path, stamp: files }
-    } else {
+    let source = if !path.file_name().and_then(|name| name.to_str()).is_some_and(there) {
         Source::Refused(missing(folder, file, there))
+    } else if torch_script::is_torch_script(&path) {
+        let signature = declared.map(Declared::signature).unwrap_or_default();
+        let stamp = digest([files.as_str(), &format!("{signature:?}")]);
+        Source::File { path, stamp, signature }
+    } else if declared.is_some_and(|declared| declared.is_torch_script) {
+        let named = format!("{}: a TorchScript file is known by its ending; call it {TORCH_SCRIPT}", path.display());
+        Source::Refused(Error::unsupported(named))
+    } else {
+        Source::file(path, files.clone())
     };
-    Ok(Version { source, stamp })
+    Ok(Found { source, files })
 }
 
 fn missing(folder: &Path, file: &str, there: impl Fn(&str) -> bool) -> Error {
     let folder = folder.display();
     match OTHERS.iter().find(|(name, _)| there(name)) {
         Some((_, what)) => Error::unsupported(format!(
-            "{folder} holds {what}, and this build runs ONNX and SavedModels; export the model as ONNX and put it there \
-             as {file}"
+            "{folder} holds {what}, and this build runs ONNX, SavedModels and TorchScript; export the model as ONNX and put \
+             it there as {file}"
         )),
         None => Error::not_found(format!("{folder} holds no {file}")),
     }
