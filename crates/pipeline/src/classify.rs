@@ -41,7 +41,7 @@ impl Classifier {
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when the task does not fit the model's inputs and outputs.
     pub fn of(manifest: &Manifest) -> Result<Option<Self>> {
         let Some(Task::ImageClassification(task)) = &manifest.task else { return Ok(None) };
-        let (input, output) = (way_in(manifest, &task.input)?, Output::named(manifest, &task.output)?);
+        let (input, output) = (way_in(manifest, &task.input)?, Output::named(&manifest.outputs, &task.output)?);
         Ok(Some(Self { input, output, scores: task.scores }))
     }
 
@@ -91,7 +91,7 @@ impl Embedder {
     /// As [`Classifier::of`].
     pub fn of(manifest: &Manifest) -> Result<Option<Self>> {
         let Some(Task::ImageEmbedding(task)) = &manifest.task else { return Ok(None) };
-        let (input, output) = (way_in(manifest, &task.input)?, Output::named(manifest, &task.output)?);
+        let (input, output) = (way_in(manifest, &task.input)?, Output::named(&manifest.outputs, &task.output)?);
         Ok(Some(Self { input, output, pooling: task.pooling, normalise: task.normalise }))
     }
 

@@ -18,7 +18,7 @@ pub use tokens::Tokenizers;
 mod text;
 
 pub mod picture;
-pub use picture::{Picture, Placement, Planes};
+pub use picture::{Picture, Placement, Planes, fit_planes};
 pub use store::picture::{Fit, Resample};
 
 pub mod recognise;

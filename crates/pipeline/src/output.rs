@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use engine::{DataType, Error, Result, Tensor};
 use half::f16;
-use store::Manifest;
+use store::manifest::Io;
 
 /// An output that somebody reads.
 pub(crate) struct Output {
@@ -15,9 +15,10 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn named(manifest: &Manifest, name: &str) -> Result<Self> {
-        let index = manifest.outputs.iter().position(|output| output.name == name).ok_or_else(|| {
-            let have: Vec<&str> = manifest.outputs.iter().map(|output| output.name.as_str()).collect();
+    /// The one of that name among a model's `outputs`.
+    pub(crate) fn named(outputs: &[Io], name: &str) -> Result<Self> {
+        let index = outputs.iter().position(|output| output.name == name).ok_or_else(|| {
+            let have: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
             Error::invalid(format!("it has no output '{name}' that its task needs, only {have:?}: pack it again"))
         })?;
         Ok(Self { name: name.to_owned(), index })

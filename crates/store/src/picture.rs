@@ -64,7 +64,9 @@ pub enum Lies {
     Corner,
 }
 
-/// What a pixel of a scaled picture is made of. All but `nearest` widen as a picture shrinks, as Pillow's filters do.
+/// What a pixel of a scaled picture is made of. `bilinear`, `bicubic` and `lanczos` widen as a picture shrinks, as
+/// Pillow's filters do. `asymmetric` and `half-pixel` never do: a pixel is made of the four around its place, as graphs
+/// do it that bring pictures to their size themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resample {
@@ -77,6 +79,18 @@ pub enum Resample {
     Bicubic,
     /// Lanczos's window of three lobes.
     Lanczos,
+    /// Four pixels, edge on edge: ONNX's `Resize` of mode `linear` with the coordinates of that name, and TensorFlow's
+    /// `ResizeBilinear` as it was in its first versions.
+    Asymmetric,
+    /// Four pixels, middle on middle: the same with ONNX's `half_pixel` and TensorFlow's `half_pixel_centers`.
+    HalfPixel,
+}
+
+impl Resample {
+    /// Whether a pixel is made of the four around its place, however small the picture becomes.
+    pub fn is_of_four(self) -> bool {
+        matches!(self, Self::Asymmetric | Self::HalfPixel)
+    }
 }
 
 /// How a picture becomes the tensor that a model takes. The tensor's datatype is the signature's.

@@ -7,12 +7,26 @@ use std::sync::Arc;
 use engine::{Engine, Result, Runtimes, Session, Signature, Tensor, Weights};
 
 use crate::onnx::import;
+use crate::picture::Resample;
 use crate::{saved_model, torch_script};
+
+/// A size to which a graph scales something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnSize {
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// How it does that.
+    pub resample: Resample,
+}
 
 /// An ONNX file, a SavedModel or a TorchScript file with a session of its own.
 pub struct Specimen {
     /// What its exporter wrote beside the graph, by key.
     pub words: BTreeMap<String, String>,
+    /// The sizes to which its graph brings something by itself, a picture perhaps; in no order.
+    pub own_sizes: Vec<OwnSize>,
     session: Box<dyn Session>,
     no_weights: Arc<dyn Weights>,
 }
@@ -25,14 +39,15 @@ impl Specimen {
     /// when the runtime cannot run it.
     pub fn open(runtimes: &Runtimes, path: &Path, declared: &torch_script::Declared) -> Result<Self> {
         let open = || {
-            let (words, session) = if saved_model::is_saved_model(path) {
-                (BTreeMap::new(), saved_model::session(runtimes, path)?)
+            let ((words, own_sizes), session) = if saved_model::is_saved_model(path) {
+                let (session, own_sizes) = saved_model::session(runtimes, path)?;
+                ((BTreeMap::new(), own_sizes), session)
             } else if torch_script::is_torch_script(path) {
-                (BTreeMap::new(), torch_script::session(runtimes, path, declared)?)
+                ((BTreeMap::new(), Vec::new()), torch_script::session(runtimes, path, declared)?)
             } else {
-                (import::words(path)?, runtimes.onnx().session_from_file(path)?)
+                (import::says(path)?, runtimes.onnx().session_from_file(path)?)
             };
-            Ok(Self { words, session, no_weights: runtimes.bind(Vec::new())? })
+            Ok(Self { words, own_sizes, session, no_weights: runtimes.bind(Vec::new())? })
         };
         open().map_err(|error: engine::Error| error.context(path.display()))
     }

@@ -16,6 +16,8 @@ pub(super) fn generate(folder: &Path) -> anyhow::Result<Files> {
         .build_transport(false)
         // A tensor stays a slice of the message it came in.
         .bytes(".")
+        // Every attribute of a graph would be as large as a tensor's fields.
+        .boxed("tensorflow.AttrValue.value.tensor")
         .compile_fds(descriptors.clone())
         .context("cannot generate Rust")?;
 

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use engine::{Error, Result, Tensor};
 use store::Manifest;
+use store::manifest::Io;
 use store::picture::PictureInput;
 use store::task::{Detection, Head, Task};
 
@@ -120,15 +121,20 @@ pub fn for_model(manifest: &Manifest) -> Result<Detector> {
             manifest.name
         )));
     };
-    detector(manifest, detection).map_err(|error| error.context(format_args!("model '{}'", manifest.name)))
+    detector(&manifest.inputs, &manifest.outputs, detection)
+        .map_err(|error| error.context(format_args!("model '{}'", manifest.name)))
 }
 
-fn detector(manifest: &Manifest, detection: &Detection) -> Result<Detector> {
-    let [input] = &manifest.inputs[..] else {
-        let names: Vec<&str> = manifest.inputs.iter().map(|input| input.name.as_str()).collect();
+/// The detector that `detection` says, of a model with these inputs and outputs.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it does not fit them.
+pub(crate) fn detector(inputs: &[Io], outputs: &[Io], detection: &Detection) -> Result<Detector> {
+    let [input] = inputs else {
+        let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
         return Err(Error::invalid(format!("its task needs one input, a picture, but it has {names:?}")));
     };
-    let output = |name: &str| Output::named(manifest, name);
+    let output = |name: &str| Output::named(outputs, name);
     let boxes: Box<dyn Boxes> = match &detection.head {
         Head::Odapi { boxes, scores, classes, count } => {
             let outputs = [output(boxes)?, output(scores)?, output(classes)?, output(count)?];

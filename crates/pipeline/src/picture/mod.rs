@@ -18,7 +18,8 @@ mod planes;
 pub use planes::Planes;
 
 mod fit;
-pub use fit::fit;
+mod four;
+pub use fit::{fit, fit_planes};
 
 mod tensor;
 pub use tensor::PictureTensor;

@@ -78,6 +78,11 @@ impl Placement {
         Ok(self)
     }
 
+    /// Whether the scaled picture is all there is on the canvas.
+    pub(super) fn is_all(&self) -> bool {
+        self.scaled_px == self.canvas_px && self.at_px == (0, 0)
+    }
+
     /// The box on the picture as it was given whose left, top, right and bottom are `box_px` on the canvas, cut at the
     /// picture's edges; `None` when nothing is left or it is no number.
     pub fn undo(&self, box_px: [f32; 4]) -> Option<[f32; 4]> {

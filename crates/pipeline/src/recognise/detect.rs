@@ -10,7 +10,7 @@ use store::task::{Detection, Head, NanodetLevel};
 
 use super::probe::{PictureIn, answers};
 use super::wish::{Wish, preset_names};
-use super::{InputWish, verify};
+use super::{InputWish, own_size, verify};
 
 /// Every head that can be asked for.
 const HEADS: [&str; 9] =
@@ -32,7 +32,12 @@ const NANODET_STD: [f32; 3] = [57.375, 57.12, 58.395];
 ///
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it has no head that is known, or when that cannot be told.
-pub(super) fn understand(specimen: &mut Specimen, wish: &Wish, labels: &BTreeMap<u32, String>) -> Result<Detection> {
+pub(super) fn understand(
+    specimen: &mut Specimen,
+    wish: &Wish,
+    labels: &BTreeMap<u32, String>,
+    notes: &mut Vec<String>,
+) -> Result<Detection> {
     if let Some(head) = wish.head.as_deref().filter(|head| !HEADS.contains(head)) {
         return Err(Error::invalid(format!(
             "'{head}' is no head that this build knows; it knows: {}",
@@ -43,7 +48,8 @@ pub(super) fn understand(specimen: &mut Specimen, wish: &Wish, labels: &BTreeMap
     if let Some(found) = Detection::by_signature(specimen.signature()).filter(|found| asked(&found.head)) {
         check_names(found.classes(specimen.signature()), labels)?;
         let head = with_iou(found.head, wish.iou);
-        return Ok(Detection { input: wish.input.over(found.input), head });
+        let detection = Detection { input: wish.input.over(found.input), head };
+        return own_size::before(specimen, wish, detection, notes);
     }
     let picture = PictureIn::of(specimen)?;
     let outputs = shapes(specimen, &picture, &wish.input)?;

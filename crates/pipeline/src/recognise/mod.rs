@@ -3,6 +3,7 @@
 
 mod classify;
 mod detect;
+mod own_size;
 mod probe;
 mod transformers;
 mod ultralytics;
@@ -42,7 +43,7 @@ pub fn understand(runtimes: &Runtimes, path: &Path, wish: &Wish, labels: &BTreeM
     let mut notes = said.notes;
     let task = match wish.task {
         Some(TaskChoice::ObjectDetection) => {
-            detect::understand(&mut specimen, &wish, &named).map(Task::ObjectDetection)
+            detect::understand(&mut specimen, &wish, &named, &mut notes).map(Task::ObjectDetection)
         }
         Some(TaskChoice::ImageClassification) => {
             classify::classification(&mut specimen, &wish, &named, &mut notes).map(Task::ImageClassification)

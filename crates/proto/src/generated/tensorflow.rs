@@ -226,10 +226,10 @@ pub struct NodeDef {
     #[prost(map = "string, message", tag = "5")]
     pub attr: ::std::collections::HashMap<::prost::alloc::string::String, AttrValue>,
 }
-/// Of an attribute only the functions that it names.
+/// Of an attribute only the functions that it names, whether something is so, and a constant.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttrValue {
-    #[prost(oneof = "attr_value::Value", tags = "1, 10")]
+    #[prost(oneof = "attr_value::Value", tags = "1, 5, 8, 10")]
     pub value: ::core::option::Option<attr_value::Value>,
 }
 /// Nested message and enum types in `AttrValue`.
@@ -243,6 +243,10 @@ pub mod attr_value {
     pub enum Value {
         #[prost(message, tag = "1")]
         List(ListValue),
+        #[prost(bool, tag = "5")]
+        B(bool),
+        #[prost(message, tag = "8")]
+        Tensor(::prost::alloc::boxed::Box<super::TensorProto>),
         #[prost(message, tag = "10")]
         Func(super::NameAttrList),
     }

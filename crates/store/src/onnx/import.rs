@@ -12,10 +12,11 @@ use super::compile::{Built, Known, Parts};
 use super::fit::{self, Asked};
 use super::lift::{self, CpuLayout, Lifted};
 use super::wire::{Graph, Model};
-use super::{linear, probe, sparse, tensor};
+use super::{linear, probe, resizes, sparse, tensor};
 use crate::accuracy::Accuracy;
 use crate::manifest::{PORTABLE, ProgramKind, Source};
 use crate::place::Origin;
+use crate::specimen::OwnSize;
 
 /// A model on its way into the store.
 pub(crate) struct Imported {
@@ -299,13 +300,16 @@ fn same_signature(plain: &Signature, lifted: &Signature) -> std::result::Result<
     Ok(())
 }
 
-/// What the exporter of the file at `path` wrote beside the graph, by key.
+/// What the file at `path` says of itself without being run: what its exporter wrote beside the graph, by key, and the
+/// sizes to which the graph brings pictures.
 ///
 /// # Errors
 /// As [`identify`].
-pub(crate) fn words(path: &Path) -> Result<BTreeMap<String, String>> {
-    let entries = read(path)?.1.metadata_props.into_iter();
-    Ok(entries.filter_map(|entry| entry.key.zip(entry.value)).collect())
+pub(crate) fn says(path: &Path) -> Result<(BTreeMap<String, String>, Vec<OwnSize>)> {
+    let model = read(path)?.1;
+    let own_sizes = model.graph.as_ref().map(resizes::own_sizes).unwrap_or_default();
+    let entries = model.metadata_props.into_iter();
+    Ok((entries.filter_map(|entry| entry.key.zip(entry.value)).collect(), own_sizes))
 }
 
 fn read(path: &Path) -> Result<(Bytes, Model)> {

@@ -20,6 +20,7 @@ mod roles;
 pub(crate) mod sparse;
 
 pub(crate) mod probe;
+mod resizes;
 pub(crate) mod tensor;
 pub(crate) mod wire;
 

@@ -139,12 +139,13 @@ fn calls(node: &NodeDef) -> impl Iterator<Item = &str> {
     let named = node.attr.values().filter_map(|attr| attr.value.as_ref()).flat_map(|value| match value {
         Value::Func(function) => std::slice::from_ref(function),
         Value::List(list) => list.func.as_slice(),
+        Value::B(_) | Value::Tensor(_) => &[],
     });
     std::iter::once(node.op.as_str()).chain(named.map(|function| function.name.as_str()))
 }
 
 /// The operation of an input or a tensor: `^NODE`, `NODE:INDEX` or `NODE`.
-fn operation(input: &str) -> &str {
+pub(super) fn operation(input: &str) -> &str {
     let input = input.strip_prefix('^').unwrap_or(input);
     input.split_once(':').map_or(input, |(node, _)| node)
 }

@@ -4,6 +4,7 @@
 //! program that says which files those are and which signature is served. It is loaded whole.
 
 mod forbidden;
+mod resizes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{Io, Manifest, PORTABLE, ProgramKind, Source};
 use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
 use crate::onnx::probe;
+use crate::specimen::OwnSize;
 use crate::{Store, atomic};
 
 /// The file that makes a folder a SavedModel.
@@ -86,12 +88,14 @@ pub(crate) fn identify(folder: &Path) -> Result<Source> {
     Ok(Source { format: FORMAT.to_owned(), hash: hasher.finalize().to_hex().to_string(), bytes: total })
 }
 
-/// A session of the SavedModel in `folder`, to see what it answers.
+/// A session of the SavedModel in `folder`, to see what it answers, and the sizes to which its graph brings pictures.
 ///
 /// # Errors
 /// As [`import`].
-pub(crate) fn session(runtimes: &Runtimes, folder: &Path) -> Result<Box<dyn Session>> {
-    one_session(runtimes, &describe(&files(folder)?)?.0, folder)
+pub(crate) fn session(runtimes: &Runtimes, folder: &Path) -> Result<(Box<dyn Session>, Vec<OwnSize>)> {
+    let files = files(folder)?;
+    let session = one_session(runtimes, &describe(&files)?.0, folder)?;
+    Ok((session, read(&files)?.0.graph_def.as_ref().map(resizes::own_sizes).unwrap_or_default()))
 }
 
 fn one_session(runtimes: &Runtimes, description: &Description, folder: &Path) -> Result<Box<dyn Session>> {
@@ -143,14 +147,7 @@ fn batch_max(runtimes: &Runtimes, session: &dyn Session) -> Result<u64> {
 
 /// Which signature of the SavedModel in `files` is served, and what is to be said of it. Runs nothing.
 pub(crate) fn describe(files: &[(String, Bytes)]) -> Result<(Description, Vec<String>)> {
-    let graph = files.iter().find(|(name, _)| name == FILE).map(|(_, bytes)| bytes.clone());
-    let graph = graph.ok_or_else(|| Error::invalid(format!("there is no {FILE}; give the folder that holds one")))?;
-    if graph.len() as u64 >= GRAPH_BYTES_MAX {
-        return Err(Error::invalid(format!("{FILE} is larger than protobuf allows")));
-    }
-    let model = tf::SavedModel::decode(graph)
-        .map_err(|source| Error::invalid(format!("{FILE} is no SavedModel: {source}; export the model again")))?;
-    let (meta, tags) = to_serve(model.meta_graphs)?;
+    let (meta, tags) = read(files)?;
     let (name, signature) = default_signature(&meta)?;
     forbidden::check(&meta, signature)?;
     let others: Vec<String> = names(&meta).filter(|other| *other != name).map(|other| format!("'{other}'")).collect();
@@ -163,6 +160,18 @@ pub(crate) fn describe(files: &[(String, Bytes)]) -> Result<(Description, Vec<St
         files: files.iter().map(|(name, bytes)| (name.clone(), blake3::hash(bytes).to_hex().to_string())).collect(),
     };
     Ok((description, (!others.is_empty()).then_some(note).into_iter().collect()))
+}
+
+/// The graph in `files` that is there to be served, and its tags.
+fn read(files: &[(String, Bytes)]) -> Result<(MetaGraphDef, Vec<String>)> {
+    let graph = files.iter().find(|(name, _)| name == FILE).map(|(_, bytes)| bytes.clone());
+    let graph = graph.ok_or_else(|| Error::invalid(format!("there is no {FILE}; give the folder that holds one")))?;
+    if graph.len() as u64 >= GRAPH_BYTES_MAX {
+        return Err(Error::invalid(format!("{FILE} is larger than protobuf allows")));
+    }
+    let model = tf::SavedModel::decode(graph)
+        .map_err(|source| Error::invalid(format!("{FILE} is no SavedModel: {source}; export the model again")))?;
+    to_serve(model.meta_graphs)
 }
 
 /// Copies the SavedModel in `from` into `to`: whoever changes the original afterwards changes nothing that is read here.

@@ -29,7 +29,8 @@ pub(super) fn filters(probe: &Probe, decode: &Decode) -> String {
     let placement = &decode.placement;
     let flags = match decode.resample {
         Resample::Nearest => "neighbor",
-        Resample::Bilinear => "bilinear",
+        // Of four pixels are made here and not by ffmpeg, which is asked for frames as they are.
+        Resample::Bilinear | Resample::Asymmetric | Resample::HalfPixel => "bilinear",
         Resample::Bicubic => "bicubic",
         Resample::Lanczos => "lanczos",
     };

@@ -10,7 +10,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
-use pipeline::Planes;
+use pipeline::{Fit, Placement, Planes, Resample, fit_planes};
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
 use super::filters::{KEPT, filters};
@@ -73,12 +73,22 @@ pub struct Frames {
     width: u32,
     height: u32,
     frame_bytes: usize,
+    /// What is left to do with a frame that the decoder gives out as it is, where it does not scale itself.
+    scaling: Option<Scaling>,
     stall_limit: Duration,
     /// Frames of the span up to the last that was given out.
     given: u64,
     /// Whether the span begins where the video does.
     from_beginning: bool,
     spare: Vec<Vec<u8>>,
+}
+
+/// How frames are brought to their size in ways that ffmpeg has not.
+struct Scaling {
+    placement: Placement,
+    resample: Resample,
+    /// The last frame as it came.
+    whole: Vec<u8>,
 }
 
 impl Frames {
@@ -89,7 +99,11 @@ impl Frames {
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
     pub fn open(tools: &Tools, input: impl Into<Input>, probe: &Probe, decode: &Decode) -> Result<Self> {
         let input = input.into();
-        let (width, height) = decode.placement.canvas_px;
+        let Decode { placement, resample, .. } = *decode;
+        let scaling = resample.is_of_four().then(|| Scaling { placement, resample, whole: Vec::new() });
+        let given = if scaling.is_some() { Placement::of(Fit::Source, placement.source_px)? } else { placement };
+        let decode = &Decode { placement: given, ..decode.clone() };
+        let (width, height) = given.canvas_px;
         let pixel_count = u64::from(width) * u64::from(height);
         if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
             return Err(Error::invalid(format!("cannot decode '{input}' to frames of {width}x{height}")));
@@ -134,6 +148,7 @@ impl Frames {
             width,
             height,
             frame_bytes,
+            scaling,
             stall_limit: decode.stall_limit,
             given: decode.span.skip,
             from_beginning: decode.span.seek_us.is_none() && decode.span.skip == 0,
@@ -158,11 +173,8 @@ impl Frames {
     }
 
     fn take_next(&mut self) -> Result<Option<Frame>> {
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.resize(self.frame_bytes, 0);
-        if !self.fill(&mut bytes)? {
-            return Ok(None);
-        }
+        let spare = self.spare.pop().unwrap_or_default();
+        let Some(planes) = self.take_planes(spare)? else { return Ok(None) };
         let Some(Stamp { index, pts_us, previous_us }) = self.stamps.kept.pop_front() else {
             return Err(Error::internal(format!(
                 "ffmpeg gave no time for frame {} of '{}'",
@@ -170,7 +182,21 @@ impl Frames {
             )));
         };
         self.given = index + 1;
-        Ok(Some(Frame { index, pts_us, previous_us, planes: Planes { width: self.width, height: self.height, bytes } }))
+        Ok(Some(Frame { index, pts_us, previous_us, planes }))
+    }
+
+    /// The next frame's pixels at their size, in the memory of `bytes`; `None` after the last.
+    fn take_planes(&mut self, mut bytes: Vec<u8>) -> Result<Option<Planes>> {
+        let Some(mut scaling) = self.scaling.take() else {
+            bytes.resize(self.frame_bytes, 0);
+            let is_there = self.fill(&mut bytes)?;
+            return Ok(is_there.then_some(Planes { width: self.width, height: self.height, bytes }));
+        };
+        scaling.whole.resize(self.frame_bytes, 0);
+        let is_there = self.fill(&mut scaling.whole)?;
+        let planes = is_there.then(|| fit_planes(&scaling.whole, &scaling.placement, scaling.resample, bytes));
+        self.scaling = Some(scaling);
+        planes.transpose()
     }
 
     /// Takes back the bytes of a frame that is done with, so that their memory serves again.
