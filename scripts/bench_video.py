@@ -4,8 +4,9 @@ Usage: bench_video.py PACKHORSE MODEL LABELS CLIP [--hours HOURS] [--only client
 
 client: one clip of 1280x720 and one detector, twice. First a client in Python that reads frames by OpenCV and sends them five at a time as
 lists of numbers to /v1/models/MODEL:predict, the way workers do that keep a model server beside them; it keeps labels alone. Then the
-worker, every frame, boxes included; and once more with a model that is packed so that the decoder brings frames to the size to which the
-graph would bring them. CPU is that of all processes, the server's and the decoder's too, from the kernel's accounting.
+worker, every frame, boxes included: with the model as it is packed, given frames at the size to which its graph would bring them; with
+one that is given them whole; and with one whose frames the decoder brings to that size by its own filter, which sees other things. CPU is
+that of all processes, the server's and the decoder's too, from the kernel's accounting.
 
 long: the clip again and again until it is HOURS long (2 unless told), every frame, and the worker's and its decoders' resident memory
 four times a second, what they share counted once.
@@ -87,13 +88,14 @@ class Place:
     def __init__(self, arguments, folder):
         self.packhorse, self.folder = arguments.packhorse, pathlib.Path(folder)
         self.store = self.folder / "store"
-        scaled = self.folder / "scaled.toml"
-        scaled.write_text(f"""task = "object-detection"
-[input]
-fit = {{ to = "exact", width = {INSIDE_PX}, height = {INSIDE_PX} }}
-""", encoding="utf-8")
-        for name, task in (("detector", ["--task", "object-detection"]), ("scaled", ["--task-file", scaled])):
-            run(self.packhorse, "pack", arguments.model, "--store", self.store, "--name", name, *task, "--labels", arguments.labels)
+        fits = {"whole": 'to = "source"', "widened": f'to = "exact", width = {INSIDE_PX}, height = {INSIDE_PX}'}
+        run(self.packhorse, "pack", arguments.model, "--store", self.store, "--name", "detector", "--task", "object-detection",
+            "--labels", arguments.labels)
+        for name, fit in fits.items():
+            task = self.folder / f"{name}.toml"
+            task.write_text(f'task = "object-detection"\n[input]\nfit = {{ {fit} }}\n', encoding="utf-8")
+            run(self.packhorse, "pack", arguments.model, "--store", self.store, "--name", name, "--task-file", task,
+                "--labels", arguments.labels)
 
     def clip(self, name, source, *arguments):
         """A video made of `source`."""
@@ -103,7 +105,7 @@ fit = {{ to = "exact", width = {INSIDE_PX}, height = {INSIDE_PX} }}
         return path
 
     def work(self, video, model="detector", watch=lambda worker: None):
-        """Works one video; its cost and summary, and the CPU time of the worker with its children."""
+        """Works one video; its cost, its summary and its detections by frame, and the CPU time of the worker with its children."""
         queue, out = self.folder / "queue", self.folder / "out"
         run(self.packhorse, "submit", "--queue", queue, "--model", model, "--threshold", SCORE_MIN, video)
         before = os.times()
@@ -119,8 +121,9 @@ fit = {{ to = "exact", width = {INSIDE_PX}, height = {INSIDE_PX} }}
         after = os.times()
         task = max(out.iterdir(), key=lambda folder: folder.stat().st_mtime)
         cost, summary = (json.loads((task / name).read_text(encoding="utf-8")) for name in ("cost.json", "summary.json"))
+        lines = (task / "results.jsonl").read_text(encoding="utf-8").splitlines()
         spent_s = after.children_user + after.children_system - before.children_user - before.children_system
-        return cost, summary, spent_s
+        return cost, summary, [json.loads(line)["detections"] for line in lines], spent_s
 
 
 def send_frames(place, video):
@@ -159,6 +162,20 @@ def send_frames(place, video):
         server.wait()
 
 
+def overlap(one, other):
+    """What two boxes have in common, as a share of what they cover together."""
+    across, down = (min(one[2 + side], other[2 + side]) - max(one[side], other[side]) for side in (0, 1))
+    area = lambda box: (box[2] - box[0]) * (box[3] - box[1])
+    common = max(across, 0) * max(down, 0)
+    return common / (area(one) + area(other) - common)
+
+
+def found_too(wanted, found):
+    """How many of `wanted` are in `found`, frame by frame: a box of the class that is the same to four fifths."""
+    return sum(any(one["class"] == other["class"] and overlap(one["box_px"], other["box_px"]) >= 0.8 for other in others)
+               for ones, others in zip(wanted, found) for one in ones)
+
+
 def compare(place, arguments):
     """The worker beside the client."""
     width, height = SIZE_PX
@@ -166,17 +183,21 @@ def compare(place, arguments):
     say("client: frames as JSON")
     client_s, sent, count = send_frames(place, clip)
     theirs, theirs_bytes = client_s / count, sent / count
-    rows = [[f"OpenCV, {BATCH} frames a request as JSON ({count} frames)", f"{theirs * 1e3:.1f}", "", f"{theirs_bytes:,.0f}", "", ""]]
-    for name, model, size in (("packhorse work", "detector", SIZE_PX), (f"packhorse work, {INSIDE_PX}x{INSIDE_PX}", "scaled", [INSIDE_PX] * 2)):
+    rows = [[f"OpenCV, {BATCH} frames a request as JSON ({count} frames)", f"{theirs * 1e3:.1f}", "", f"{theirs_bytes:,.0f}", "", "", ""]]
+    inside = [INSIDE_PX] * 2
+    whole = None
+    for name, model, size in (("packhorse work, frames whole", "whole", SIZE_PX), ("packhorse work", "detector", inside),
+                              (f"packhorse work, {INSIDE_PX}x{INSIDE_PX} filtered", "widened", inside)):
         say(f"client: {name}")
-        cost, summary, worker_s = place.work(clip, model)
+        cost, summary, found, worker_s = place.work(clip, model)
+        whole = whole or found
         # What the worker hands its model stays in its memory; counted is the tensor.
         ours, ours_bytes = worker_s / summary["frames"], size[0] * size[1] * 3
         rows.append([f"{name} ({summary['frames']} frames, start and all)", f"{ours * 1e3:.1f}", f"1/{theirs / ours:.1f}",
-                     f"{ours_bytes:,}", f"1/{theirs_bytes / ours_bytes:.1f}", f"{summary['detections']}"])
+                     f"{ours_bytes:,}", f"1/{theirs_bytes / ours_bytes:.1f}", f"{summary['detections']}", f"{found_too(whole, found)}"])
         say(f"CPU-seconds of a frame: {cost['cpu_s_per_frame']}")
     print(f"### Frames as JSON to a model server, and the worker: {width}x{height}\n")
-    table(["", "CPU ms a frame", "", "bytes to the model a frame", "", "detections"], rows)
+    table(["", "CPU ms a frame", "", "bytes to the model a frame", "", "detections", "of those on whole frames"], rows)
 
 
 def long(place, arguments):
@@ -195,7 +216,7 @@ def long(place, arguments):
             if len(samples) % 240 == 0:
                 say(f"long: {samples[-1][0]:.0f} s, worker {samples[-1][1] / 1e6:.0f} MB, decoders {samples[-1][2] / 1e6:.0f} MB")
 
-    cost, summary, _ = place.work(clip, watch=watch)
+    cost, summary, *_ = place.work(clip, watch=watch)
     tenth = len(samples) // 10
     part = lambda from_, to, column: statistics.median(sample[column] for sample in samples[from_:to]) / 1e6
     print(f"### A video of {arguments.hours:g} hours: {summary['frames']:,} frames ({begun} again and again), {cost['fps']:.1f} a second\n")

@@ -6,7 +6,7 @@ use engine::{Error, ErrorKind};
 use proptest::prelude::*;
 use store::picture::{Fit, Lies, Resample};
 
-use super::{Bounds, Picture, Placement, decode, fit};
+use super::{Bounds, Picture, Placement, Planes, decode, fit, fit_planes};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures")
@@ -99,6 +99,54 @@ fn pictures_are_put_in_their_place() {
     }
     let other = Placement::of(Fit::Source, (3, 2)).unwrap();
     assert_eq!(fit(&picture, &other, Resample::Bilinear).unwrap_err().kind, ErrorKind::InvalidInput);
+}
+
+/// What ONNX's `Resize` (version 19, mode `linear`) answers for a row of these numbers, to a level.
+#[test]
+fn pixels_are_made_of_four_where_graphs_do_that() {
+    let row = |numbers: &[u8]| numbers.iter().flat_map(|&number| [number; 3]).collect::<Vec<u8>>();
+    for (resample, from, want) in [
+        (Resample::Asymmetric, &[0, 10, 20, 30][..], &[0, 13, 27][..]),
+        (Resample::HalfPixel, &[0, 10, 20, 30], &[2, 15, 28]),
+        // None of those between is looked at.
+        (Resample::Asymmetric, &[7, 200, 200, 200, 200, 200, 9, 200], &[7, 200]),
+        (Resample::HalfPixel, &[7, 200, 200, 200, 200, 200, 9, 200], &[200, 104]),
+        (Resample::Asymmetric, &[0, 100], &[0, 50, 100, 100]),
+        (Resample::HalfPixel, &[0, 100], &[0, 25, 75, 100]),
+        (Resample::Asymmetric, &[9], &[9, 9]),
+        (Resample::HalfPixel, &[1, 2, 3], &[1, 2, 3]),
+    ] {
+        let (width, scaled) = (from.len() as u32, want.len() as u32);
+        let across = Picture { width, height: 1, pixels: row(from) };
+        let placement = Placement::of(Fit::Exact { width: scaled, height: 1 }, (width, 1)).unwrap();
+        assert_eq!(fit(&across, &placement, resample).unwrap().pixels, row(want), "{resample:?} {from:?}");
+        let down = Picture { width: 1, height: width, pixels: row(from) };
+        let placement = Placement::of(Fit::Exact { width: 1, height: scaled }, (1, width)).unwrap();
+        assert_eq!(fit(&down, &placement, resample).unwrap().pixels, row(want), "{resample:?} {from:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn planes_are_fitted_as_pictures_are(
+        source_px in (1u32..40, 1u32..40),
+        shape in prop::sample::select(vec![
+            Fit::Source,
+            Fit::Exact { width: 7, height: 13 },
+            Fit::Letterbox { width: 24, height: 16, fill: 114, lies: Lies::Centre },
+            Fit::Crop { short: 20, width: 12, height: 24 },
+        ]),
+        resample in prop::sample::select(vec![Resample::Asymmetric, Resample::HalfPixel]),
+        seed in any::<u32>(),
+    ) {
+        let (width, height) = source_px;
+        let noise = |at: u32| (at ^ seed).wrapping_mul(0x9e37_79b9).to_be_bytes()[0];
+        let planes = Planes { width, height, bytes: (0..width * height * 3).map(noise).collect() };
+        let placement = Placement::of(shape, source_px).unwrap();
+        let fitted = fit_planes(&planes.bytes, &placement, resample, vec![1, 2, 3]).unwrap();
+        prop_assert_eq!(fitted.to_picture(), fit(&planes.to_picture(), &placement, resample).unwrap());
+        prop_assert!(fit_planes(&planes.bytes[1..], &placement, resample, Vec::new()).is_err());
+    }
 }
 
 /// A PNG file whose header says `width` and `height`, and has no more.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use engine::ErrorKind;
 use engine::onnx::Onnx;
+use store::picture::{Fit, Resample};
 use store::task::Head;
 
 use super::*;
@@ -51,6 +52,21 @@ fn bundled_models_are_told_or_refused() {
     assert!(nanodet(80).is_ok());
     let refused = nanodet(81).unwrap_err();
     assert!(refused.message.contains("80 classes, but there is a name for class 80"), "{refused}");
+    let source = InputWish { fit: Some(Fit::Source), ..InputWish::default() };
+    for (file, input, want) in [
+        (
+            "person_ssdlite_odapi.onnx",
+            InputWish::default(),
+            (Fit::Exact { width: 300, height: 300 }, Resample::Asymmetric),
+        ),
+        ("person_ssdlite_odapi.onnx", source, (Fit::Source, Resample::Bilinear)),
+        ("nanodet_g_coco80.onnx", InputWish::default(), (Fit::Exact { width: 416, height: 416 }, Resample::Bilinear)),
+    ] {
+        let told = understand(&runtimes, &asset(file), &Wish { input, ..detection() }, &none).unwrap();
+        let Task::ObjectDetection(detection) = &told.task else { panic!("{told:?}") };
+        assert_eq!((detection.input.fit, detection.input.resample), want, "{file}");
+        assert_eq!(told.notes.iter().any(|note| note.contains("300x300")), want.1 == Resample::Asymmetric, "{told:?}");
+    }
     let said = Wish { iou: Some(0.25), input: InputWish::preset("imagenet").unwrap(), ..detection() };
     let told = understand(&runtimes, &asset("nanodet_g_coco80.onnx"), &said, &none).unwrap();
     let Task::ObjectDetection(detection) = told.task else { panic!("{told:?}") };
@@ -76,7 +92,7 @@ fn task_files_are_read_whole_or_refused() {
         (wish.task, wish.head.as_deref(), wish.iou),
         (Some(TaskChoice::ObjectDetection), Some("yolov8"), Some(0.5))
     );
-    let fit = store::picture::Fit::Letterbox { width: 640, height: 384, fill: 114, lies: store::picture::Lies::Centre };
+    let fit = Fit::Letterbox { width: 640, height: 384, fill: 114, lies: store::picture::Lies::Centre };
     assert_eq!((wish.input.fit, wish.input.mean, wish.input.std), (Some(fit), Some([1.0, 2.0, 3.0]), None));
     for (text, says) in [
         ("tusk = 1", "unknown field `tusk`"),

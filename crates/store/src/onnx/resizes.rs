@@ -51,9 +51,9 @@ impl<'a> Known<'a> {
             let found = node.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(name))?;
             found.s.as_deref()
         };
-        let is_whole = |name: &str| node.attribute.iter().all(|attribute| attribute.name.as_deref() != Some(name));
-        // Absent since opset 18, and zero before it: whether the filter widens, and what of the picture is scaled.
-        let plain = attribute("mode") == Some(b"linear") && is_whole("antialias") && is_whole("axes");
+        let is_absent = |name: &str| node.attribute.iter().all(|attribute| attribute.name.as_deref() != Some(name));
+        // Filters that widen, and sizes of chosen dimensions, are not known here.
+        let plain = attribute("mode") == Some(b"linear") && is_absent("antialias") && is_absent("axes");
         let resample = match attribute("coordinate_transformation_mode") {
             Some(b"asymmetric") => Resample::Asymmetric,
             None | Some(b"half_pixel") => Resample::HalfPixel,
@@ -68,5 +68,79 @@ impl<'a> Known<'a> {
         let &[.., height, width] = &numbers[..] else { return None };
         let size = OwnSize { width: u32::try_from(width).ok()?, height: u32::try_from(height).ok()?, resample };
         plain.then_some(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::bytes::Bytes;
+
+    use super::super::wire::Attribute;
+    use super::*;
+
+    fn said(name: &str, value: &'static str) -> Attribute {
+        Attribute { name: Some(name.to_owned()), s: Some(Bytes::from_static(value.as_bytes())), ..Attribute::default() }
+    }
+
+    fn node(operator: &str, input: &[&str], output: &str, attribute: Vec<Attribute>) -> Node {
+        let input = input.iter().map(|&name| name.to_owned()).collect();
+        let op_type = Some(operator.to_owned());
+        Node { op_type, input, output: vec![output.to_owned()], attribute, ..Node::default() }
+    }
+
+    fn whole(name: &str, data_type: i32, numbers: &[i64]) -> TensorProto {
+        let raw_data = Some(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
+        let dims = vec![numbers.len() as i64];
+        TensorProto {
+            name: Some(name.to_owned()),
+            data_type: Some(data_type),
+            dims,
+            raw_data,
+            ..TensorProto::default()
+        }
+    }
+
+    #[test]
+    fn sizes_are_found_where_they_are_constant() {
+        let (asymmetric, half_pixel) = (Some(Resample::Asymmetric), Some(Resample::HalfPixel));
+        let linear = || said("mode", "linear");
+        let way = |way| said("coordinate_transformation_mode", way);
+        for (attributes, sizes, want) in [
+            (vec![linear(), way("asymmetric")], "four", asymmetric),
+            (vec![linear(), way("asymmetric")], "joined", asymmetric),
+            (vec![linear(), way("asymmetric")], "constant", asymmetric),
+            (vec![linear(), way("half_pixel")], "four", half_pixel),
+            (vec![linear()], "four", half_pixel),
+            (vec![linear(), way("align_corners")], "four", None),
+            (vec![linear(), said("antialias", "1")], "four", None),
+            (vec![said("mode", "cubic")], "four", None),
+            (vec![], "four", None),
+            (vec![linear()], "reckoned", None),
+            (vec![linear()], "one", None),
+            (vec![linear()], "negative", None),
+            (vec![linear()], "halves", None),
+            (vec![linear()], "nobody's", None),
+        ] {
+            let constant = Attribute { t: Some(whole("", 7, &[1, 3, 20, 30])), ..Attribute::default() };
+            let initializer = vec![
+                whole("four", 7, &[1, 3, 20, 30]),
+                whole("two", 7, &[20, 30]),
+                whole("one", 7, &[30]),
+                whole("negative", 7, &[1, 3, 20, -30]),
+                whole("halves", 10, &[1, 3, 20, 30]),
+            ];
+            let resize = node("Resize", &["x", "", "", sizes], "y", attributes.clone());
+            let body = Graph { node: vec![resize], ..Graph::default() };
+            let looping = Attribute { g: Some(body), ..Attribute::default() };
+            let node = vec![
+                node("Constant", &[], "constant", vec![constant]),
+                node("Concat", &["shape", "two"], "joined", vec![]),
+                node("Loop", &["x"], "z", vec![looping]),
+            ];
+            let found = own_sizes(&Graph { node, initializer, ..Graph::default() });
+            let want: Vec<OwnSize> =
+                want.map(|resample| OwnSize { width: 30, height: 20, resample }).into_iter().collect();
+            assert_eq!(found, want, "{attributes:?} {sizes}");
+        }
     }
 }

@@ -34,3 +34,49 @@ fn of_nodes(nodes: &[NodeDef]) -> Vec<OwnSize> {
     };
     nodes.iter().filter(|node| node.op == "ResizeBilinear").filter_map(own_size).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::tensorflow::{AttrValue, FunctionDef, FunctionDefLibrary, TensorProto};
+
+    use super::*;
+
+    fn node(name: &str, op: &str, input: &[&str], attr: &[(&str, Value)]) -> NodeDef {
+        let attr =
+            attr.iter().map(|(name, value)| ((*name).to_owned(), AttrValue { value: Some(value.clone()) })).collect();
+        let input = input.iter().map(|&input| input.to_owned()).collect();
+        NodeDef { name: name.to_owned(), op: op.to_owned(), input, attr }
+    }
+
+    #[test]
+    fn sizes_are_found_where_they_are_constant() {
+        let packed = [20i32, 30].iter().flat_map(|side| side.to_le_bytes()).collect();
+        let listed = TensorProto { int_val: vec![20, 30], ..TensorProto::default() };
+        let packed = TensorProto { tensor_content: packed, ..TensorProto::default() };
+        let one = TensorProto { int_val: vec![25], ..TensorProto::default() };
+        let negative = TensorProto { int_val: vec![20, -30], ..TensorProto::default() };
+        let size = |width, height, resample| vec![OwnSize { width, height, resample }];
+        let set = |name: &'static str| (name, Value::B(true));
+        for (tensor, attr, op, want) in [
+            (&listed, vec![], "Const", size(30, 20, Resample::Asymmetric)),
+            (&packed, vec![("align_corners", Value::B(false))], "Const", size(30, 20, Resample::Asymmetric)),
+            (&one, vec![set("half_pixel_centers")], "Const", size(25, 25, Resample::HalfPixel)),
+            (&listed, vec![set("align_corners")], "Const", vec![]),
+            (&negative, vec![], "Const", vec![]),
+            (&TensorProto::default(), vec![], "Const", vec![]),
+            (&listed, vec![], "Shape", vec![]),
+        ] {
+            let value = ("value", Value::Tensor(Box::new(tensor.clone())));
+            let nodes = vec![
+                node("scaled", "ResizeBilinear", &["picture", "size:output:0"], &attr),
+                node("size", op, &[], &[value]),
+                node("other", "ResizeBilinear", &["picture"], &[]),
+                node("another", "ResizeBilinear", &["picture", "nobody"], &[]),
+            ];
+            let function = FunctionDef { node_def: nodes.clone(), ..FunctionDef::default() };
+            let library = Some(FunctionDefLibrary { function: vec![function] });
+            assert_eq!(own_sizes(&GraphDef { node: nodes, ..GraphDef::default() }), want, "{tensor:?} {attr:?}");
+            assert_eq!(own_sizes(&GraphDef { library, ..GraphDef::default() }), want, "{tensor:?} {attr:?}");
+        }
+    }
+}
