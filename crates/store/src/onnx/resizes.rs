@@ -90,7 +90,7 @@ mod tests {
 
     fn whole(name: &str, data_type: i32, numbers: &[i64]) -> TensorProto {
         let raw_data = Some(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
-        let dims = vec![numbers.len() as i64];
+        let dims = vec![i64::try_from(numbers.len()).unwrap()];
         TensorProto {
             name: Some(name.to_owned()),
             data_type: Some(data_type),

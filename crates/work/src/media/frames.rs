@@ -4,24 +4,22 @@
 //! times come on a third pipe. All three are read by one `poll` in the caller's own thread, so there is nothing to
 //! join; when the caller is slow the pipes fill up and ffmpeg waits.
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
-use pipeline::{Fit, Placement, Planes, Resample, fit_planes};
+use pipeline::Planes;
 
 use super::child::{CONTAINERS, Child, Ended, LOG_LEVEL, pipe_failed, read_some, readable};
-use super::filters::{KEPT, filters};
+use super::filters::filters;
 use super::probe::FRAME_PIXELS_MAX;
+use super::scaling::Scaling;
+use super::stamps::{Stamp, Stamps};
 use super::{Choice, Decode, Input, Probe, Tools};
 use crate::ranges::View;
 
 /// Bytes of pixels that may wait in the pipe; what an ordinary user may ask of the kernel.
 const PIPE_BYTES: usize = 1 << 20;
-/// Frames that may be ahead of the decision whether they are chosen.
-const SEEN_MAX: usize = 1024;
 /// Buffers kept for the next frames.
 const SPARE_BUFFERS_MAX: usize = 8;
 
@@ -73,7 +71,7 @@ pub struct Frames {
     width: u32,
     height: u32,
     frame_bytes: usize,
-    /// What is left to do with a frame that the decoder gives out as it is, where it does not scale itself.
+    /// What is done with a frame that the decoder gives out as it is.
     scaling: Option<Scaling>,
     stall_limit: Duration,
     /// Frames of the span up to the last that was given out.
@@ -81,14 +79,6 @@ pub struct Frames {
     /// Whether the span begins where the video does.
     from_beginning: bool,
     spare: Vec<Vec<u8>>,
-}
-
-/// How frames are brought to their size in ways that ffmpeg has not.
-struct Scaling {
-    placement: Placement,
-    resample: Resample,
-    /// The last frame as it came.
-    whole: Vec<u8>,
 }
 
 impl Frames {
@@ -99,11 +89,8 @@ impl Frames {
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when ffmpeg is missing.
     pub fn open(tools: &Tools, input: impl Into<Input>, probe: &Probe, decode: &Decode) -> Result<Self> {
         let input = input.into();
-        let Decode { placement, resample, .. } = *decode;
-        let scaling = resample.is_of_four().then(|| Scaling { placement, resample, whole: Vec::new() });
-        let given = if scaling.is_some() { Placement::of(Fit::Source, placement.source_px)? } else { placement };
-        let decode = &Decode { placement: given, ..decode.clone() };
-        let (width, height) = given.canvas_px;
+        let (decode, scaling) = Scaling::of(decode)?;
+        let (width, height) = decode.placement.canvas_px;
         let pixel_count = u64::from(width) * u64::from(height);
         if pixel_count == 0 || pixel_count > FRAME_PIXELS_MAX {
             return Err(Error::invalid(format!("cannot decode '{input}' to frames of {width}x{height}")));
@@ -125,7 +112,7 @@ impl Frames {
         }
         input.give(&mut command, Some("-i"));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
-        command.arg("-vf").arg(filters(probe, decode));
+        command.arg("-vf").arg(filters(probe, &decode));
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
@@ -194,7 +181,7 @@ impl Frames {
         };
         scaling.whole.resize(self.frame_bytes, 0);
         let is_there = self.fill(&mut scaling.whole)?;
-        let planes = is_there.then(|| fit_planes(&scaling.whole, &scaling.placement, scaling.resample, bytes));
+        let planes = is_there.then(|| scaling.fitted(bytes));
         self.scaling = Some(scaling);
         planes.transpose()
     }
@@ -315,110 +302,5 @@ impl Frames {
         Error::invalid(format!(
             "decoding of '{shown}' made no progress for {limit_s} s at frame {index} ({reason}): re-encode the video"
         ))
-    }
-}
-
-/// A frame that ffmpeg spoke of.
-#[derive(Clone, Copy, Debug)]
-struct Stamp {
-    index: u64,
-    pts_us: i64,
-    previous_us: Option<i64>,
-}
-
-/// What ffmpeg writes of its frames, in order.
-struct Stamps {
-    pipe: Option<OwnedFd>,
-    line: Vec<u8>,
-    /// The time of the frame whose mark comes next.
-    stated: Option<Option<i64>>,
-    /// Frames that may turn out to be chosen, the newest of them: a filter has no more than a few in hand.
-    seen: VecDeque<Stamp>,
-    /// Frames that are ahead of their pixels: as many as ffmpeg has on the way.
-    kept: VecDeque<Stamp>,
-    /// Frames of the span so far, and when the last of them is shown.
-    frames: u64,
-    last_us: Option<i64>,
-    /// Stands in where a stream states no time.
-    period_us: f64,
-}
-
-impl Stamps {
-    fn new(pipe: OwnedFd, frame_rate: Option<f64>, skipped: u64) -> Self {
-        Self {
-            pipe: Some(pipe),
-            line: Vec::new(),
-            stated: None,
-            seen: VecDeque::new(),
-            kept: VecDeque::new(),
-            frames: skipped,
-            last_us: None,
-            period_us: frame_rate.map_or(0.0, |rate| 1e6 / rate),
-        }
-    }
-
-    fn read(&mut self) -> std::io::Result<()> {
-        let Some(pipe) = &self.pipe else { return Ok(()) };
-        let mut bytes = [0; 4096];
-        match rustix::io::read(pipe, &mut bytes) {
-            Ok(0) => self.pipe = None,
-            Ok(count) => self.push(&bytes[..count]),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if byte != b'\n' {
-                self.line.push(byte);
-                continue;
-            }
-            let line = std::mem::take(&mut self.line);
-            self.take(std::str::from_utf8(&line).unwrap_or_default());
-            self.line = line;
-            self.line.clear();
-        }
-    }
-
-    fn take(&mut self, line: &str) {
-        if line.starts_with("frame:") {
-            let pts = line.split_ascii_whitespace().find_map(|word| word.strip_prefix("pts:"));
-            self.stated = Some(pts.and_then(|pts| pts.parse().ok()));
-            return;
-        }
-        let Some(mark) = line.strip_prefix("packhorse=") else { return };
-        let Some(stated) = self.stated.take() else { return };
-        match (mark, self.seen.is_empty()) {
-            (KEPT, true) => {
-                let stamp = self.count(stated);
-                self.kept.push_back(stamp);
-            }
-            (KEPT, false) => {
-                while let Some(stamp) = self.seen.pop_front() {
-                    if stated.is_none_or(|pts_us| pts_us == stamp.pts_us) {
-                        self.kept.push_back(stamp);
-                        break;
-                    }
-                }
-            }
-            _ => {
-                let stamp = self.count(stated);
-                self.seen.push_back(stamp);
-                if self.seen.len() > SEEN_MAX {
-                    self.seen.pop_front();
-                }
-            }
-        }
-    }
-
-    /// Counts a frame that states such a time.
-    fn count(&mut self, stated: Option<i64>) -> Stamp {
-        let expected = || self.last_us.map_or(0, |last_us| last_us.saturating_add(self.period_us.round() as i64));
-        let stamp = Stamp { index: self.frames, pts_us: stated.unwrap_or_else(expected), previous_us: self.last_us };
-        self.frames += 1;
-        self.last_us = Some(stamp.pts_us);
-        stamp
     }
 }

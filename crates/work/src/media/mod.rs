@@ -29,6 +29,8 @@ pub use survey::{Listing, survey};
 mod filters;
 
 mod frames;
+mod scaling;
+mod stamps;
 pub use frames::{DecodeReport, Frame, Frames};
 
 mod annotate;
