@@ -23,19 +23,20 @@ stop() {
     exit 1
 }
 
+# as_root COMMAND...: as the one who may change the machine, where nobody has to be asked.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
 # Installs a Debian package where that can be done without asking, else says how.
 # debian PACKAGE WHY
 debian() {
-    as_root=
-    [ "$(id -u)" -eq 0 ] || as_root='sudo -n'
-    # shellcheck disable=SC2086
-    if ! command -v apt-get >/dev/null || ! $as_root true 2>/dev/null; then
+    if ! command -v apt-get >/dev/null || ! as_root true 2>/dev/null; then
         stop "$2" "sudo apt-get install $1"
     fi
     note "$2; installing Debian's $1"
-    # shellcheck disable=SC2086
-    $as_root apt-get update -qq >&2 &&
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >&2 ||
+    as_root apt-get update -qq >&2 &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >&2 ||
         stop "$2 and apt-get could not install $1" "sudo apt-get update && sudo apt-get install $1"
 }
 
@@ -167,8 +168,12 @@ fetch_torch() {
     headers=$(mktemp -d)
     trap 'rm -rf "$headers"' EXIT
     cp scripts/torch.sha256 "$headers"
-    (cd "$headers" && apt-get download -qq -o APT::Sandbox::User=root libtorch-dev=1.13.1+dfsg-4 libgflags-dev=2.2.2-2 libgoogle-glog-dev=0.6.0-2 &&
-        sha256sum --check --status torch.sha256) >&2 ||
+    fetch_headers() {
+        (cd "$headers" && apt-get download -qq -o APT::Sandbox::User=root libtorch-dev=1.13.1+dfsg-4 libgflags-dev=2.2.2-2 libgoogle-glog-dev=0.6.0-2 &&
+            sha256sum --check --status torch.sha256) >&2
+    }
+    # A machine that has the library may never have listed what there is.
+    fetch_headers || { as_root apt-get update -qq >&2 && fetch_headers; } ||
         stop "the headers of libtorch $torch_version cannot be had" "sudo apt-get update, on Debian 12; or set LIBTORCH"
     for package in "$headers"/*.deb; do dpkg -x "$package" "$headers/unpacked"; done
     make_torch "$headers/unpacked/usr/include" -L"$libraries" -l:libtorch_cpu.so.1.13 -l:libc10.so.1.13
