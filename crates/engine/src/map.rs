@@ -10,15 +10,47 @@ use bytes::Bytes;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod torn;
+pub(crate) mod watched;
 
 /// A file mapped read-only. Views of it keep it mapped, so it is handed around in an [`Arc`].
 pub struct Map {
     /// What is known of it when its file is cut. Goes before the map does, as fields go in their order.
     place: Option<torn::Place>,
+    /// As it was, where it is a file that others may write. Goes before the map, too.
+    watch: Option<Arc<watched::Watch>>,
     /// `None` for an empty file, of which there is nothing to map.
     map: Option<memmap2::Mmap>,
-    modified_ns: u64,
-    inode: u64,
+    stamp: Stamp,
+}
+
+/// What tells a file from every other, and from what it was before it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its file system.
+    pub device: u64,
+    /// Which file it is there; no other comes by that number while somebody has it open or mapped.
+    pub inode: u64,
+    /// Its length.
+    pub len_bytes: u64,
+    /// When it was last written, in nanoseconds since 1970; 0 where the file system does not say. Tools may set it.
+    pub modified_ns: u64,
+    /// When anything about it was last changed, names and rights too, likewise. Nobody sets that.
+    pub changed_ns: u64,
+}
+
+impl Stamp {
+    /// That of the file that `metadata` is of.
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        let since = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed_ns = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len_bytes: metadata.len(),
+            modified_ns: since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0),
+            changed_ns: u64::try_from(changed_ns).unwrap_or(0),
+        }
+    }
 }
 
 impl Map {
@@ -27,8 +59,20 @@ impl Map {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), [`Exhausted`](ErrorKind::Exhausted) when the process may have no more maps, or
     /// [`Internal`](ErrorKind::Internal), naming the file.
-    #[expect(unsafe_code, reason = "a mapping cannot be proven immutable by the compiler")]
     pub fn open(path: &Path) -> Result<Arc<Self>> {
+        Self::of(path, false)
+    }
+
+    /// As [`open`](Self::open), of a file that others may write: what runs on it looks afterwards whether anybody did.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_watched(path: &Path) -> Result<Arc<Self>> {
+        Self::of(path, true)
+    }
+
+    #[expect(unsafe_code, reason = "a mapping cannot be proven immutable by the compiler")]
+    fn of(path: &Path, is_watched: bool) -> Result<Arc<Self>> {
         let failed = |source: std::io::Error| {
             let (kind, fix) = match source.kind() {
                 std::io::ErrorKind::NotFound => (ErrorKind::NotFound, ""),
@@ -41,17 +85,19 @@ impl Map {
         };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        let (modified_ns, inode) = (modified_ns(&metadata), metadata.ino());
+        let stamp = Stamp::of(&metadata);
         if metadata.len() == 0 {
-            return Ok(Arc::new(Self { place: None, map: None, modified_ns, inode }));
+            return Ok(Arc::new(Self { place: None, watch: None, map: None, stamp }));
         }
         // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
         // and never written again (store::atomic is the only writer), so no byte changes under the slice. Of a segment that
         // a cache has in part, only tensors that were checked are looked at, and those are not written again. Files that a
         // packer was given are its user's promise, as they are with every tool that maps a checkpoint: their size and
-        // time are checked when they are mapped, what is cut later is seen (`torn`), and any bytes at all are numbers.
+        // time are checked when they are mapped and after each run (`watched`), what is cut later is seen (`torn`), and any
+        // bytes at all are numbers.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-        Ok(Arc::new(Self { place: torn::Place::of(&map), map: Some(map), modified_ns, inode }))
+        let watch = is_watched.then(|| watched::Watch::begin(path, stamp, &map));
+        Ok(Arc::new(Self { place: torn::Place::of(&map), watch, map: Some(map), stamp }))
     }
 
     /// The file's bytes; the view and its clones keep the file mapped.
@@ -69,21 +115,15 @@ impl Map {
         self.place.as_ref().is_some_and(torn::Place::is_torn)
     }
 
-    /// Which file it is, among those of its file system; none comes by that number while it is mapped.
-    pub fn inode(&self) -> u64 {
-        self.inode
+    /// Whether its file, if it is watched, was written since it was mapped; then its bytes may be others than they were.
+    pub fn is_written(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.is_written())
     }
 
-    /// When the file was last written, in nanoseconds since 1970; 0 where the file system does not say.
-    pub fn modified_ns(&self) -> u64 {
-        self.modified_ns
+    /// What the file was when it was mapped.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
-}
-
-/// When a file was last written, in nanoseconds since 1970; 0 where the file system does not say.
-pub fn modified_ns(metadata: &std::fs::Metadata) -> u64 {
-    let since = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }
 
 struct View(Arc<Map>);

@@ -123,15 +123,22 @@ impl Lane<'_> {
         if let Some(hot) = self.model.heat().hot() {
             return hot.run(inputs, outputs);
         }
+        let computed = self.compute_shared(inputs, outputs).or_else(|error| {
+            if error.kind != ErrorKind::Corrupt {
+                return Err(error);
+            }
+            // What is mapped may be no more what it was. Mapped anew it is that, or it is told what is wrong with which file.
+            drop(self.model.take_ready());
+            self.compute_shared(inputs, outputs)
+        })?;
+        self.model.heat().ran(inputs, outputs);
+        Ok(computed)
+    }
+
+    /// On what the model shares with others.
+    fn compute_shared(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
         let ready = self.scheduler.residency().ready(self.model)?;
-        let computed = self.program.session(self.lane).run(ready.weights(), inputs, outputs);
-        match &computed {
-            Ok(_) => self.model.heat().ran(inputs, outputs),
-            // The next request maps the files anew, and is told what is wrong with which.
-            Err(error) if error.kind == ErrorKind::Corrupt => drop(self.model.take_ready()),
-            Err(_) => {}
-        }
-        computed
+        self.program.session(self.lane).run(ready.weights(), inputs, outputs)
     }
 
     /// A run of so many requests and items is over; of texts, each is `length` tokens with its padding.

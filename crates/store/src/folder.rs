@@ -14,6 +14,7 @@ use crate::lock::{self, Hold, Lock};
 use crate::manifest::{Manifest, ProgramRef, SegmentRef, Weights};
 use crate::maps::Maps;
 use crate::name;
+use crate::outside::Outside;
 use crate::remote;
 use crate::segment;
 use crate::side_by_side::side_by_side;
@@ -25,6 +26,8 @@ pub struct Store {
     root: PathBuf,
     /// Shared by all clones, so that a process maps each file once.
     maps: Arc<Maps>,
+    /// What is known of files that are not the store's own; shared likewise.
+    outside: Arc<Outside>,
     /// Whether it is what a node keeps of a store elsewhere, where segments may be there in part.
     in_part: bool,
 }
@@ -53,7 +56,7 @@ impl Store {
                 "{place}: there is no store here; 'packhorse pack MODEL.onnx --store {place}' makes one"
             )));
         }
-        Ok(Self { root, maps: Arc::default(), in_part: false })
+        Ok(Self { root, maps: Arc::default(), outside: Arc::default(), in_part: false })
     }
 
     /// The store at `place`, made when it is not there.
@@ -61,7 +64,7 @@ impl Store {
     /// # Errors
     /// As the file system's, naming the place.
     pub fn create(place: &str) -> Result<Self> {
-        let store = Self { root: local(place)?, maps: Arc::default(), in_part: false };
+        let store = Self { root: local(place)?, maps: Arc::default(), outside: Arc::default(), in_part: false };
         store.make_folders()?;
         Ok(store)
     }
@@ -231,7 +234,7 @@ impl Store {
         Ok(table)
     }
 
-    /// The file that `segment` names, mapped, and checked to be as long, and where it is not ours as old, as it was.
+    /// The file that `segment` names, mapped, and checked to be as long, and where it is not ours what it was.
     pub(crate) fn segment(&self, segment: &SegmentRef) -> Result<Bytes> {
         let long = |map: &Map| segment.bytes == 0 || map.len_bytes() == segment.bytes;
         match &segment.external {
@@ -240,12 +243,7 @@ impl Store {
                 let cut = || Error::corrupt(format!("it has {is} bytes and had {was}; pack the model again"));
                 long(map).then_some(()).ok_or_else(cut)
             }),
-            Some(external) => self.maps.open_if(&external.path, |map| {
-                let same = long(map) && map.modified_ns() == external.modified_ns;
-                let changed = "it is another file than the one the model was packed from; pack the model again, or put the \
-                               old file back with its time";
-                same.then_some(()).ok_or_else(|| Error::corrupt(changed))
-            }),
+            Some(external) => self.outside.map(&self.maps, segment, external),
         }
     }
 

@@ -14,6 +14,7 @@ mod folder;
 mod index;
 mod lock;
 mod maps;
+mod outside;
 mod segment;
 mod side_by_side;
 mod table;

@@ -123,8 +123,19 @@ pub struct SegmentRef {
 pub struct External {
     /// Absolute.
     pub path: PathBuf,
-    /// When it was last written, in nanoseconds since 1970. A file that was written since is refused.
+    /// When it was last written, in nanoseconds since 1970.
     pub modified_ns: u64,
+    /// When anything about it was last changed, likewise; 0 where a build wrote the manifest that did not look.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed_ns: u64,
+    /// Its number in its file system; 0 likewise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub inode: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where a pack came from.

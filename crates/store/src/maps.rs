@@ -36,20 +36,38 @@ impl Maps {
         Ok(self.map_if(path, check)?.bytes())
     }
 
+    /// As [`open_if`](Self::open_if), of a file that others may write: once it was, it is mapped again.
+    ///
+    /// # Errors
+    /// As [`open_if`](Self::open_if).
+    pub(crate) fn open_watched_if(&self, path: &Path, check: impl Fn(&Map) -> Result<()>) -> Result<Bytes> {
+        Ok(self.map_as(path, check, Map::open_watched)?.bytes())
+    }
+
     /// As [`open_if`](Self::open_if); the map itself.
     ///
     /// # Errors
     /// As [`open_if`](Self::open_if).
     pub(crate) fn map_if(&self, path: &Path, check: impl Fn(&Map) -> Result<()>) -> Result<Arc<Map>> {
+        self.map_as(path, check, Map::open)
+    }
+
+    fn map_as(
+        &self,
+        path: &Path,
+        check: impl Fn(&Map) -> Result<()>,
+        open: impl Fn(&Path) -> Result<Arc<Map>>,
+    ) -> Result<Arc<Map>> {
         // Held while a file is mapped, which takes microseconds, so that nobody maps it twice.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = known.by_path.get(path).and_then(Weak::upgrade)
             && !map.is_torn()
+            && !map.is_written()
             && check(&map).is_ok()
         {
             return Ok(map);
         }
-        let map = Map::open(path)?;
+        let map = open(path)?;
         check(&map).map_err(|error: Error| error.context(path.display()))?;
         if known.by_path.len() >= known.swept_at {
             known.by_path.retain(|_, map| map.strong_count() > 0);

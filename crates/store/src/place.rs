@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use engine::map::Stamp;
 use engine::{Error, Result, Tensor};
 
 use crate::Store;
@@ -225,7 +226,8 @@ fn external(store: &Store, path: &Path) -> Result<(SegmentRef, Bytes)> {
     let unreadable = |source: std::io::Error| crate::atomic::io_error(path, "cannot be read", &source);
     let path = std::fs::canonicalize(path).map_err(unreadable)?;
     let metadata = std::fs::metadata(&path).map_err(unreadable)?;
-    let external = External { path, modified_ns: engine::map::modified_ns(&metadata) };
+    let Stamp { modified_ns, changed_ns, inode, .. } = Stamp::of(&metadata);
+    let external = External { path, modified_ns, changed_ns, inode };
     let mut reference =
         SegmentRef { hash: String::new(), bytes: metadata.len(), used_bytes: 0, external: Some(external) };
     let bytes = store.segment(&reference)?;

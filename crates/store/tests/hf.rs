@@ -328,10 +328,19 @@ fn a_folder_that_was_written_since_is_refused_and_packed_anew() {
     let file = folder.path().join("model.safetensors");
     let mapped = request(folder.path().to_owned(), "m");
     let first = pack(&place.store, &onnx, &mapped).unwrap();
-    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
-    std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+    let pack_again = || pack(&place.store, &onnx, &mapped).unwrap();
+    // Written again with what it had, it is what was packed.
+    let bytes = std::fs::read(&file).unwrap();
+    let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    std::fs::write(&file, &bytes).unwrap();
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(earlier).unwrap();
+    assert!(place.store.weights(&first.manifest).is_ok());
+    assert_eq!((pack_again().manifest.version, pack_again().changed), (1, false));
+
+    let (last, rest) = bytes.split_last().unwrap();
+    std::fs::write(&file, [rest, &[last ^ 1]].concat()).unwrap();
     assert_eq!(place.store.weights(&first.manifest).unwrap_err().kind, ErrorKind::Corrupt);
-    let again = pack(&place.store, &onnx, &mapped).unwrap();
+    let again = pack_again();
     assert_eq!((again.manifest.version, again.changed), (2, true));
     assert!(place.store.weights(&again.manifest).is_ok());
 }

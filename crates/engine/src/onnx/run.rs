@@ -85,7 +85,7 @@ impl Session for OnnxSession {
         });
         // Adopted before the status is looked at, so that nothing leaks when only some were made.
         let results: Vec<_> = results.into_iter().map(Value::adopt).collect();
-        bound.check()?;
+        bound.check_read()?;
         check(status)?;
         results.into_iter().map(|value| value?.into_tensor()).collect()
     }

@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use ort::sys::{self, ONNXTensorElementDataType as Element};
 
 use crate::map::torn;
+use crate::map::watched::{self, Watch};
 use crate::{DataType, Error, ErrorKind, Result, Tensor, Weights, map, memory, strings_from_wire, strings_to_wire};
 
 /// Where the runtime's sums take vectors from: with elements at other addresses it splits a sum elsewhere, and then the
@@ -234,22 +235,42 @@ pub(super) struct Bound {
     mapped_bytes: u64,
     /// How many maps were torn when it was last looked whether one of its own was. Any thread's that runs on it.
     torn_seen: AtomicUsize,
+    /// The files of them that others may write, each once.
+    watched: Vec<Arc<Watch>>,
 }
 
 impl Bound {
     pub(super) fn new(weights: Vec<Tensor>) -> Result<Self> {
         let mapped_bytes = weights.iter().map(|weight| weight.data().len() as u64).sum();
+        let mut watched: Vec<Arc<Watch>> = Vec::new();
+        for watch in weights.iter().filter_map(|weight| watched::of(weight.data())) {
+            if !watched.iter().any(|known| Arc::ptr_eq(known, &watch)) {
+                watched.push(watch);
+            }
+        }
         let values = weights
             .into_iter()
             .map(|weight| Value::lend_weight(&weight).map_err(|error| Error::corrupt(error.message)))
             .collect::<Result<_>>()?;
-        Ok(Self { values, mapped_bytes, torn_seen: AtomicUsize::new(0) })
+        Ok(Self { values, mapped_bytes, torn_seen: AtomicUsize::new(0), watched })
     }
 
-    /// That the files of all of them still had what was read of them.
+    /// That the files of all of them still had what was read of them, and that it is what was mapped.
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt): what was computed with them is worth nothing.
+    pub(super) fn check_read(&self) -> Result<()> {
+        if let Some(watch) = self.watched.iter().find(|watch| watch.is_written()) {
+            let path = watch.path().display();
+            return Err(Error::corrupt(format!("{path}: it was written since its weights were mapped; pack the model again")));
+        }
+        self.check()
+    }
+
+    /// That the files of all of them have what is mapped.
+    ///
+    /// # Errors
+    /// As [`check_read`](Self::check_read).
     pub(super) fn check(&self) -> Result<()> {
         let torn = torn::count();
         if torn == self.torn_seen.load(Ordering::Relaxed) {

@@ -257,13 +257,13 @@ pub(crate) fn view(maps: &Maps, path: &Path, ranges: &[Range<u64>]) -> Result<By
     let part = partial::path_of(path);
     let is_current = |map: &Map| {
         let now = std::fs::metadata(&part).map(|about| about.ino());
-        if now.is_ok_and(|now| now == map.inode()) { Ok(()) } else { Err(none()) }
+        if now.is_ok_and(|now| now == map.stamp().inode) { Ok(()) } else { Err(none()) }
     };
     let map = maps.map_if(&part, is_current).map_err(|_| none())?;
     let bytes = map.bytes();
     let pieces = segment::contents(&bytes, hash).ok().flatten().ok_or_else(none)?;
     let parts: Vec<Part> = pieces.iter().map(Part::from).collect();
-    let there = partial::recorded(path, map.inode(), parts.len()).ok_or_else(none)?;
+    let there = partial::recorded(path, map.stamp().inode, parts.len()).ok_or_else(none)?;
     let has = covering(&parts, ranges).is_some_and(|parts| parts.into_iter().all(|at| there[at]));
     if has { Ok(bytes) } else { Err(none()) }
 }
