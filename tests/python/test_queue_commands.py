@@ -149,6 +149,22 @@ class Commands(unittest.TestCase):
         self.assertEqual((summary["frames"], summary["frames_looked"]), (30, 6))
         self.assertTrue((task / "coco.json").exists() and (task / "labels.vtt").exists())
 
+    def test_a_bucket_that_is_none_is_refused_at_the_start_and_one_out_of_reach_is_told(self):
+        arguments = ("work", "--queue", self.folder / "queue", "--store", self.place / "store", "--mode", "drain-once", "--output")
+        worker = self.start(*arguments, "s3://nowhere/results")
+        _, err = worker.communicate(timeout=WAIT_SECONDS_MAX)
+        self.assertEqual(worker.returncode, 2, err)
+        self.assertIn("s3://nowhere", err)
+        self.assertIn("no such bucket", err)
+        self.environment = {**self.environment, "AWS_SECRET_ACCESS_KEY": "", "AWS_ACCESS_KEY_ID": "",
+                            "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/none",
+                            "AWS_SHARED_CREDENTIALS_FILE": "/none"}
+        worker = self.start(*arguments, "s3://somewhere/results")
+        _, err = worker.communicate(timeout=WAIT_SECONDS_MAX)
+        self.assertEqual(worker.returncode, 0, err)
+        self.assertIn("output place s3://somewhere/results: ", err)
+        self.assertIn("there are no AWS credentials", err)
+
     def test_queues_that_cannot_be_told_are_refused_at_the_start(self):
         queue = self.aws.queue(self.name)[0]
         for reply_to, says in ((queue, "queue of tasks"), ("queue.sqlite", "SQS only"), ("sqs://nowhere", "nowhere")):

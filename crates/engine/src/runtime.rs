@@ -142,6 +142,21 @@ pub trait Weights: Any + Send + Sync {
     fn private_bytes(&self) -> u64;
 }
 
+/// What the system's loader says against `library`; `None` when it takes it.
+#[expect(unsafe_code, reason = "a shared library runs its own code when it is loaded")]
+pub(crate) fn why_not_loaded(library: &Path) -> Option<String> {
+    use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+    // SAFETY: the library's initialisers are those of the runtime, or of whatever the operator names in its place; whoever
+    // asks has had it loaded already, as far as it could be.
+    let loaded = unsafe { Library::open(Some(library), RTLD_LAZY | RTLD_LOCAL) };
+    loaded.err().map(|error| why(&error))
+}
+
+/// `error` in the loader's own words, which name the file.
+pub(crate) fn why(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// Where a runtime's library is looked for when nobody says: beside the program, then where the system's loader looks.
 pub(crate) fn beside_the_program(name: &str) -> PathBuf {
     std::env::current_exe()

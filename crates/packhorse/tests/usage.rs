@@ -62,6 +62,10 @@ fn wrong_usage_and_configuration_are_named() {
         ("submit clip.mp4 --queue s3://bucket/q --model nanodet", &["s3://bucket/q", "sqs://NAME"]),
         ("queue --queue amqp://host/q", &["amqp://host/q", "sqs://NAME"]),
         ("queue --queue queue redrive", &["required"]),
+        ("doctor none.mp4 nanodet --store store", &["none.mp4", "no such file"]),
+        ("doctor s3://bucket/clip.mp4 nanodet --store store", &["s3://bucket/clip.mp4", "those of buckets"]),
+        ("serve --store store --check --grace-s 2 --lame-duck-s 2", &["lame-duck-s is 2", "grace-s, 2"]),
+        ("pack assets/nanodet_g_coco80.onnx --store garbage", &["garbage", "a file", "a folder"]),
         // Whoever only looks makes nothing.
         ("queue --queue new-queue", &["new-queue", "does not exist", "packhorse submit"]),
         ("queue dead --queue new-queue", &["new-queue", "does not exist"]),
@@ -102,7 +106,11 @@ fn what_the_machine_lacks_is_named() {
     let (runtime, path, ffmpeg) =
         (("PACKHORSE_ONNXRUNTIME", "/none/lib.so"), ("PATH", "/none"), ("PACKHORSE_FFMPEG", "/none/ffmpeg"));
     let cases: &[(&str, (&str, &str), &[&str])] = &[
-        ("pack assets/nanodet_g_coco80.onnx --store new", runtime, &["/none/lib.so", "set PACKHORSE_ONNXRUNTIME"]),
+        (
+            "pack assets/nanodet_g_coco80.onnx --store new",
+            runtime,
+            &["/none/lib.so", "No such file", "set PACKHORSE_ONNXRUNTIME"],
+        ),
         ("serve --store store", runtime, &["/none/lib.so", "set PACKHORSE_ONNXRUNTIME"]),
         ("work --queue queue --store store --output new", runtime, &["/none/lib.so", "set PACKHORSE_ONNXRUNTIME"]),
         ("work --queue queue --store store --output new", path, &["ffprobe", "apt-get install ffmpeg"]),

@@ -256,7 +256,7 @@ impl Residency {
     }
 
     /// The same of the model called `name` alone.
-    pub(crate) fn index_of(&self, name: &str) -> Vec<IndexEntry> {
+    pub fn index_of(&self, name: &str) -> Vec<IndexEntry> {
         self.catalog().get(name).map(|known| catalog::index(name, known)).unwrap_or_default()
     }
 

@@ -64,7 +64,13 @@ impl Store {
     /// # Errors
     /// As the file system's, naming the place.
     pub fn create(place: &str) -> Result<Self> {
-        let store = Self { root: local(place)?, maps: Arc::default(), outside: Arc::default(), in_part: false };
+        let root = local(place)?;
+        if root.is_file() || root.parent().is_some_and(Path::is_file) {
+            return Err(Error::invalid(format!(
+                "{place}: a file is there, and a store is a folder; give another place"
+            )));
+        }
+        let store = Self { root, maps: Arc::default(), outside: Arc::default(), in_part: false };
         store.make_folders()?;
         Ok(store)
     }

@@ -75,17 +75,25 @@ mod tests {
         let changes: [(&str, Change, bool); 6] = [
             ("nothing", |_| {}, false),
             ("read", |path| assert_eq!(fs::read(path).unwrap().len(), 5000), false),
-            ("as many other bytes, and its time as it was", |path| {
-                let before = fs::metadata(path).unwrap().modified().unwrap();
-                fs::write(path, [2; 5000]).unwrap();
-                File::options().write(true).open(path).unwrap().set_modified(before).unwrap();
-            }, true),
+            (
+                "as many other bytes, and its time as it was",
+                |path| {
+                    let before = fs::metadata(path).unwrap().modified().unwrap();
+                    fs::write(path, [2; 5000]).unwrap();
+                    File::options().write(true).open(path).unwrap().set_modified(before).unwrap();
+                },
+                true,
+            ),
             ("cut", |path| File::options().write(true).open(path).unwrap().set_len(100).unwrap(), true),
-            ("another in its place", |path| {
-                let other = path.with_extension("new");
-                fs::write(&other, [3; 5000]).unwrap();
-                fs::rename(other, path).unwrap();
-            }, false),
+            (
+                "another in its place",
+                |path| {
+                    let other = path.with_extension("new");
+                    fs::write(&other, [3; 5000]).unwrap();
+                    fs::rename(other, path).unwrap();
+                },
+                false,
+            ),
             ("gone", |path| fs::remove_file(path).unwrap(), false),
         ];
         for (what, change, written) in changes {
@@ -102,7 +110,9 @@ mod tests {
             assert_eq!(map.is_written(), written, "{what}");
             assert!(of(&[1; 10]).is_none() && !Map::open(Path::new("/proc/self/exe")).unwrap().is_written());
             drop((map, bytes));
-            assert!(WATCHED.lock().unwrap().values().all(|watch| watch.upgrade().is_none_or(|watch| watch.path != path)));
+            assert!(
+                WATCHED.lock().unwrap().values().all(|watch| watch.upgrade().is_none_or(|watch| watch.path != path))
+            );
         }
     }
 }

@@ -165,8 +165,9 @@ fn without_arena(mut builder: SessionBuilder) -> Result<SessionBuilder> {
 fn start(library: &Path) -> Result<Environment> {
     let environment = ort::init_from(library)
         .map_err(|source| {
+            let reason = crate::runtime::why_not_loaded(library).unwrap_or_else(|| source.to_string());
             Error::unavailable(format!(
-                "ONNX Runtime cannot be loaded: {source}; set {LIBRARY_VARIABLE} to the file libonnxruntime.so of \
+                "ONNX Runtime cannot be loaded: {reason}; set {LIBRARY_VARIABLE} to the file libonnxruntime.so of \
                  release 1.31 or newer (the PyPI package 'onnxruntime' holds one)"
             ))
         })?

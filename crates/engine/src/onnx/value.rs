@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use ort::sys::{self, ONNXTensorElementDataType as Element};
@@ -262,7 +262,9 @@ impl Bound {
     pub(super) fn check_read(&self) -> Result<()> {
         if let Some(watch) = self.watched.iter().find(|watch| watch.is_written()) {
             let path = watch.path().display();
-            return Err(Error::corrupt(format!("{path}: it was written since its weights were mapped; pack the model again")));
+            return Err(Error::corrupt(format!(
+                "{path}: it was written since its weights were mapped; pack the model again"
+            )));
         }
         self.check()
     }

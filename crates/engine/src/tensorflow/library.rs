@@ -10,6 +10,7 @@ use libloading::os::unix::{Library as Shared, RTLD_LAZY, RTLD_LOCAL};
 
 use super::LIBRARY_VARIABLE;
 use crate::functions::functions;
+use crate::runtime::why;
 use crate::{Error, ErrorKind, Result};
 
 /// `TF_Status`, opaque.
@@ -95,8 +96,9 @@ impl Library {
         // SAFETY: the library's initialisers are those of TensorFlow, or of whatever the operator names in its place.
         let shared = unsafe { Shared::open(Some(path), RTLD_LAZY | RTLD_LOCAL) };
         shared.and_then(Self::find).map_err(|source| {
+            let reason = why(&source);
             Error::unavailable(format!(
-                "TensorFlow cannot be loaded: {source}; set {LIBRARY_VARIABLE} to the file libtensorflow_cc.so.2 of \
+                "TensorFlow cannot be loaded: {reason}; set {LIBRARY_VARIABLE} to the file libtensorflow_cc.so.2 of \
                  release 2.16 or newer, with libtensorflow_framework.so.2 beside it (the PyPI package 'tensorflow-cpu' \
                  holds both)"
             ))

@@ -65,6 +65,10 @@ struct Detection<'a> {
 pub(crate) fn run(args: &Args) -> Outcome {
     let tools = Tools::from_env();
     let decoder = tools.check().map_err(|error| Exit::Configuration(error.message))?;
+    if !args.video.is_file() {
+        let fix = "give a video's file; those of buckets are not looked at";
+        return Err(Exit::Configuration(format!("{}: there is no such file: {fix}", args.video.display())));
+    }
     let task = Task::new(&args.video, &args.model).map_err(|error| Exit::configuration(&error))?;
     let task = args.look.with(task)?;
     // This model alone: of another server's repository no other is packed for it.

@@ -14,7 +14,7 @@ use serve::{Budget, Control, LoadOptions, Management, Network, ResidencyOptions,
 use tokio::sync::watch;
 
 use super::{counted, print_json, say};
-use crate::config::{Flags, Label, Limits, Log, LogFormat, Raw, Resolved, Settings, logging};
+use crate::config::{Flags, Label, Limits, Log, LogFormat, Raw, Resolved, Settings, logging, nearly};
 use crate::exit::Exit;
 use crate::node::{self, Place};
 use crate::{Outcome, signal};
@@ -47,6 +47,12 @@ impl Args {
     }
 }
 
+/// Variables that were meant for a setting, it seems, and are none's.
+fn misspelt() -> impl Iterator<Item = String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter_map(|name| Some(format!("there is no variable {name}; the nearest is {}", nearly(&name)?)))
+}
+
 /// The path and the text of a configuration file.
 fn read(path: &Path) -> Result<(String, String), Exit> {
     let name = path.display().to_string();
@@ -76,10 +82,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
         (true, true) => print_json(&resolved.json()),
         (true, false) => {
             say(resolved.table());
+            misspelt().for_each(say);
             Ok(())
         }
         (false, _) => {
             let log = logging::start(&resolved.settings);
+            misspelt().for_each(|told| tracing::warn!("{told}"));
             serve_until_stopped(&resolved, log)
         }
     }
@@ -106,11 +114,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
         let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
         loaded.map_err(|error| Exit::configuration(&error))?;
     }
-    for Label { model, label, version } in &settings.label {
-        let mut labels = scheduler.residency().labels(model);
-        labels.insert(label.clone(), *version);
-        scheduler.residency().label(model, labels).map_err(|error| Exit::configuration(&error))?;
-    }
+    label(&scheduler, settings)?;
     if settings.control == Control::Poll {
         scheduler.poll_every(settings.poll_interval_s.get())?;
     }
@@ -139,6 +143,21 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
         signal::Asker::Person => Duration::ZERO,
     };
     server.stop(lame_duck, settings.grace_s.get())
+}
+
+/// Gives versions the names that they are to have.
+fn label(scheduler: &Scheduler, settings: &Settings) -> Outcome {
+    let residency = scheduler.residency();
+    for Label { model, label, version } in &settings.label {
+        let mut labels = residency.labels(model);
+        labels.insert(label.clone(), *version);
+        residency.label(model, labels).map_err(|error| Exit::configuration(&error))?;
+        // A name may wait for its version, or be mistyped.
+        if !residency.index_of(model).iter().any(|entry| entry.version == Some(*version)) {
+            tracing::warn!(%model, %label, version, "the label is of a version that is not there; it waits for it");
+        }
+    }
+    Ok(())
 }
 
 /// A server that runs on threads of its own.
@@ -205,7 +224,8 @@ impl Server {
     pub(crate) fn stop(self, lame_duck: Duration, grace: Duration) -> Outcome {
         let deadline = tokio::time::Instant::now() + grace;
         self.scheduler.leave();
-        std::thread::sleep(lame_duck.min(grace));
+        // Of a grace that is no longer than that, half is for finishing.
+        std::thread::sleep(if lame_duck < grace { lame_duck } else { grace / 2 });
         let _ = self.stop.send(true);
         let finished = self.network.block_on(async {
             let all = async {

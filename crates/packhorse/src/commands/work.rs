@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use engine::ErrorKind;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serve::admin::Admin;
@@ -20,7 +21,7 @@ use work::media::Tools;
 use work::policy::Verdict;
 use work::queue::SqsOptions;
 use work::task::Template;
-use work::{Config, Cost, LazySpool, Mode, Observer, Report, Spool, Stop, Summary, Task, Worker};
+use work::{Config, Cost, LazySpool, Mode, ObjectStore, Observer, Report, Spool, Stop, Summary, Task, Worker};
 
 use self::infer::InferArgs;
 pub(super) use self::replies::FormChoice;
@@ -137,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     // Told before anything is made ready.
     queue.depth().map_err(|error| Exit::configuration(&error))?;
     let objects = outside.output(&args.output)?;
+    try_out(&args.output, objects.as_ref())?;
     let spool = args.spool(&outside)?;
     let replies = args.replies.replies(&outside, &args.queue)?;
     let protection = args.taken.protection(&outside)?;
@@ -170,6 +172,20 @@ pub(crate) fn run(args: &Args) -> Outcome {
         0 => Ok(()),
         1 => Err(Exit::Failed("a task went to the dead letters".to_owned())),
         _ => Err(Exit::Failed(format!("{dead} tasks went to the dead letters"))),
+    }
+}
+
+/// That results can be kept at `place`, as far as a look at it tells, before the first video is worked for nothing.
+fn try_out(place: &str, objects: &dyn ObjectStore) -> Result<(), Exit> {
+    let Err(error) = objects.list("packhorse") else { return Ok(()) };
+    let told = format!("output place {place}: {error}");
+    match error.kind {
+        // What does not pass. Who may not list may yet be let to, and who is out of reach comes back.
+        ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Unsupported => Err(Exit::Configuration(told)),
+        _ => {
+            tracing::warn!("{told}; tasks go back to the queue until it takes results");
+            Ok(())
+        }
     }
 }
 

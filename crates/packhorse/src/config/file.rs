@@ -99,6 +99,18 @@ pub(super) fn texts(list: bool, value: &DeValue<'_>) -> Option<Vec<String>> {
     }
 }
 
+/// What somebody may have meant who set the variable `name`, if it is none of a setting's and nearly one.
+pub(crate) fn nearly(name: &str) -> Option<String> {
+    let typed = name.strip_prefix("PACKHORSE_")?;
+    let far = TABLE.iter().flat_map(Setting::variables).map(|variable| {
+        let known = variable.strip_prefix("PACKHORSE_").unwrap_or_default();
+        (distance(known, typed), variable)
+    });
+    let (far, variable) = far.min()?;
+    // Others are other programs' or other commands'; a cluster sets some for a service of this name.
+    (1..=(typed.len() / 4).max(1)).contains(&far).then_some(variable)
+}
+
 /// Every key that a file may have, as it is typed and as it is taught.
 fn names() -> impl Iterator<Item = (String, String)> {
     let settings = TABLE.iter().flat_map(|setting| {
@@ -148,6 +160,30 @@ mod tests {
             ("shared-memory-prefix", "shared-memory"),
         ] {
             assert_eq!(nearest(typed, names()), want, "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_nearly_a_settings_is_told_from_all_others() {
+        for (typed, want) in [
+            ("PACKHORSE_QUEU_CAPACITY", Some("PACKHORSE_QUEUE_CAPACITY")),
+            ("PACKHORSE_GRACE_SECONDS", None),
+            ("PACKHORSE_MEMORY_BUDGET_BYTE", Some("PACKHORSE_MEMORY_BUDGET_BYTES")),
+            ("PACKHORSE_HTP", Some("PACKHORSE_HTTP")),
+            ("PACKHORSE_HTTP", None),
+            ("PACKHORSE_GRACE", None),
+            ("PACKHORSE_CONFIG", None),
+            ("PACKHORSE_LOG", None),
+            ("PACKHORSE_QUEUE", None),
+            ("PACKHORSE_SPOOL", None),
+            ("PACKHORSE_ONNXRUNTIME", None),
+            ("PACKHORSE_FFMPEG", None),
+            ("PACKHORSE_PORT", None),
+            ("PACKHORSE_SERVICE_HOST", None),
+            ("PACKHORSE_PORT_8080_TCP_ADDR", None),
+            ("PATH", None),
+        ] {
+            assert_eq!(nearly(typed).as_deref(), want, "{typed}");
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) use settings::Settings;
 mod flags;
 pub(crate) use flags::Flags;
 mod file;
+pub(crate) use file::nearly;
 mod models;
 mod raw;
 pub(crate) use raw::Raw;

@@ -100,6 +100,16 @@ impl Resolved {
                  models; lower the one or raise the other"
             ));
         }
+        let (lame_duck, grace) = (self.settings.lame_duck_s.get(), self.settings.grace_s.get());
+        if lame_duck >= grace && !grace.is_zero() && *self.source("lame_duck_s") != Source::Default {
+            let (one, other) = (self.source("lame_duck_s"), self.source("grace_s"));
+            return Err(format!(
+                "lame-duck-s is {} ({one}), which leaves nothing of grace-s, {} ({other}), to finish what was accepted; \
+                 lower the one or raise the other",
+                lame_duck.as_secs_f64(),
+                grace.as_secs_f64()
+            ));
+        }
         if !load.is_empty() && *control != Control::Explicit {
             let source = self.source("load");
             return Err(format!("load is set ({source}), but control is not 'explicit'; set that too, or remove load"));

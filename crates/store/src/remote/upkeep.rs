@@ -45,7 +45,7 @@ pub fn remove(place: &Place, model: &str, version: Option<u64>) -> Result<Remove
     if going.is_empty() {
         let which = version.map_or_else(String::new, |version| format!(" version {version}"));
         return Err(Error::not_found(format!(
-            "model '{model}'{which} is not in the store; 'packhorse models' lists it"
+            "model '{model}'{which} is not in the store; 'packhorse models' lists those that are"
         )));
     }
     publish::pend(place, &going)?;

@@ -19,7 +19,7 @@ pub fn remove(store: &Store, model: &str, version: Option<u64>) -> Result<Vec<u6
     if going.is_empty() {
         let which = version.map_or_else(String::new, |version| format!(" version {version}"));
         return Err(Error::not_found(format!(
-            "model '{model}'{which} is not in the store; 'packhorse models' lists it"
+            "model '{model}'{which} is not in the store; 'packhorse models' lists those that are"
         )));
     }
     let folder = store.root().join("models").join(model);

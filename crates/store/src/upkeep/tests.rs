@@ -236,8 +236,11 @@ fn a_dry_run_and_an_unreadable_manifest_remove_nothing() {
     fs::remove_file(place.store.manifest_path("n", 1)).unwrap();
     let before = place.files();
     std::thread::sleep(Duration::from_millis(20));
+    fs::remove_file(place.store.root().join(".lock")).unwrap();
+    let written = || fs::metadata(place.store.root()).unwrap().modified().unwrap();
+    let last = written();
     let would = collect(&place.store, NOW, true).unwrap();
-    assert_eq!((would.files.len(), place.files()), (2, before.clone()));
+    assert_eq!((would.files.len(), place.files(), written()), (2, before.clone(), last));
     for text in ["{", r#"{"format": 9}"#] {
         fs::write(place.store.manifest_path("m", 1), text).unwrap();
         let error = collect(&place.store, NOW, false).unwrap_err();

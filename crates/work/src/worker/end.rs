@@ -67,19 +67,10 @@ impl Worker {
         };
         let released = |report: &mut Report| report.released += 1;
         let (count, ended): (fn(&mut Report), _) = match &verdict {
-            Verdict::DeadLetter { reason } => {
-                tracing::warn!(%task, %reason, "dead letter");
-                (|report| report.dead += 1, self.queue.dead_letter(lease, reason))
-            }
-            Verdict::Retry { delay, counts, reason } => {
-                tracing::warn!(%task, %reason, delay_s = delay.as_secs(), "given back");
-                (released, self.queue.release(lease, *delay, reason, *counts))
-            }
+            Verdict::DeadLetter { reason } => (|report| report.dead += 1, self.queue.dead_letter(lease, reason)),
+            Verdict::Retry { delay, counts, reason } => (released, self.queue.release(lease, *delay, reason, *counts)),
             Verdict::Place(error) => (released, self.queue.release(lease, Duration::ZERO, &error.message, false)),
-            Verdict::Leave => {
-                tracing::warn!(%task, "another worker took over");
-                (|report| report.lost += 1, Ok(()))
-            }
+            Verdict::Leave => (|report| report.lost += 1, Ok(())),
         };
         match (ended, &verdict) {
             (Err(error), _) if error.kind == ErrorKind::Cancelled => run.count(|report| report.lost += 1),
@@ -97,7 +88,6 @@ impl Worker {
 
     /// What is left to do of a task that the queue itself gave up.
     pub(super) fn discarded(&self, id: &str, task: Option<&Task>, reason: &str, run: &Run<'_>) {
-        tracing::warn!(task = %id, %reason, "dead letter");
         run.count(|report| report.dead += 1);
         // An id that is no path segment has no folder either, so its refusal is nothing to tell.
         drop(self.tidy(id, true));
