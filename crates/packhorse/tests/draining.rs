@@ -160,9 +160,18 @@ fn a_server_that_is_asked_to_stop_under_load_loses_nothing() {
 }
 
 #[test]
+fn a_grace_that_is_shorter_than_the_lame_duck_is_enough_for_nothing_to_do() {
+    let place = Place::with_store();
+    let (running, _) = serve(&place, "--grace-s 1");
+    running.signal(Signal::TERM);
+    let ran = running.end();
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+}
+
+#[test]
 fn a_person_does_not_wait_for_balancers() {
     let place = Place::with_store();
-    let (running, _) = serve(&place, "--lame-duck-s 86400 --grace-s 86400");
+    let (running, _) = serve(&place, "--lame-duck-s 43200 --grace-s 86400");
     running.signal(Signal::INT);
     assert_eq!(running.end().code, Some(0));
 }

@@ -40,8 +40,16 @@ fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
         let answer = http::post(address, path, "content-type: application/json\r\n", body.as_bytes()).answer();
         assert_eq!((answer.status, &answer.json()["detail"]), (200, &typed[0]), "{body}: {}", answer.body);
     }
-    let plain = http::post(address, "/predictions/minilm", "content-type: text/plain\r\n", b"Hello").answer();
-    assert_eq!(plain.json()["detail"], typed[0]);
+    let part = "--b\r\ncontent-disposition: form-data; name=\"text\"\r\n\r\nHello\r\n--b--\r\n";
+    for (kind, body) in [
+        ("text/plain", "Hello"),
+        ("application/x-www-form-urlencoded", "text=%48ello&truncate=false"),
+        ("multipart/form-data; boundary=b", part),
+    ] {
+        let head = format!("content-type: {kind}\r\n");
+        let answer = http::post(address, "/predictions/minilm?truncate=false", &head, body.as_bytes()).answer();
+        assert_eq!((answer.status, &answer.json()["detail"]), (200, &typed[0]), "{kind}: {}", answer.body);
+    }
     assert_eq!(http::get(address, "/predictions/minilm?seq_0=Hello").json()["detail"], typed[0]);
     let several =
         http::post(address, "/predictions/minilm", "", br#"{"inputs": ["Hello", {"text": "Hello"}]}"#).answer();
@@ -62,6 +70,8 @@ fn assert_refused(address: &str) {
         ("/predictions/minilm", r#"{"text": "Hello", "top_k": 3}"#, 400, "no option 'top_k'"),
         ("/predictions/minilm", r#"{"inputs": ["Hello", 3]}"#, 400, "input 1: an input is a number"),
         ("/predictions/minilm", "{", 400, "the body is no JSON"),
+        ("/predictions/minilm?top_k=3", r#"{"text": "Hello"}"#, 400, "no option 'top_k'"),
+        ("/predictions/minilm?truncate=%ff", r#"{"text": "Hello"}"#, 400, "'%ff' is no UTF-8 text"),
         ("/predictions/minilm", &long, 400, "bytes"),
         ("/predictions/tensors", r#"{"text": "Hello"}"#, 400, "declares no task"),
         ("/predictions/nobody", r#"{"text": "Hello"}"#, 404, "nobody"),

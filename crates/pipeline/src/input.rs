@@ -56,6 +56,14 @@ impl FromIterator<(String, Setting)> for Options {
 }
 
 impl Options {
+    /// These, and of `others` those that are none of them.
+    pub fn beside(mut self, others: Self) -> Self {
+        for (name, setting) in others.0 {
+            self.0.entry(name).or_insert(setting);
+        }
+        self
+    }
+
     /// A view that remembers which options were read.
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader { options: self, known: RefCell::default() }

@@ -3,7 +3,7 @@
 //!
 //! Its own clients ask by query, `?seq_0=QUESTION&seq_1=CONTEXT`, or for nothing at all, and get a text. Others send JSON:
 //! the texts by name, with options beside them; or `{"inputs": ..., "parameters": {...}}`, one input or a list; or the
-//! bare input or list; or the bare text as `text/plain`.
+//! bare input or list; or the bare text as `text/plain`; or a form of either kind. Options may be in the query, too.
 
 use std::sync::Arc;
 
@@ -125,16 +125,26 @@ fn question(task: &Task, head: &Head, body: &bytes::Bytes) -> Result<Question> {
         })?;
         if is("text/plain") {
             let inputs = vec![Input::Text(text.to_owned())];
-            return Ok(Question { inputs, options: texts(pairs(query)), alone: true, plain: false });
+            return Ok(Question { inputs, options: texts(pairs(query)?), alone: true, plain: false });
         }
         if is("application/x-www-form-urlencoded") {
-            return by_pairs(task, pairs(text));
+            return by_pairs(task, [pairs(text)?, pairs(query)?].concat());
         }
-        let value =
-            serde_json::from_str(text).map_err(|error| Error::invalid(format!("the body is no JSON: {error}")))?;
-        return by_json(task, value);
+        if let Some(boundary) = multipart::boundary(kind) {
+            let parts = multipart::parts(body, boundary)?;
+            // The body is a text, and so are its parts.
+            let of = |part: multipart::Part| (part.name, String::from_utf8_lossy(&part.content).into_owned());
+            return by_pairs(task, parts.into_iter().map(of).chain(pairs(query)?).collect());
+        }
+        let value = serde_json::from_str(text).map_err(|error| {
+            Error::invalid(format!(
+                "the body is no JSON: {error}; a bare text is sent as text/plain, a form as what it is"
+            ))
+        })?;
+        let asked = by_json(task, value)?;
+        return Ok(Question { options: asked.options.beside(texts(pairs(query)?)), ..asked });
     }
-    let pairs = pairs(query);
+    let pairs = pairs(query)?;
     if task.takes_pictures() {
         return Err(Error::invalid(format!("{} wants a picture; POST its file", task.name())));
     }
@@ -150,7 +160,7 @@ fn question(task: &Task, head: &Head, body: &bytes::Bytes) -> Result<Question> {
 
 /// A picture that is the body, or one or several that are files of a form, as `curl -T` and `curl -F` send them.
 fn picture(kind: &str, body: &bytes::Bytes, query: &str) -> Result<Question> {
-    let mut options: Vec<(String, String)> = pairs(query);
+    let mut options: Vec<(String, String)> = pairs(query)?;
     let Some(boundary) = multipart::boundary(kind) else {
         let inputs = vec![Input::Picture(body.clone())];
         return Ok(Question { inputs, options: texts(options), alone: true, plain: false });
@@ -183,14 +193,21 @@ fn texts(pairs: Vec<(String, String)>) -> Options {
 }
 
 /// The pairs of a query or a form, decoded.
-fn pairs(text: &str) -> Vec<(String, String)> {
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for one that is no text.
+fn pairs(text: &str) -> Result<Vec<(String, String)>> {
     let decoded = |text: &str| {
         let spaced = text.replace('+', " ");
-        percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+        let decoded = percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned);
+        decoded.map_err(|_| {
+            let shown: String = text.chars().take(40).collect();
+            Error::invalid(format!("'{shown}' is no UTF-8 text when it is decoded"))
+        })
     };
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(name), decoded(value))
+        Ok((decoded(name)?, decoded(value)?))
     };
     text.split('&').filter(|text| !text.is_empty()).map(pair).collect()
 }
