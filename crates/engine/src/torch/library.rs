@@ -82,7 +82,7 @@ impl Library {
         // Local, so that nothing of it stands in for what another runtime brings along.
         // SAFETY: the library's initialisers are those of libtorch, or of whatever the operator names in its place.
         let shared = unsafe { Shared::open(Some(path), RTLD_LAZY | RTLD_LOCAL) };
-        let library = shared.and_then(Self::find).map_err(|source| failed(&source))?;
+        let library = shared.and_then(Self::find).map_err(|source| failed(&crate::runtime::why(&source)))?;
         // SAFETY: no arguments, and a number in return.
         let abi = unsafe { (library.abi)() };
         if abi != ABI {
