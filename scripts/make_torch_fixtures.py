@@ -6,7 +6,6 @@ Each fixture is a small module as `torch.jit.save` leaves it; `reference.json` h
 Python answers, as the hexadecimal of their bytes. Needs torch 1.13 (Debian's python3-torch); made once, committed small.
 """
 
-import io
 import json
 import pathlib
 import sys
@@ -171,6 +170,26 @@ class Quantised(nn.Module):
         return self.layer(x)
 
 
+class Wide(nn.Module):
+    """Eight MiB of weights, of which few are asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(512, 4096))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight[:2, :3]
+
+
+def without_weights(path):
+    """Takes the weights out of the archive at `path`, for a test to put in its own."""
+    with zipfile.ZipFile(path) as archive:
+        rest = [(name, archive.read(name)) for name in archive.namelist() if not name.endswith("data/0")]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in rest:
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
 def told(tensor):
     tensor = tensor.detach().contiguous()
     name = str(tensor.dtype).removeprefix("torch.")
@@ -237,6 +256,8 @@ def main():
     (out / "reference.json").write_text(json.dumps(reference, indent=1) + "\n", encoding="utf-8")
     for name, module in (("counter", Counter()), ("writer", Writer()), ("awakening", Awakening()), ("untyped", Untyped())):
         torch.jit.save(script(module.eval()), str(out / f"{name}.pt"))
+    torch.jit.save(script(Wide().eval()), str(out / "wide.pt"))
+    without_weights(out / "wide.pt")
     torch.save(Mlp().state_dict(), out / "state_dict.pth")
     torch.save(Mlp().state_dict(), out / "legacy.pth", _use_new_zipfile_serialization=False)
 

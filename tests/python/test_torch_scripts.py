@@ -12,6 +12,9 @@ import subprocess
 import tempfile
 import threading
 import unittest
+import urllib.request
+import zipfile
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +27,8 @@ import product
 FIXTURES = product.ROOT / "crates" / "store" / "tests" / "fixtures" / "torch_script"
 REFERENCE = json.loads((FIXTURES / "reference.json").read_text(encoding="utf-8"))
 TRITONS = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64"}
+# Of eight MiB each, in a budget that has no room for all of them, be the runtimes counted or not yet.
+MANY, BUDGET_BYTES = 16, 144 << 20
 READER = """
     name: "reader" platform: "pytorch_libtorch" max_batch_size: 8
     input [{ name: "INPUT__0" data_type: TYPE_INT64 dims: [-1] }, { name: "INPUT__1" data_type: TYPE_INT64 dims: [-1] }]
@@ -58,6 +63,25 @@ def give(module, name, values, kind):
     return given
 
 
+def with_code(path, body, methods=""):
+    """Writes the archive of one fixture to `path` with `body` as the code of its forward, and `methods` after that."""
+    with zipfile.ZipFile(FIXTURES / "mixing.pt") as archive, zipfile.ZipFile(path, "w") as new:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith("__torch__.py"):
+                head = content.decode().partition("  def forward")[0]
+                content = f"{head}  def forward(self: __torch__.Mixing,\n    x: Tensor) -> Tensor:\n{body}\n{methods}".encode()
+            # As libtorch writes them: code is compressed, and nothing else.
+            packed = zipfile.ZIP_DEFLATED if name.endswith(".py") else zipfile.ZIP_STORED
+            new.writestr(zipfile.ZipInfo(name), content, packed)
+    return path
+
+
+def in_a_row(count):
+    """Code of so many operations, each on what the one before gave."""
+    return "\n".join(f"    x{at + 1} = torch.neg(x{at or ''})" for at in range(count)) + f"\n    return x{count}"
+
+
 @unittest.skipUnless(platform.machine() == "x86_64", "libtorch is set up for x86-64 alone")
 class TorchScripts(unittest.TestCase):
     """One server over Triton's layout, one over a store of packs."""
@@ -75,6 +99,8 @@ class TorchScripts(unittest.TestCase):
         for name in ("named", "types", "mixing", "loop_scaled"):
             said = signature(cls.folder / f"{name}.toml", REFERENCE[name][0]["inputs"])
             product.packhorse("pack", FIXTURES / f"{name}.pt", "--signature", said, "--store", cls.store)
+        said = signature(cls.folder / "mixing.toml", REFERENCE["mixing"][0]["inputs"])
+        product.packhorse("pack", with_code(cls.folder / "long.pt", in_a_row(9000)), "--signature", said, "--store", cls.store)
         cls.triton = cls.enterClassContext(product.Server(cls.root))
         cls.packs = cls.enterClassContext(product.Server(cls.store))
 
@@ -147,6 +173,56 @@ class TorchScripts(unittest.TestCase):
         for thread in threads:
             thread.join()
         self.assertEqual(wrong, [])
+
+    def test_what_is_read_by_recursion_ends_no_process(self):
+        method = "  def m{}(self: __torch__.Mixing,\n    x: Tensor) -> Tensor:\n    return {}\n"
+        twice = "".join(method.format(at, f"(self).m{at + 1}((self).m{at + 1}(x, ), )") for at in range(40))
+        for what, body, methods, says in (
+                ("brackets", f"    return {'(' * 50_000}x{')' * 50_000}", "", "nests deeper"),
+                ("a chain", in_a_row(60_000), "", "more than 50000 operations"),
+                ("calls that double", "    return (self).m0(x, )", twice + method.format(40, "torch.neg(x)"),
+                 "more than 50000 operations"),
+                ("functions", "    return x", "".join(method.format(at, "x") for at in range(10_001)), "more functions")):
+            with self.subTest(what=what):
+                file = with_code(self.folder / "odd.pt", body, methods)
+                command = [product.BINARY, "pack", file, "--store", self.folder / "odd", "--signature",
+                           self.folder / "mixing.toml"]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn(says, done.stderr)
+        # What is long and no longer than it may be is run by lanes, whose stacks are small.
+        client = tritonclient.http.InferenceServerClient(self.packs.http, connection_timeout=product.START_SECONDS_MAX)
+        self.addCleanup(client.close)
+        values = np.array([[1, -2]], np.float32)
+        got = client.infer("long", [give(tritonclient.http, "x", values, "FP32")]).as_numpy("OUTPUT__0")
+        np.testing.assert_array_equal(got, values)
+
+    def test_more_modules_than_memory_answer_each_its_own(self):
+        store, weights = self.folder / "many", {}
+        said = self.folder / "wide.toml"
+        said.write_text("inputs = [{ name = 'x', datatype = 'FP32', shape = [-1, 2] }]", encoding="utf-8")
+        files = [self.folder / f"wide{seed}.pt" for seed in range(MANY)]
+        for seed, file in enumerate(files):
+            weights[seed] = np.random.default_rng(seed).random((512, 4096), np.float32)
+            shutil.copy(FIXTURES / "wide.pt", file)
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.writestr("wide/data/0", weights[seed].tobytes())
+        product.packhorse("pack", *files, "--signature", said, "--store", store)
+        with mock.patch.dict(os.environ, {"PACKHORSE_MEMORY_BUDGET_BYTES": str(BUDGET_BYTES)}), \
+                product.Server(store) as server:
+            client = tritonclient.http.InferenceServerClient(server.http)
+            self.addCleanup(client.close)
+            values = np.array([[1, 0], [2, -1]], np.float32)
+            for seed in [*range(MANY)] * 2:
+                got = client.infer(f"wide{seed}", [give(tritonclient.http, "x", values, "FP32")]).as_numpy("OUTPUT__0")
+                np.testing.assert_allclose(got, values @ weights[seed][:2, :3], rtol=1e-6)
+            with urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=product.START_SECONDS_MAX) as answer:
+                told = answer.read().decode()
+        value = {line.split(" ")[0]: float(line.split(" ")[1]) for line in told.splitlines() if line[0] != "#"}
+        self.assertGreater(value['packhorse_evictions_total{what="program"}'], 0)
+        self.assertLess(value['packhorse_memory_bytes{kind="whole"}'], BUDGET_BYTES)
+        one = value['packhorse_model_memory_bytes{model="wide1"}']
+        self.assertLess(abs(one - weights[1].nbytes), weights[1].nbytes / 8, "weights are charged once")
 
     def test_without_libtorch_it_is_told_what_is_missing(self):
         command = [product.BINARY, "pack", FIXTURES / "mlp.pt", "--store", self.folder / "none"]

@@ -15,7 +15,7 @@ pub use signature::{Signature, TensorSpec};
 mod functions;
 
 mod runtime;
-pub use runtime::{Engine, LaidOut, Load, Outlet, SavedModel, Session, TorchScript, Weights};
+pub use runtime::{Engine, Extra, LaidOut, Load, Outlet, SavedModel, Session, TorchScript, Weights};
 
 pub mod blocks;
 pub mod confine;

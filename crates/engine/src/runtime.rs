@@ -58,6 +58,15 @@ pub struct LaidOut {
     pub weights: PathBuf,
 }
 
+/// A runtime that only some models need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// For SavedModels.
+    TensorFlow,
+    /// For TorchScript modules.
+    Torch,
+}
+
 /// A runtime. One per process; shared by every lane and loader.
 pub trait Engine: Send + Sync {
     /// The runtime's name and version, for people and for metadata.
@@ -70,6 +79,14 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the runtime refuses the graph, with its own reason.
     fn session(&self, program: &[u8], weights: usize, load: Load) -> Result<Box<dyn Session>>;
+
+    /// Has the library of `extra` loaded, unless it is, so that what it takes by itself is not taken for a model's.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when it is not there.
+    fn bring(&self, extra: Extra) -> Result<()> {
+        Err(Error::unsupported(format!("this runtime knows no {extra:?}")))
+    }
 
     /// Loads `model` and returns a session for each of `lanes`; its weights are inside, so it runs on none. Takes what a
     /// [`session`](Self::session) takes.

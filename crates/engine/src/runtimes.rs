@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::onnx::Onnx;
 use crate::tensorflow::TensorFlow;
 use crate::torch::Torch;
-use crate::{Engine, LaidOut, Load, Result, SavedModel, Session, Tensor, TorchScript, Weights};
+use crate::{Engine, Extra, LaidOut, Load, Result, SavedModel, Session, Tensor, TorchScript, Weights};
 
 /// ONNX Runtime, and TensorFlow and libtorch from when a model first needs them: their libraries are many times as large.
 pub struct Runtimes {
@@ -37,6 +37,11 @@ impl Runtimes {
         &self.onnx
     }
 
+    fn tensorflow(&self) -> Result<&TensorFlow> {
+        let tensorflow = self.tensorflow.get_or_init(|| TensorFlow::load(self.libraries.tensorflow.as_deref()));
+        tensorflow.as_ref().map_err(Clone::clone)
+    }
+
     /// libtorch by itself, which can look into an archive before anybody knows its signature.
     ///
     /// # Errors
@@ -59,9 +64,15 @@ impl Engine for Runtimes {
         self.onnx.session(program, weights, load)
     }
 
+    fn bring(&self, extra: Extra) -> Result<()> {
+        match extra {
+            Extra::TensorFlow => self.tensorflow().map(drop),
+            Extra::Torch => self.torch().map(drop),
+        }
+    }
+
     fn saved_model(&self, model: &SavedModel<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {
-        let tensorflow = self.tensorflow.get_or_init(|| TensorFlow::load(self.libraries.tensorflow.as_deref()));
-        tensorflow.as_ref().map_err(Clone::clone)?.saved_model(model, lanes)
+        self.tensorflow()?.saved_model(model, lanes)
     }
 
     fn torch_script(&self, model: &TorchScript<'_>, lanes: usize) -> Result<Vec<Box<dyn Session>>> {

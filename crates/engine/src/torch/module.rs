@@ -6,6 +6,9 @@ use super::library::{Library, RawAnswer, RawModule, text};
 use super::value::{self, Lent};
 use crate::{Error, ErrorKind, Result, Tensor};
 
+/// libtorch reads a module's code by recursion. Of this stack only what is used takes memory.
+const STACK_BYTES: usize = 256 << 20;
+
 /// A module, loaded and frozen.
 pub struct Module {
     library: &'static Library,
@@ -43,8 +46,18 @@ impl Drop for Module {
 }
 
 impl Module {
-    #[expect(unsafe_code, reason = "a module is loaded through the shim")]
+    /// Loads the module on a thread of its own, which has the stack for it and is gone afterwards.
     pub(super) fn load(library: &'static Library, archive: &[u8]) -> Result<Self> {
+        let failed = |why: &dyn std::fmt::Display| Error::internal(format!("no thread loads the module: {why}"));
+        std::thread::scope(|scope| {
+            let named = std::thread::Builder::new().name("torch-load".to_owned()).stack_size(STACK_BYTES);
+            let loading = named.spawn_scoped(scope, || Self::load_here(library, archive));
+            loading.map_err(|source| failed(&source))?.join().map_err(|_| failed(&"it panicked"))?
+        })
+    }
+
+    #[expect(unsafe_code, reason = "a module is loaded through the shim")]
+    fn load_here(library: &'static Library, archive: &[u8]) -> Result<Self> {
         // SAFETY: the bytes are there for the call, which keeps none of them.
         let loaded =
             library.checked(|failure| unsafe { (library.load)(archive.as_ptr().cast(), archive.len(), failure) });

@@ -5,6 +5,7 @@
 // Only what libtorch has had since 1.13 is used.
 
 #include <ATen/Parallel.h>
+#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
@@ -17,6 +18,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 // Raised with every change of what is declared here; crates/engine/src/torch/library.rs asks for its own.
@@ -36,6 +38,10 @@ namespace {
 
 // What a caller can do about a failure.
 enum Kind : int { kInvalid = 1, kUnsupported = 2, kExhausted = 3, kInternal = 4 };
+
+struct Unsupported : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 struct Argument {
   std::string name;
@@ -118,10 +124,6 @@ struct ph_torch_output {
 
 namespace {
 
-struct Unsupported : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 void fail(ph_torch_failure** failure, int kind, const char* message) noexcept {
   if (failure == nullptr) return;
   try {
@@ -177,6 +179,52 @@ void settle() {
   }();
   (void)here;
 }
+
+// Nodes of the largest graph that is taken, and how deep its functions may call each other. libtorch puts all of them into
+// one graph, and what is called twice is there twice; it goes through a graph by recursion, too.
+constexpr size_t kNodesMax = 50'000;
+constexpr size_t kCallsMax = 500;
+
+class Size final {
+ public:
+  // Nodes of `block` once everything that it calls is put in its place.
+  size_t of(const jit::Block* block, size_t calls = 0) {
+    size_t total = 0;
+    for (const jit::Node* node : block->nodes()) {
+      total += 1;
+      for (const jit::Block* inner : node->blocks()) total += of(inner, calls);
+      const jit::Function* called = callee(node);
+      const jit::GraphFunction* graph = called != nullptr ? jit::tryToGraphFunction(*const_cast<jit::Function*>(called)) : nullptr;
+      if (graph != nullptr) total += of_function(graph, calls + 1);
+      if (total > kNodesMax || calls > kCallsMax) {
+        throw Unsupported("its forward comes to more than " + std::to_string(kNodesMax) +
+                          " operations, or to calls within calls without an end");
+      }
+    }
+    return total;
+  }
+
+ private:
+  size_t of_function(const jit::GraphFunction* function, size_t calls) {
+    const auto known = known_.find(function);
+    if (known != known_.end()) return known->second;
+    const size_t size = of(function->graph()->block(), calls);
+    known_.emplace(function, size);
+    return size;
+  }
+
+  static const jit::Function* callee(const jit::Node* node) {
+    if (node->kind() == c10::prim::CallFunction) {
+      const auto type = node->input(0)->type()->cast<c10::FunctionType>();
+      return type != nullptr ? type->function() : nullptr;
+    }
+    if (node->kind() != c10::prim::CallMethod) return nullptr;
+    const auto type = node->input(0)->type()->cast<c10::ClassType>();
+    return type != nullptr ? type->findMethod(node->s(c10::attr::name)) : nullptr;
+  }
+
+  std::unordered_map<const jit::GraphFunction*, size_t> known_;
+};
 
 // Whether `block` reads or writes what a frozen module could not fold away, which is what it changes as it runs.
 std::string state(const jit::Block* block) {
@@ -266,6 +314,7 @@ ph_torch_module* ph_torch_load(const char* bytes, size_t length, ph_torch_failur
     const std::shared_ptr<caffe2::serialize::ReadAdapterInterface> memory = std::make_shared<Memory>(bytes, length);
     jit::Module module = jit::load(memory, c10::Device(at::kCPU));
     if (!module.find_method("forward")) throw Unsupported("it has no method 'forward'");
+    Size().of(module.get_method("forward").graph()->block());
     module.eval();
     // Without what changes numbers: answers stay those of the module as it is in Python.
     module = jit::freeze(module, c10::nullopt, /*optimize_numerics=*/false);
@@ -276,6 +325,9 @@ ph_torch_module* ph_torch_load(const char* bytes, size_t length, ph_torch_failur
                         "' from one request to the next, so that what one client asks would change what another is "
                         "answered; take the state as an input and return it as an output");
     }
+    // Compiled here, where there is the stack for it, and not by the first who asks.
+    jit::Stack nothing;
+    jit::toGraphFunction(forward.function()).get_executor().getPlanFor(nothing, c10::nullopt);
     return new ph_torch_module{module, arguments(forward)};
   });
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use engine::{Error, Load, Result, Session};
+use engine::{Error, Extra, Load, Result, Session};
 use pipeline::{Pipeline, Tokenizers};
 use store::Manifest;
 use store::manifest::ProgramKind;
@@ -192,11 +192,13 @@ impl Residency {
                 (built.0.max(least_bytes), vec![built.1])
             }
             ProgramKind::SavedModel => {
+                self.engine.bring(Extra::TensorFlow).map_err(of)?;
                 let build = || store.with_saved_model(manifest, |model| self.engine.saved_model(model, self.lanes));
                 let (bytes, sessions) = self.weighed(build).map_err(of)?;
                 (bytes.max(least_bytes), sessions)
             }
             ProgramKind::TorchScript => {
+                self.engine.bring(Extra::Torch).map_err(of)?;
                 let build = || store.with_torch_script(manifest, |model| self.engine.torch_script(model, self.lanes));
                 let (bytes, sessions) = self.weighed(build).map_err(of)?;
                 (bytes.max(least_bytes), sessions)

@@ -5,6 +5,7 @@
 use engine::{Error, Result};
 
 use super::archive::Archive;
+use super::depth::is_too_deep;
 
 /// Words that its code may not have anywhere: operators that write or map files or call other machines, and the namespaces
 /// of those that do. Anywhere, as no reading of the code but libtorch's own tells a name from a string for certain.
@@ -40,6 +41,10 @@ const OPERATORS: [&str; 12] = [
 /// Namespaces of classes of libtorch's own (`torch.classes.NAMESPACE.NAME`) that hold packed weights and nothing else.
 const CLASSES: [&str; 4] = ["quantized", "rnn", "sparse", "mkldnn"];
 
+/// Functions of all code: what calls what is read by recursion, too. Of the largest models that are traced, each layer has
+/// one.
+const FUNCTIONS_MAX: usize = 10_000;
+
 /// Where libtorch looks for code.
 const CODE: &str = "code/";
 
@@ -48,16 +53,22 @@ const CODE: &str = "code/";
 /// # Errors
 /// [`Unsupported`](engine::ErrorKind::Unsupported), naming the file and what it names.
 pub(super) fn check(archive: &Archive<'_>) -> Result<()> {
+    let mut functions = 0;
     for name in archive.names() {
         let refusal = match name {
-            _ if name.starts_with(CODE) && name.ends_with(".py") => refused_in_code(&archive.content(name)?),
+            _ if name.starts_with(CODE) && name.ends_with(".py") => {
+                let code = archive.content(name)?;
+                functions += words(&code).filter(|&(_, word)| word == b"def").count();
+                let many = || (functions > FUNCTIONS_MAX).then(|| "has more functions than any model".to_owned());
+                refused_in_code(&code).or_else(many)
+            }
             _ if name.ends_with(".pkl") => refused_class(&archive.content(name)?),
             _ => None,
         };
         if let Some(what) = refusal {
             return Err(Error::unsupported(format!(
-                "its '{name}' {what}, and no model may reach outside of itself, to files or other programs; save the \
-                 module without it"
+                "its '{name}' {what}; no model may reach outside of itself, to files or other programs, or bring the \
+                 server down: save the module without it"
             )));
         }
     }
@@ -66,6 +77,9 @@ pub(super) fn check(archive: &Archive<'_>) -> Result<()> {
 
 /// What `code` names that it may not, for a person.
 fn refused_in_code(code: &[u8]) -> Option<String> {
+    if is_too_deep(code) {
+        return Some("nests deeper than any code does".to_owned());
+    }
     let mut gets_by_name = false;
     for (at, word) in words(code) {
         let behind = &code[at + word.len()..];
@@ -125,7 +139,7 @@ fn words(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
-fn leading_word(text: &[u8]) -> &[u8] {
+pub(super) fn leading_word(text: &[u8]) -> &[u8] {
     &text[..text.iter().take_while(|&&byte| of_word(byte)).count()]
 }
 

@@ -2,9 +2,10 @@
 //!
 //! The archive holds code and weights, and libtorch reads it as one file: so that is what is packed, by its content, with a
 //! program that says what its `forward` takes and gives. It is loaded whole. Before any runtime sees it, it is looked
-//! through: `archive.rs` reads it, `forbidden.rs` its code, `pickle.rs` where its tensors lie.
+//! through: `archive.rs` reads it, `forbidden.rs` and `depth.rs` its code, `pickle.rs` where its tensors lie.
 
 mod archive;
+mod depth;
 mod forbidden;
 pub(crate) mod pickle;
 mod signature;
