@@ -53,7 +53,7 @@ bench-packing: build bench-models ## thousands of models on this machine, beside
 	@scripts/setup.sh packing
 	$(STEP) 'bench: packing' .cache/venv-packing/bin/python scripts/bench_packing.py $(PACKHORSE) $(PACKED)
 
-bench-video: build ## the video worker beside frames as JSON to a model server, and over two hours
+bench-video: build ## the video worker beside frames as JSON to a model server, by choices of frames, and over two hours
 	@scripts/setup.sh video
 	$(STEP) 'bench: video' .cache/venv-video/bin/python scripts/bench_video.py $(PACKHORSE) assets/person_ssdlite_odapi.onnx \
 		assets/person.txt assets/street.mp4

@@ -1,12 +1,14 @@
 """Measures the video worker beside a client that sends frames as JSON, and over a video of two hours.
 
-Usage: bench_video.py PACKHORSE MODEL LABELS CLIP [--hours HOURS] [--only client|long]
+Usage: bench_video.py PACKHORSE MODEL LABELS CLIP [--hours HOURS] [--only client|sampling|long]
 
 client: one clip of 1280x720 and one detector, twice. First a client in Python that reads frames by OpenCV and sends them five at a time as
 lists of numbers to /v1/models/MODEL:predict, the way workers do that keep a model server beside them; it keeps labels alone. Then the
 worker, every frame, boxes included: with the model as it is packed, given frames at the size to which its graph would bring them; with
 one that is given them whole; and with one whose frames the decoder brings to that size by its own filter, which sees other things. CPU is
 that of all processes, the server's and the decoder's too, from the kernel's accounting.
+
+sampling: the same clip of 1280x720, H.264 with B frames as its encoder makes them, each choice of frames in turn.
 
 long: the clip again and again until it is HOURS long (2 unless told), every frame, and the worker's and its decoders' resident memory
 four times a second, what they share counted once.
@@ -32,6 +34,8 @@ INSIDE_PX = 300
 # Frames that the client sends; it takes seconds for each.
 CLIENT_FRAMES = 50
 SCORE_MIN = 0.4
+SAMPLINGS = ("all", "every:2", "reference", "key-frames")
+ROUNDS = 3
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -104,10 +108,10 @@ class Place:
             *arguments[arguments.index("--") + 1:], path)
         return path
 
-    def work(self, video, model="detector", watch=lambda worker: None):
+    def work(self, video, model="detector", watch=lambda worker: None, sample="all"):
         """Works one video; its cost, its summary and its detections by frame, and the CPU time of the worker with its children."""
         queue, out = self.folder / "queue", self.folder / "out"
-        run(self.packhorse, "submit", "--queue", queue, "--model", model, "--threshold", SCORE_MIN, video)
+        run(self.packhorse, "submit", "--queue", queue, "--model", model, "--threshold", SCORE_MIN, "--sample", sample, video)
         before = os.times()
         worker = subprocess.Popen([str(word) for word in (self.packhorse, "work", "--queue", queue, "--store", self.store,
                                                           "--output", out, "--mode", "drain-once")],
@@ -176,10 +180,35 @@ def found_too(wanted, found):
                for ones, others in zip(wanted, found) for one in ones)
 
 
+def clip_of(place, arguments):
+    """The clip in the size that is measured."""
+    width, height = SIZE_PX
+    return place.clip("clip.mp4", arguments.clip, "--", "-vf", f"scale={width}:{height}", "-c:v", "libx264", "-preset", "fast", "-an")
+
+
+def sampling(place, arguments):
+    """What choices of frames take."""
+    clip, found = clip_of(place, arguments), {sample: [] for sample in SAMPLINGS}
+    for number in range(ROUNDS):
+        for sample in SAMPLINGS:
+            say(f"sampling: {sample}, round {number + 1} of {ROUNDS}")
+            found[sample].append(place.work(clip, "widened", sample=sample))
+    rows = []
+    for sample, rounds in found.items():
+        frames, looked = (rounds[0][1][name] for name in ("frames", "frames_looked"))
+        middle = lambda of: statistics.median(of(*one) for one in rounds)
+        decode, total = (middle(lambda cost, *_: cost["cpu_s_per_frame"][name] * 1e3) for name in ("decode", "total"))
+        rows.append([f"`{sample}`", f"{looked} of {frames}", f"{middle(lambda cost, *_: cost['fps']):.1f}", f"{decode:.2f}", f"{total:.2f}",
+                     rounds[0][0]["bottleneck"]])
+    print(f"### Which frames: {SIZE_PX[0]}x{SIZE_PX[1]}, seen at {INSIDE_PX}x{INSIDE_PX}, medians of {ROUNDS}\n")
+    table(["`--sample`", "frames looked at", "frames of the video a second", "decoding, CPU ms a frame", "all, CPU ms a frame", "bottleneck"],
+          rows)
+
+
 def compare(place, arguments):
     """The worker beside the client."""
     width, height = SIZE_PX
-    clip = place.clip("clip.mp4", arguments.clip, "--", "-vf", f"scale={width}:{height}", "-c:v", "libx264", "-preset", "fast", "-an")
+    clip = clip_of(place, arguments)
     say("client: frames as JSON")
     client_s, sent, count = send_frames(place, clip)
     theirs, theirs_bytes = client_s / count, sent / count
@@ -238,20 +267,22 @@ def safe_children(pid):
         return []
 
 
+PARTS = {"client": compare, "sampling": sampling, "long": long}
+
+
 def main():
     """Runs the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("packhorse", "model", "labels", "clip"):
         parser.add_argument(name, type=lambda path: str(pathlib.Path(path).resolve()))
     parser.add_argument("--hours", type=float, default=2)
-    parser.add_argument("--only", choices=["client", "long"])
+    parser.add_argument("--only", choices=PARTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="packhorse-bench-video-") as folder:
         place = Place(arguments, folder)
-        if arguments.only != "long":
-            compare(place, arguments)
-        if arguments.only != "client":
-            long(place, arguments)
+        for name, part in PARTS.items():
+            if arguments.only in (None, name):
+                part(place, arguments)
 
 
 if __name__ == "__main__":

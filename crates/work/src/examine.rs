@@ -18,7 +18,7 @@ use crate::output::{About, Sighting};
 use crate::quality::{Decoded, Note, report};
 use crate::result::Damage;
 use crate::sampling::Sampling;
-use crate::segment::{Lengths, Outline, Plan};
+use crate::segment::{Lengths, Listed, Outline, Plan};
 use crate::source::Source;
 use crate::task::Task;
 
@@ -75,8 +75,11 @@ struct Costs {
     decode_s: f64,
     /// Decoded, scaled and read.
     given_s: f64,
-    /// A key frame that is decoded alone, scaled and read.
+    /// A key frame, decoded with as few others as the decoder can, scaled and read.
     key_s: f64,
+    /// One to which others refer, where no others are decoded, and how many of all frames those are.
+    reference_s: f64,
+    references: f64,
     /// Held against the frame before.
     gate_s: f64,
     /// Looked at.
@@ -87,6 +90,8 @@ struct Costs {
 struct Film<'a> {
     probe: &'a Probe,
     outline: &'a Outline,
+    /// Whether it says when each frame is shown, so that not all need be decoded to number them.
+    is_listed: bool,
     changes: &'a [f64],
 }
 
@@ -99,7 +104,10 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let manifest = inference.model(&task.model)?;
     let detector = detect::for_model(&manifest)?;
     let source = Source::of(task)?;
-    let (probe, outline) = media::survey(tools, &source.input, task.sampling.listing(), STALL_LIMIT)?;
+    let mut listed = Listed::new()?;
+    let mut each = |packet: &_| listed.add(packet);
+    let (probe, outline) = media::survey(tools, &source.input, task.sampling.listing(), STALL_LIMIT, &mut each)?;
+    let is_listed = listed.end()?.is_some() && outline.is_in_order();
     let lengths = Lengths::default();
     let entries = task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
     let plan = Plan::new(&probe, &outline, &lengths, entries.as_ref());
@@ -132,14 +140,15 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
         .to_picture();
     draw(&mut whole, &about, &sightings);
     let (changes, gate_s) = video.changes(&outline)?;
-    let costs = video.costs(gate_s, median(&mut looks[1..]))?;
-    let film = Film { probe: &probe, outline: &outline, changes: &changes };
+    let costs = video.costs(&outline, gate_s, median(&mut looks[1..]))?;
+    let film = Film { probe: &probe, outline: &outline, is_listed, changes: &changes };
     let predictions = choices(task.sampling)
         .filter_map(|sampling| predict(sampling, &film, &costs, (inference.lanes(), plan.segments.len())))
         .collect();
     let span_us = outline.span.and_then(|(first, last)| Some((probe.microseconds(first)?, probe.microseconds(last)?)));
     let decoded = Decoded { frames: outline.frames, span_us, ..Decoded::default() };
-    let quality = report((&probe, &outline, &plan), &decoded, &Damage::default(), &lengths);
+    let how = (&lengths, task.sampling);
+    let quality = report((&probe, &outline, &plan), &decoded, &Damage::default(), how);
     let named = |one: Sighting| (about.label(one.class).into_owned(), one);
     let sightings = sightings.into_iter().map(named).collect();
     Ok(Examination {
@@ -188,14 +197,27 @@ impl Video<'_> {
     }
 
     /// What its frames take.
-    fn costs(&self, gate_s: f64, look_s: f64) -> Result<Costs> {
-        let [decode_s, given_s, key_s] = [
-            // None but the first is given out, of which the decoder cannot know that it will be.
-            self.decode(Choice::Where("eq(n,0)".to_owned()))?,
-            self.decode(Choice::All)?,
-            self.decode(Choice::KeyFrames)?,
-        ];
-        Ok(Costs { decode_s: decode_s.min(given_s), given_s, key_s, gate_s, look_s })
+    fn costs(&self, outline: &Outline, gate_s: f64, look_s: f64) -> Result<Costs> {
+        let rate = self.probe.frame_rate.unwrap_or(25.0).max(1.0);
+        let first_us = self.open(self.placement, Span::default(), Choice::All)?.next()?.map_or(0, |frame| frame.pts_us);
+        let after = |seconds: f64| first_us.saturating_add((seconds * 1e6) as i64);
+        // Of key frames there are fewer, and each stands for many.
+        let (soon_us, later_us) = (after(DECODED as f64 / rate), after(DECODED as f64 / rate * 10.0));
+        let each = |(cpu_s, frames): (f64, u64)| cpu_s / frames.max(1) as f64;
+        // None but the first is given out, of which the decoder cannot know that it will be.
+        let passed = self.decode(Choice::Where("eq(n,0)".to_owned()), soon_us)?;
+        let given = self.decode(Choice::All, soon_us)?;
+        let some = match Sampling::Reference.decoded(self.probe) {
+            Choice::All => given,
+            other => self.decode(other, soon_us)?,
+        };
+        let keys_us = outline.keys.iter().filter_map(|key| self.probe.microseconds(key.pts));
+        // The first frame is one as well.
+        let keys = 1 + keys_us.filter(|&key_us| key_us < later_us).count();
+        let (keys_s, _) = self.decode(Choice::KeyFrames, later_us)?;
+        let references = some.1 as f64 / given.1.max(1) as f64;
+        let (given_s, reference_s, key_s) = (each(given), each(some), keys_s / keys as f64);
+        Ok(Costs { decode_s: each(passed).min(given_s), given_s, key_s, reference_s, references, gate_s, look_s })
     }
 
     /// By how many levels its frames change in some places, each from a key frame on, and what it takes to find out.
@@ -222,14 +244,9 @@ impl Video<'_> {
         Ok((changes, each_s))
     }
 
-    /// CPU-seconds of a frame, from the video's beginning on.
-    fn decode(&self, choice: Choice) -> Result<f64> {
-        let rate = self.probe.frame_rate.unwrap_or(25.0).max(1.0);
-        let first_us = self.open(self.placement, Span::default(), Choice::All)?.next()?.map_or(0, |frame| frame.pts_us);
-        // Of key frames there are fewer, and each stands for many.
-        let seconds = DECODED as f64 / rate * if choice == Choice::KeyFrames { 10.0 } else { 1.0 };
-        let before_us = Some(first_us.saturating_add((seconds * 1e6) as i64));
-        let span = Span { keep: vec![Between { from_us: None, before_us }], ..Span::default() };
+    /// CPU-seconds that frames take from the video's beginning to `before_us`, and how many they are.
+    fn decode(&self, choice: Choice, before_us: i64) -> Result<(f64, u64)> {
+        let span = Span { keep: vec![Between { from_us: None, before_us: Some(before_us) }], ..Span::default() };
         let mark = thread_cpu();
         let mut frames = self.open(self.placement, span, choice)?;
         while let Some(frame) = frames.next()? {
@@ -237,7 +254,7 @@ impl Video<'_> {
         }
         let report = frames.finish()?;
         let cpu = thread_cpu().saturating_sub(mark) + report.cpu;
-        Ok(cpu.as_secs_f64() / report.frames.max(1) as f64)
+        Ok((cpu.as_secs_f64(), report.frames))
     }
 }
 
@@ -273,19 +290,28 @@ fn draw(picture: &mut Picture, about: &About<'_>, sightings: &[Sighting]) {
 
 /// What is worth comparing with `wanted`, which comes first.
 fn choices(wanted: Sampling) -> impl Iterator<Item = Sampling> {
-    let usual =
-        [Sampling::All, Sampling::Every(5), Sampling::Fps(1.0), Sampling::Motion(Gate::default()), Sampling::KeyFrames];
+    let usual = [
+        Sampling::All,
+        Sampling::Every(5),
+        Sampling::Fps(1.0),
+        Sampling::Motion(Gate::default()),
+        Sampling::Reference,
+        Sampling::KeyFrames,
+    ];
     std::iter::once(wanted).chain(usual.into_iter().filter(move |&other| other != wanted))
 }
 
-/// What it takes to look at some frames of a video; `None` for key frames of which the container does not know. Segments
-/// are decoded side by side, each by one thread.
+/// What it takes to look at some frames of a video; `None` where not all would be decoded and the container does not number
+/// them. Segments are decoded side by side, each by one thread.
 fn predict(
     sampling: Sampling,
-    &Film { probe, outline, changes }: &Film<'_>,
+    &Film { probe, outline, is_listed, changes }: &Film<'_>,
     costs: &Costs,
     (lanes, segments): (usize, usize),
 ) -> Option<Prediction> {
+    if sampling.decoded(probe) != Choice::All && !is_listed {
+        return None;
+    }
     let frames = outline.frames;
     let looked = match sampling {
         Sampling::All => frames,
@@ -300,10 +326,12 @@ fn predict(
             let moving = changes.iter().filter(|&&change| change > gate.levels).count() as f64;
             sure + ((frames - sure) as f64 * moving / changes.len().max(1) as f64).round() as u64
         }
-        Sampling::KeyFrames => outline.numbers().map(|numbers| numbers.count() as u64)?,
+        Sampling::Reference => (frames as f64 * costs.references).round() as u64,
+        Sampling::KeyFrames => outline.key_frames,
     };
     let decode_s = match sampling {
         Sampling::KeyFrames => looked as f64 * costs.key_s,
+        Sampling::Reference => looked as f64 * costs.reference_s,
         Sampling::Motion(_) => frames as f64 * (costs.given_s + costs.gate_s),
         _ => looked as f64 * costs.given_s + (frames - looked) as f64 * costs.decode_s,
     };
@@ -332,7 +360,8 @@ mod tests {
         for frame in 0..1000 {
             outline.add(Packet { pts: Some(frame * 512), bytes: 1, key: frame % 100 == 0, hidden: false });
         }
-        let costs = Costs { decode_s: 0.003, given_s: 0.004, key_s: 0.006, gate_s: 0.0005, look_s: 0.016 };
+        let (decode_s, given_s, key_s, reference_s) = (0.003, 0.004, 0.006, 0.005);
+        let costs = Costs { decode_s, given_s, key_s, reference_s, references: 0.6, gate_s: 0.0005, look_s: 0.016 };
         let (probe, gate) = (Probe::example(), Gate { levels: 3.0, pause_s: 1.0 });
         // A quarter of them are more.
         let changes = [0.0, 2.0, 9.0, 3.0];
@@ -348,16 +377,22 @@ mod tests {
             // The first frames of forty seconds, and a quarter of the others.
             (Sampling::Motion(gate), (4, 8), (280, 4.5 + 4.48, 8.98 / 4.0, Bottleneck::Both)),
             (Sampling::Motion(Gate { pause_s: 8.0, ..gate }), (1, 1), (254, 4.5 + 4.064, 8.564, Bottleneck::Both)),
+            (Sampling::Reference, (1, 1), (600, 3.0 + 9.6, 12.6, Bottleneck::Model)),
             (Sampling::KeyFrames, (1, 1), (10, 0.06 + 0.16, 0.22, Bottleneck::Model)),
         ];
         for (sampling, machine, (looked, cpu_s, wall_s, bottleneck)) in table {
-            let film = Film { probe: &probe, outline: &outline, changes: &changes };
+            let film = Film { probe: &probe, outline: &outline, is_listed: true, changes: &changes };
             let got = predict(sampling, &film, &costs, machine).unwrap();
             assert_eq!((got.frames_looked, got.bottleneck), (looked, bottleneck), "{sampling}");
             assert!((got.cpu_s - cpu_s).abs() < 1e-9 && (got.wall_s - wall_s).abs() < 1e-9, "{sampling} {got:?}");
         }
-        let unknown = Outline { untimed: 1, ..outline };
-        let film = Film { probe: &probe, outline: &unknown, changes: &[] };
-        assert_eq!(predict(Sampling::KeyFrames, &film, &costs, (1, 1)), None);
+        let film = Film { probe: &probe, outline: &outline, is_listed: false, changes: &[] };
+        let is_foreseen = |sampling| predict(sampling, &film, &costs, (1, 1)).is_some();
+        let asked = [Sampling::All, Sampling::Reference, Sampling::KeyFrames];
+        assert_eq!(asked.map(is_foreseen), [true, false, false]);
+        // Of a codec that does not tell, all are decoded.
+        let probe = Probe { codec: "vp9".to_owned(), ..Probe::example() };
+        let film = Film { probe: &probe, ..film };
+        assert!(predict(Sampling::Reference, &film, &costs, (1, 1)).is_some());
     }
 }

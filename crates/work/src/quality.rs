@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::media::{Orientation, Probe};
 use crate::result::Damage;
+use crate::sampling::Sampling;
 use crate::segment::{Lengths, Outline, Plan};
 
 /// A trait of a video that somebody who wonders about its results should know.
@@ -50,6 +51,8 @@ pub enum About {
     CutOff,
     /// A long video that could not be cut into segments.
     Uncut,
+    /// Frames that cannot be told apart by whether others refer to them.
+    References,
 }
 
 impl About {
@@ -70,6 +73,7 @@ impl About {
             Self::Damage => "damage",
             Self::CutOff => "end",
             Self::Uncut => "segments",
+            Self::References => "references",
         }
     }
 }
@@ -100,8 +104,14 @@ impl Decoded {
     }
 }
 
-/// What there is to say about the video that `probe`, `outline` and `plan` describe, and of which `decoded` came.
-pub fn report(video: (&Probe, &Outline, &Plan), decoded: &Decoded, damage: &Damage, lengths: &Lengths) -> Vec<Note> {
+/// What there is to say about the video that `probe`, `outline` and `plan` describe, and of which `decoded` came. It was to
+/// be cut and looked at like that.
+pub fn report(
+    video: (&Probe, &Outline, &Plan),
+    decoded: &Decoded,
+    damage: &Damage,
+    (lengths, sampling): (&Lengths, Sampling),
+) -> Vec<Note> {
     let (probe, outline, plan) = video;
     let mut notes = Vec::new();
     let mut note = |about, found: String, treated: &str| notes.push(Note { about, found, treated: treated.to_owned() });
@@ -119,6 +129,10 @@ pub fn report(video: (&Probe, &Outline, &Plan), decoded: &Decoded, damage: &Dama
     }
     if let Some(why) = plan.whole.filter(|_| outline.frames >= lengths.frames || outline.bytes >= lengths.bytes) {
         note(About::Uncut, why.to_owned(), "one segment: whoever takes it up again decodes it from its beginning");
+    }
+    if sampling == Sampling::Reference && !probe.tells_references() {
+        let found = format!("its codec, {}, does not tell which frames others refer to", probe.codec);
+        note(About::References, found, "every frame is decoded and looked at");
     }
     notes
 }
@@ -219,7 +233,8 @@ mod tests {
         let decoded =
             Decoded { frames: 250, span_us: Some((0, 9_960_000)), gaps_us: Some((40_000, 40_000)), not_rising: 0 };
         let none = Damage::default();
-        assert_eq!(report((&plain, &outline, &plan), &decoded, &none, &Lengths::default()), []);
+        let how = (&Lengths::default(), Sampling::Reference);
+        assert_eq!(report((&plain, &outline, &plan), &decoded, &none, how), []);
 
         let strange = Probe {
             orientation: Some(Orientation { mirrored: true, clockwise_degrees: 90 }),
@@ -231,6 +246,7 @@ mod tests {
                 transfer: Some("smpte2084".to_owned()),
             },
             interlaced: true,
+            codec: "vp9".to_owned(),
             ..plain
         };
         let outline = Outline { frames: 260, bytes: 1 << 30, hidden: 3, untimed: 1, ..Outline::default() };
@@ -238,7 +254,7 @@ mod tests {
         let decoded =
             Decoded { frames: 240, span_us: Some((5_000_000, 0)), gaps_us: Some((-1, 90_000)), not_rising: 2 };
         let damage = Damage { errors: 1, first: None, frames_missing: 10, tolerance: 1.0 };
-        let notes = report((&strange, &outline, &plan), &decoded, &damage, &Lengths::default());
+        let notes = report((&strange, &outline, &plan), &decoded, &damage, how);
         let about: Vec<_> = notes.iter().map(|note| serde_json::to_value(note.about).unwrap()).collect();
         let want = [
             "orientation",
@@ -256,6 +272,7 @@ mod tests {
             "damage",
             "cut-off",
             "uncut",
+            "references",
         ];
         assert_eq!(about, want);
         assert!(notes.iter().all(|note| !note.found.is_empty() && !note.treated.is_empty()));

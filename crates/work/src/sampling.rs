@@ -1,5 +1,5 @@
 //! Which frames of a video are looked at. What is left out is still decoded, but neither scaled nor put to the model;
-//! scaled as well where it is the picture that decides; and not even decoded where key frames are all that is wanted.
+//! scaled as well where it is the picture that decides; and not even decoded where frames are wanted that stand without it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::Gate;
-use crate::media::Listing;
+use crate::media::{Choice, Listing, Probe};
 
 /// Frames a second that may be asked for.
 const FPS: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
@@ -26,6 +26,8 @@ pub enum Sampling {
     Fps(f64),
     /// Those in which something has moved since the frame before, and some of the others.
     Motion(Gate),
+    /// Those to which others refer, where the codec tells them apart.
+    Reference,
     /// Those that are coded without the others.
     KeyFrames,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Moment {
     pub(crate) previous_us: Option<i64>,
     /// Whether it is one of a gate's [entries](Gate::entries), or the first frame since one.
     pub(crate) is_entry: bool,
+    /// Whether its container calls it a key frame; asked where only those are looked at.
+    pub(crate) is_key: bool,
     /// By how much the picture has changed since the frame before; `None` where nobody looks, or saw that one.
     pub(crate) change: Option<f64>,
 }
@@ -50,11 +54,27 @@ impl Sampling {
         if self == Self::KeyFrames { Listing::Packets } else { Listing::Index }
     }
 
+    /// Whether some frames may not even be decoded.
+    pub(crate) fn passes_over(self) -> bool {
+        matches!(self, Self::Reference | Self::KeyFrames)
+    }
+
+    /// Which frames of the video in question are decoded.
+    pub(crate) fn decoded(self, probe: &Probe) -> Choice {
+        match self {
+            Self::KeyFrames => Choice::KeyFrames,
+            Self::Reference if probe.tells_references() => Choice::References,
+            _ => Choice::All,
+        }
+    }
+
     /// Whether a frame is looked at. It depends on the frame alone and on the one directly before, so that the answer is
     /// the same wherever a decoder begins.
     pub(crate) fn wants(self, moment: &Moment) -> bool {
         match self {
-            Self::All | Self::KeyFrames => true,
+            Self::All | Self::Reference => true,
+            // Some decoders pass over no frame, whatever they are asked.
+            Self::KeyFrames => moment.is_key,
             Self::Every(frames) => moment.number.is_multiple_of(u64::from(frames)),
             Self::Fps(fps) => {
                 let stretch = |pts_us: i64| (pts_us as f64 * fps / 1e6).floor();
@@ -72,7 +92,7 @@ impl Sampling {
     pub(crate) fn gate(self) -> Option<Gate> {
         match self {
             Self::Motion(gate) => Some(gate),
-            Self::All | Self::Every(_) | Self::Fps(_) | Self::KeyFrames => None,
+            Self::All | Self::Every(_) | Self::Fps(_) | Self::Reference | Self::KeyFrames => None,
         }
     }
 
@@ -80,7 +100,7 @@ impl Sampling {
     /// the number `first` first. `None` where all that is decoded is wanted, if only to decide.
     pub(crate) fn expression(self, first: u64) -> Option<String> {
         match self {
-            Self::All | Self::Motion(_) | Self::KeyFrames => None,
+            Self::All | Self::Motion(_) | Self::Reference | Self::KeyFrames => None,
             Self::Every(frames) => Some(format!("not(mod(n+{first},{frames}))")),
             Self::Fps(fps) => {
                 let stretch = |pts: &str| format!("floor({pts}*{fps}/1000000)");
@@ -97,6 +117,7 @@ impl fmt::Display for Sampling {
             Self::Every(frames) => write!(f, "every:{frames}"),
             Self::Fps(fps) => write!(f, "fps:{fps}"),
             Self::Motion(gate) => write!(f, "motion:{gate}"),
+            Self::Reference => f.write_str("reference"),
             Self::KeyFrames => f.write_str("key-frames"),
         }
     }
@@ -108,6 +129,7 @@ impl FromStr for Sampling {
     fn from_str(text: &str) -> Result<Self> {
         let sampling = match text.split_once(':') {
             None if text == "all" => Some(Self::All),
+            None if text == "reference" => Some(Self::Reference),
             None if text == "key-frames" => Some(Self::KeyFrames),
             None if text == "motion" => Some(Self::Motion(Gate::default())),
             Some(("motion", gate)) => Gate::parse(gate).map(Self::Motion),
@@ -122,7 +144,7 @@ impl FromStr for Sampling {
         sampling.ok_or_else(|| {
             Error::invalid(format!(
                 "'{text}' does not say which frames are looked at: give all, every:N, fps:N (a number from 0.001 to 1000), \
-                 motion, motion:LEVELS:SECONDS (from 0 to 255, and from 0.001 to 3600) or key-frames"
+                 motion, motion:LEVELS:SECONDS (from 0 to 255, and from 0.001 to 3600), reference or key-frames"
             ))
         })
     }
@@ -160,6 +182,7 @@ mod tests {
             "motion:3:1",
             "motion:0:0.001",
             "motion:2.5:3600",
+            "reference",
             "key-frames",
         ] {
             assert_eq!(text.parse::<Sampling>().unwrap().to_string(), text);
@@ -183,6 +206,7 @@ mod tests {
             pts_us: times_us[index],
             previous_us: index.checked_sub(1).map(|before| times_us[before]),
             is_entry: false,
+            is_key: index.is_multiple_of(5),
             change: None,
         };
         (0..times_us.len()).filter(|&index| sampling.wants(&moment(index))).collect()
@@ -192,6 +216,8 @@ mod tests {
     fn frames_are_chosen() {
         let steady: Vec<i64> = (0..10).map(|frame| 5_000_000 + frame * 100_000).collect();
         assert_eq!(looked_at(Sampling::All, &steady).len(), 10);
+        assert_eq!(looked_at(Sampling::Reference, &steady).len(), 10);
+        assert_eq!(looked_at(Sampling::KeyFrames, &steady), [0, 5]);
         assert_eq!(looked_at(Sampling::Every(4), &steady), [0, 4, 8]);
         assert_eq!(looked_at(Sampling::Fps(5.0), &steady), [0, 2, 4, 6, 8]);
         assert_eq!(looked_at(Sampling::Fps(2.5), &steady), [0, 2, 6]);
@@ -206,7 +232,7 @@ mod tests {
     fn a_gate_lets_through_what_moves_and_what_was_not_looked_at_for_long() {
         let gate = Sampling::Motion(Gate { levels: 3.0, pause_s: 2.0 });
         let check = |previous_us: Option<i64>, pts_us: i64, is_entry: bool, change: Option<f64>, want: bool| {
-            let moment = Moment { number: 9, pts_us, previous_us, is_entry, change };
+            let moment = Moment { number: 9, pts_us, previous_us, is_entry, is_key: false, change };
             assert_eq!(gate.wants(&moment), want, "{moment:?}");
         };
         check(Some(100_000), 140_000, false, Some(3.0), false);

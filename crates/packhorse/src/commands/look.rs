@@ -18,7 +18,7 @@ pub(crate) struct Look {
     /// Per cent of the frames that may be damaged; more fails the task
     #[arg(long, env = "PACKHORSE_TOLERATE_DAMAGE", default_value_t = 0.0, value_name = "PERCENT")]
     tolerate_damage: f64,
-    /// Which frames are looked at: all, every:N, fps:N, motion[:LEVELS[:SECONDS]] or key-frames
+    /// Which frames are looked at: all, every:N, fps:N, motion[:LEVELS[:SECONDS]], reference or key-frames
     #[arg(long, env = "PACKHORSE_SAMPLE", default_value = "all", value_name = "FRAMES")]
     sample: Sampling,
     /// Follow objects from frame to frame, and number them

@@ -15,7 +15,6 @@ use crate::output::{About, Seen};
 use crate::policy::Failure;
 use crate::quality::{Decoded, report};
 use crate::result::{self, Inferred, ModelIdentity, Summary, Tally, Video, by_name, parts_folder};
-use crate::sampling::Sampling;
 use crate::segment::{Part, PartName, Plan};
 
 /// What the parts came to.
@@ -45,12 +44,12 @@ pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
         before = Some((index, pts_us));
     }
     // What was not decoded is known from the container.
-    let key_frames = job.task.sampling == Sampling::KeyFrames;
-    let last_us = match key_frames {
+    let is_listed = setup.times.is_some();
+    let last_us = match is_listed {
         true => setup.outline.span.and_then(|(_, last)| setup.probe.microseconds(last)),
         false => walk.last_us,
     };
-    decoded.frames = if key_frames { setup.outline.frames } else { walk.frames() };
+    decoded.frames = if is_listed { setup.outline.frames } else { walk.frames() };
     decoded.span_us =
         decoded.span_us.map(|(first_us, looked_us)| (first_us, last_us.unwrap_or(looked_us).max(looked_us)));
     let (spent, frames) = (walk.spent, decoded.frames);
@@ -142,7 +141,7 @@ fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Sum
             duration_s: probe.duration_s,
             frames_declared: probe.frames_declared,
         },
-        quality: report((probe, outline, plan), &decoded, &damage, &job.lengths),
+        quality: report((probe, outline, plan), &decoded, &damage, (&job.lengths, job.task.sampling)),
         damage,
         outputs: Vec::new(),
     })

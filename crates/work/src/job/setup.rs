@@ -1,7 +1,7 @@
 //! Everything that is looked up before the first frame: the model, the video, where it is cut, and the name that all
 //! this has together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use engine::{Error, Result};
@@ -10,10 +10,10 @@ use store::Manifest;
 
 use super::Job;
 use crate::judge::{declared, judge};
-use crate::media::{self, DecodeReport, Probe};
+use crate::media::{self, Choice, DecodeReport, Probe};
 use crate::result::parts_folder;
 use crate::sampling::Sampling;
-use crate::segment::{Ledger, Outline, PartName, Plan};
+use crate::segment::{Ledger, Listed, Outline, Packet, PartName, Plan, Times};
 use crate::source::Source;
 
 /// A job with everything looked up.
@@ -25,8 +25,12 @@ pub(super) struct Setup {
     pub(super) detector: Detector,
     /// Where the video as it is displayed lies in what the model sees.
     pub(super) placement: Placement,
-    /// The number of each key frame by its time, where only those are looked at.
-    pub(super) numbers: BTreeMap<i64, u64>,
+    /// Which frames are decoded.
+    pub(super) decoded: Choice,
+    /// When all frames are shown, where not all are decoded: nobody sees the others to count them.
+    pub(super) times: Option<Times>,
+    /// When key frames are shown, in microseconds, where only those are looked at.
+    keys: BTreeSet<i64>,
     /// Where a gate lets something through so that decoders may begin there, in microseconds; `None` without a gate.
     entries: Option<BTreeSet<i64>>,
     /// Of everything that the detections depend on: parts that carry it are this job's, whoever wrote them.
@@ -39,7 +43,14 @@ impl Setup {
         let manifest = job.inference.model(&job.task.model)?;
         let detector = detect::for_model(&manifest)?;
         let source = job.source.clone();
-        let (probe, outline) = media::survey(job.tools, &source.input, job.task.sampling.listing(), job.stall_limit)?;
+        let sampling = job.task.sampling;
+        let mut listed = sampling.passes_over().then(Listed::new).transpose()?;
+        let mut keys = Vec::new();
+        let mut each = |packet: &Packet| {
+            listed.iter_mut().for_each(|listed| listed.add(packet));
+            keys.extend(packet.pts.filter(|_| sampling == Sampling::KeyFrames && packet.key && !packet.hidden));
+        };
+        let (probe, outline) = media::survey(job.tools, &source.input, sampling.listing(), job.stall_limit, &mut each)?;
         // What is cut off for sure is refused before anything is spent on it.
         let stored = DecodeReport { frames: outline.frames, ..DecodeReport::default() };
         let span_s = outline.span.map(|(first, last)| (probe.seconds(first), probe.seconds(last)));
@@ -47,17 +58,26 @@ impl Setup {
             judge(job.task, &stored, span_s, declared(&probe, &outline))?;
         }
         let placement = Placement::of(detector.input().fit, (probe.width, probe.height))?;
-        let numbers = numbers(job, &probe, &outline)?;
-        let entries = job.task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
+        let decoded = sampling.decoded(&probe);
+        let listed = listed.filter(|_| decoded != Choice::All);
+        let times = listed.map(|listed| times(job, &outline, listed)).transpose()?;
+        let keys = keys.into_iter().filter_map(|ticks| probe.microseconds(ticks)).collect();
+        let entries = sampling.gate().map(|gate| gate.entries(&probe, &outline));
         let plan = Plan::new(&probe, &outline, &job.lengths, entries.as_ref());
         let hash = hash(job, &source, &manifest, &plan);
-        Ok((Self { source, probe, outline, manifest, detector, placement, numbers, entries, hash }, plan))
+        let setup = Self { source, probe, outline, manifest, detector, placement, decoded, times, keys, entries, hash };
+        Ok((setup, plan))
     }
 
     /// Whether a frame is the first that is shown since one of the gate's entries.
     pub(super) fn is_entry(&self, previous_us: Option<i64>, pts_us: i64) -> bool {
         let Some((entries, previous_us)) = self.entries.as_ref().zip(previous_us) else { return false };
         previous_us < pts_us && entries.range(previous_us + 1..=pts_us).next().is_some()
+    }
+
+    /// Whether the container calls the frame that is shown then a key frame, where only those are looked at.
+    pub(super) fn is_key(&self, pts_us: i64) -> bool {
+        self.keys.contains(&pts_us)
     }
 
     /// What is there of the job already.
@@ -78,16 +98,13 @@ impl Setup {
     }
 }
 
-/// The number of each key frame by its time in microseconds, where the task looks at those alone.
-fn numbers(job: &Job<'_>, probe: &Probe, outline: &Outline) -> Result<BTreeMap<i64, u64>> {
-    if job.task.sampling != Sampling::KeyFrames {
-        return Ok(BTreeMap::new());
-    }
-    let of_key = |(ticks, number)| Some((probe.microseconds(ticks)?, number));
-    let numbers = outline.numbers().and_then(|numbers| numbers.map(of_key).collect());
-    numbers.ok_or_else(|| {
+/// When all frames are shown, for a task that has some of them not decoded.
+fn times(job: &Job<'_>, outline: &Outline, listed: Listed) -> Result<Times> {
+    let times = listed.end()?.filter(|_| outline.is_in_order());
+    times.ok_or_else(|| {
         Error::invalid(format!(
-            "video '{}' does not say which frames its key frames are: submit it with --sample every:N or fps:N",
+            "video '{}' does not say when each of its frames is shown, so that none can be told by its number unless all are \
+             decoded: submit it with --sample every:N or fps:N",
             job.task.shown_input()
         ))
     })

@@ -139,15 +139,14 @@ impl<'a> Stream<'a> {
     fn choice(&self, skip: u64) -> Choice {
         let Running { job, setup, .. } = self.running;
         let [segment] = &self.targets[..] else {
-            return if job.task.sampling == Sampling::KeyFrames { Choice::KeyFrames } else { Choice::All };
+            return setup.decoded.clone();
         };
         match job.task.sampling.expression(segment.frames_before + skip) {
             Some(expression) if setup.outline.untimed == 0 => {
                 let seam = segment.before_us.map(|before_us| format!("+gte(pts,{before_us})")).unwrap_or_default();
                 Choice::Where(format!("eq(n,0)+{expression}{seam}"))
             }
-            _ if job.task.sampling == Sampling::KeyFrames => Choice::KeyFrames,
-            _ => Choice::All,
+            _ => setup.decoded.clone(),
         }
     }
 
@@ -191,8 +190,8 @@ impl<'a> Stream<'a> {
             // Of a segment's first frame the plan knows what came before, whichever way the decoder came.
             let previous_us = if offset == 0 { segment.previous_us } else { frame.previous_us };
             let (number, pts_us) = (segment.frames_before + offset, frame.pts_us);
-            let (is_entry, change) = (setup.is_entry(previous_us, pts_us), self.change(&frame.planes));
-            let moment = Moment { number, pts_us, previous_us, is_entry, change };
+            let (is_entry, is_key) = (setup.is_entry(previous_us, pts_us), setup.is_key(pts_us));
+            let moment = Moment { number, pts_us, previous_us, is_entry, is_key, change: self.change(&frame.planes) };
             // What a decoder that comes through meets again is there already.
             if offset >= self.done[target] && task.sampling.wants(&moment) {
                 let inputs = setup.detector.prepare_planes(&frame.planes).map_err(Failure::Task)?;

@@ -5,8 +5,7 @@ use super::{Job, Setup};
 use crate::cost::Spent;
 use crate::output::Sighting;
 use crate::policy::{Failure, placed};
-use crate::sampling::Sampling;
-use crate::segment::{Kept, Ledger, Look, Segment};
+use crate::segment::{Kept, Ledger, Look, Numbers, Segment, Times};
 use crate::track::{Crossing, Places, Tracker};
 
 /// A frame that was looked at, as it is told.
@@ -29,8 +28,10 @@ pub(super) struct Walk<'a> {
     segments: std::slice::Iter<'a, Segment>,
     parts: Box<dyn Iterator<Item = &'a Kept> + 'a>,
     looks: std::vec::IntoIter<Look>,
-    /// Frames before the segment, and in it.
+    /// Frames before the segment, and in it, that were decoded.
     frames: (u64, u64),
+    /// What numbers them where those are not all.
+    numbers: Option<Numbers<'a>>,
     /// Where objects are followed.
     pub(super) tracker: Option<Tracker>,
     pub(super) places: Places<'a>,
@@ -51,6 +52,7 @@ impl<'a> Walk<'a> {
         let tracker = task.is_tracking().then(|| Tracker::new(task.threshold));
         let places = Places::new(&task.zones, &task.lines, (setup.probe.width, setup.probe.height));
         let (spent, errors, first_error) = (Spent::default(), 0, None);
+        let numbers = setup.times.as_ref().map(Times::numbers);
         Self {
             job,
             setup,
@@ -60,6 +62,7 @@ impl<'a> Walk<'a> {
             parts,
             looks,
             frames: (0, 0),
+            numbers,
             tracker,
             places,
             spent,
@@ -123,15 +126,14 @@ impl<'a> Walk<'a> {
         Ok(Told { index, pts_us, sightings, crossings })
     }
 
-    /// Which frame of the video it is. Where only key frames were decoded, the container knows.
-    fn number(&self, look: &Look) -> Result<u64, Failure> {
-        if self.job.task.sampling != Sampling::KeyFrames {
-            return Ok(self.frames.0 + look.offset);
-        }
-        self.setup.numbers.get(&look.pts_us).copied().ok_or_else(|| {
+    /// Which frame of the video it is.
+    fn number(&mut self, look: &Look) -> Result<u64, Failure> {
+        let Some(numbers) = &mut self.numbers else { return Ok(self.frames.0 + look.offset) };
+        let number = numbers.at(look.pts_us, |ticks| self.setup.probe.microseconds(ticks)).map_err(Failure::Task)?;
+        number.ok_or_else(|| {
             let (input, seconds) = (self.job.task.shown_input(), look.pts_us as f64 / 1e6);
             Failure::Task(engine::Error::invalid(format!(
-                "video '{input}' has a key frame at {seconds} s of which its container does not know: submit it with --sample \
+                "video '{input}' has a frame at {seconds} s of which its container does not know: submit it with --sample \
                  every:N or fps:N"
             )))
         })

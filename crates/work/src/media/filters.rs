@@ -14,7 +14,7 @@ const PRINT: &str = "metadata=print:key=packhorse:direct=1:file='pipe\\:0'";
 /// that those are counted.
 fn choose(choice: &Choice) -> String {
     match choice {
-        Choice::All | Choice::KeyFrames => String::new(),
+        Choice::All | Choice::References | Choice::KeyFrames => String::new(),
         Choice::Where(expression) => format!(
             "metadata=add:key=packhorse:value={SEEN},{PRINT},select='{expression}',\
              metadata=modify:key=packhorse:value={KEPT},"

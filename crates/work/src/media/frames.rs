@@ -107,9 +107,11 @@ impl Frames {
             // Absolute, and what comes before the wanted time is taken out by its time and not by ffmpeg's reckoning.
             command.args(["-seek_timestamp", "1", "-noaccurate_seek", "-ss"]).arg(format!("{from_us}us"));
         }
-        if decode.choice == Choice::KeyFrames {
-            command.args(["-skip_frame", "nokey"]);
-        }
+        match decode.choice {
+            Choice::All | Choice::Where(_) => &mut command,
+            Choice::References => command.args(["-skip_frame", "noref"]),
+            Choice::KeyFrames => command.args(["-skip_frame", "nokey"]),
+        };
         input.give(&mut command, Some("-i"));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
         command.arg("-vf").arg(filters(probe, &decode));

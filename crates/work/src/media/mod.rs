@@ -139,6 +139,8 @@ pub enum Choice {
     All,
     /// Those for which an expression of ffmpeg's `select` is more than zero.
     Where(String),
+    /// Those to which others refer, of a codec that [tells them](Probe::tells_references); no others are decoded, or counted.
+    References,
     /// Key frames; no others are decoded, or counted.
     KeyFrames,
 }

@@ -13,6 +13,10 @@ pub(super) const FRAME_PIXELS_MAX: u64 = 64 << 20;
 /// may come in several pieces, which a parser puts together.
 const INDEXED: &[&str] = &["h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "prores"];
 
+/// Codecs whose frames say whether others refer to them, and whose decoders were seen to pass over such as do not when they
+/// are asked to. Of VP8, VP9 and AV1 they passed over none, and where every frame is a key frame they would over all.
+const TELLING_REFERENCES: &[&str] = &["h264", "hevc", "mpeg2video", "mpeg4"];
+
 /// The first video stream of a file that is not cover art.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
@@ -62,6 +66,11 @@ impl Probe {
     /// Whether an index in the file says all of its frames that their list needs.
     pub(super) fn has_index(&self) -> bool {
         self.container.starts_with("mov,mp4") && INDEXED.contains(&&*self.codec)
+    }
+
+    /// Whether a decoder can be asked for those frames alone to which others refer.
+    pub fn tells_references(&self) -> bool {
+        TELLING_REFERENCES.contains(&&*self.codec)
     }
 
     /// `ticks` of its container in microseconds, as ffmpeg's `settb=AVTB` says them: to the nearest one, and half of one

@@ -25,7 +25,8 @@ pub enum Listing {
     Packets,
 }
 
-/// Reads the headers of a video and the list of its packets.
+/// Reads the headers of a video and the list of its packets, each of which is told to `each` in the order in which they lie
+/// in the file.
 ///
 /// # Errors
 /// As [`probe`](super::probe()); [`InvalidInput`](engine::ErrorKind::InvalidInput) when ffprobe says nothing for
@@ -35,6 +36,7 @@ pub fn survey(
     input: impl Into<Input>,
     listing: Listing,
     stall_limit: Duration,
+    each: &mut dyn FnMut(&Packet),
 ) -> Result<(Probe, Outline)> {
     let input = input.into();
     input.check()?;
@@ -43,19 +45,25 @@ pub fn survey(
         if probe.has_index() {
             // Without a parser, nothing of it hangs on what is in a frame.
             let show = ["-fflags", "noparse", "-show_entries", "packet=pts,size,flags", "-of", "json=compact=1"];
-            let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, View::Hollow), stall_limit)?;
+            let mut command = ffprobe(tools, &input, &show);
+            let reading = read(&mut command, (tools, &input, View::Hollow), stall_limit, each)?;
             return Ok((probe, reading.outline));
         }
     }
     let show = ["-show_entries", "packet=pts,size,flags:stream:format", "-of", "json=compact=1"];
-    let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, View::Whole), stall_limit)?;
+    let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, View::Whole), stall_limit, each)?;
     Ok((understand(&reading.headers, &input)?, reading.outline))
 }
 
-fn read(command: &mut Command, (tools, input, view): (&Tools, &Input, View), stall_limit: Duration) -> Result<Reading> {
+fn read(
+    command: &mut Command,
+    (tools, input, view): (&Tools, &Input, View),
+    stall_limit: Duration,
+    each: &mut dyn FnMut(&Packet),
+) -> Result<Reading> {
     let mut reading = Reading::default();
     let mut take = |piece: &[u8]| {
-        piece.iter().for_each(|&byte| reading.push(byte));
+        piece.iter().for_each(|&byte| reading.push(byte, each));
         if reading.headers.len() > ANSWER_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     listen(command, (tools, input, view), stall_limit, &mut take)?;
@@ -75,7 +83,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn push(&mut self, byte: u8) {
+    fn push(&mut self, byte: u8, each: &mut dyn FnMut(&Packet)) {
         if byte != b'\n' {
             // Of a header nothing may be missing, and how much there is of them is bounded by the caller.
             if self.line.len() < LINE_BYTES_MAX || !self.among_packets && self.line.len() < ANSWER_BYTES_MAX {
@@ -89,6 +97,7 @@ impl Reading {
             (true, b"    ],") => self.among_packets = false,
             (true, line) => {
                 if let Some(packet) = std::str::from_utf8(line).ok().and_then(packet) {
+                    each(&packet);
                     self.outline.add(packet);
                 }
             }
@@ -145,8 +154,9 @@ mod tests {
         let answer = "{\n    \"packets\": [\n        { \"pts\": 0, \"size\": \"3\", \"flags\": \"K_\",\n            \
             \"side_data_list\": [\n                { \"side_data_type\": \"x\" }\n            ] },\n        \
             { \"pts\": 1, \"size\": \"4\", \"flags\": \"__\" }\n    ],\n    \"streams\": [\n\n    ]\n}\n";
-        let mut reading = Reading::default();
-        answer.bytes().for_each(|byte| reading.push(byte));
+        let (mut reading, mut told) = (Reading::default(), Vec::new());
+        answer.bytes().for_each(|byte| reading.push(byte, &mut |packet| told.push(packet.pts)));
+        assert_eq!(told, [Some(0), Some(1)]);
         assert_eq!(String::from_utf8(reading.headers).unwrap(), "{\n    \"streams\": [\n\n    ]\n}\n");
         assert_eq!((reading.outline.frames, reading.outline.bytes), (2, 7));
     }

@@ -127,7 +127,7 @@ type Change<'a> = &'a dyn Fn(&mut Decode);
 /// What a video comes to, wherever it is; the decoder's time is its own.
 fn look(input: &Input, change: Change<'_>) -> Result<(Outline, Vec<Frame>, DecodeReport)> {
     let tools = Tools::from_env();
-    let (probe, outline) = survey(&tools, input, Listing::Index, Duration::from_secs(30))?;
+    let (probe, outline) = survey(&tools, input, Listing::Index, Duration::from_secs(30), &mut |_| ())?;
     let mut decode = all_of(&probe);
     change(&mut decode);
     let mut frames = Frames::open(&tools, input, &probe, &decode)?;
@@ -223,7 +223,7 @@ fn the_first_frame_needs_no_more_than_its_beginning() {
     let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
     let given = read(&web, PLENTY, |input, _| {
         let tools = Tools::from_env();
-        let (probe, outline) = survey(&tools, input, Listing::Index, Duration::from_secs(30)).unwrap();
+        let (probe, outline) = survey(&tools, input, Listing::Index, Duration::from_secs(30), &mut |_| ()).unwrap();
         assert_eq!((outline.frames, outline.key_frames), (200, 4));
         // Full frames, so that few of them are on their way.
         let placement = Placement::of(Fit::Source, (probe.width, probe.height)).unwrap();

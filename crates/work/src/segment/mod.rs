@@ -11,6 +11,9 @@ pub use outline::{Outline, Packet};
 mod plan;
 pub use plan::{Lengths, Plan, Segment};
 
+mod times;
+pub(crate) use times::{Listed, Numbers, Times};
+
 mod part;
 pub(crate) use part::FORMAT as PART_FORMAT;
 pub use part::{Access, Look, Part, PartName, SegmentEnd};

@@ -28,6 +28,8 @@ pub struct Outline {
     pub(crate) keys: Vec<Key>,
     /// When the first key frame is shown, in ticks.
     pub(crate) first_key: Option<i64>,
+    /// Whether the first packet is a key frame, shown or not.
+    pub(crate) begins_with_key: bool,
     /// Packets without a time.
     pub untimed: u64,
     /// Packets that an edit list hides.
@@ -52,18 +54,22 @@ pub(crate) struct Key {
 }
 
 impl Outline {
-    /// Of each key frame when it is shown, in ticks, and how many frames are shown before it; `None` where the container
-    /// does not say it of all.
-    pub(crate) fn numbers(&self) -> Option<impl Iterator<Item = (i64, u64)>> {
-        let (first, _) = self.span?;
-        let all = self.untimed == 0 && self.first_key == Some(first) && self.keys.len() as u64 + 1 == self.key_frames;
-        let later = self.keys.iter().map(|key| (key.pts, key.frames_before));
-        all.then(|| std::iter::once((first, 0)).chain(later))
+    /// Whether its frames come in an order in which a decoder can tell what comes before what: the first that is shown can be
+    /// decoded, and every key frame is shown after all that lie before it, and is not passed by a later one.
+    pub(crate) fn is_in_order(&self) -> bool {
+        let Some((first, _)) = self.span else { return false };
+        let first_is_key = self.first_key == Some(first);
+        let is_decodable = self.begins_with_key && (first_is_key || self.hidden > self.hidden_inside);
+        let in_order = self.keys.len() as u64 + u64::from(first_is_key);
+        self.untimed == 0 && is_decodable && in_order == self.key_frames
     }
 
     /// Takes the next packet in.
     pub fn add(&mut self, packet: Packet) {
         self.bytes = self.bytes.saturating_add(packet.bytes);
+        if self.frames == 0 && self.hidden == 0 {
+            self.begins_with_key = packet.key;
+        }
         if packet.hidden {
             self.hidden += 1;
             self.hidden_inside += u64::from(self.frames > 0);
@@ -145,18 +151,23 @@ mod tests {
     }
 
     #[test]
-    fn key_frames_have_numbers_where_all_have() {
-        let check = |words: &str, want: Option<&[(i64, u64)]>| {
-            let got: Option<Vec<_>> = outline(words).numbers().map(Iterator::collect);
-            assert_eq!(got.as_deref(), want, "{words}");
-        };
-        check("0K 1 2 3K 4", Some(&[(0, 0), (3, 3)]));
-        check("0K 3 1 2 6K 4 5 7 8K", Some(&[(0, 0), (6, 6), (8, 8)]));
-        check("-2KD -1D 0K 1 4K", Some(&[(0, 0), (4, 2)]));
-        check("", None);
-        check("2K 0 1 3K", None);
-        check("0K 1 5K 6 9K 4", None);
-        check("0K - 2K", None);
+    fn frames_are_in_order_or_not() {
+        let table = [
+            ("0K 1 2 3K 4", true),
+            ("0K 3 1 2 6K 4 5 7 8K", true),
+            ("-2KD -1D 0K 1 4K", true),
+            ("-2KD -1D 0 1 4K", true),
+            ("-2D -1D 0 1 4K", false),
+            ("-1 0K 1 4K", false),
+            ("", false),
+            ("2K 0 1 3K", false),
+            ("0K 1 5K 6 9K 4", false),
+            ("0K 1 2 0K 1 2", false),
+            ("0K - 2K", false),
+        ];
+        for (words, want) in table {
+            assert_eq!(outline(words).is_in_order(), want, "{words}");
+        }
     }
 
     #[test]

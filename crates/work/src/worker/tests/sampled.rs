@@ -6,8 +6,9 @@ use pipeline::{Fit, Picture, Placement, Resample};
 
 use super::*;
 use crate::examine::examine;
-use crate::media::fixtures::{FIXTURES, Fixture, STILL};
+use crate::media::fixtures::{Damage, FIXTURES, Fixture, STILL};
 use crate::media::{self, Choice, Decode, Frames, Span};
+use crate::quality::About;
 use crate::sampling::Sampling;
 
 /// A number in a line, in millionths.
@@ -40,15 +41,20 @@ fn wanted(all: &[u8], sampling: Sampling) -> Vec<String> {
 const NAMES: [&str; 7] =
     ["h264.mp4", "h264-late.mkv", "h264-variable.mp4", "hevc-open.mkv", "mpeg2.ts", "mpeg4.avi", "mjpeg.mov"];
 
-/// Works the video cut, with a part for every second look and a failure in the middle, and holds what comes of it against
-/// the lines that are wanted, and both against a run that nobody disturbs.
+/// Works the video cut, and holds what comes of it against the lines that are wanted.
 fn check_cut(task: &Task, want: &[String], case: &str) {
-    let got = undisturbed(task);
-    let lines: Vec<String> = String::from_utf8(got.0.clone()).unwrap().lines().map(str::to_owned).collect();
+    let got = check_resumed(task, case);
+    let lines: Vec<String> = String::from_utf8(got.0).unwrap().lines().map(str::to_owned).collect();
     assert_eq!(lines, want, "{case}");
     let summary = Summary::from_json(&got.1).unwrap();
     assert_eq!((summary.frames, summary.frames_looked as usize), (40, lines.len()), "{case}");
+}
 
+/// Works the video cut, with a part for every second look and a failure in the middle, and holds what comes of it against a
+/// run that nobody disturbs.
+fn check_resumed(task: &Task, case: &str) -> (Vec<u8>, Vec<u8>) {
+    let got = undisturbed(task);
+    let looked = Summary::from_json(&got.1).unwrap().frames_looked;
     let yard = Yard::new();
     yard.queue.send(task).unwrap();
     let submitted = AtomicU64::new(0);
@@ -62,7 +68,8 @@ fn check_cut(task: &Task, want: &[String], case: &str) {
     let again = results(&yard, task);
     assert!(again.0 == got.0, "{case}: other lines");
     assert_eq!(but_for_cuts(&again.1), but_for_cuts(&got.1), "{case}");
-    assert!(model.submitted.load(Ordering::SeqCst) < 2 * lines.len() as u64, "{case}: worked twice");
+    assert!(model.submitted.load(Ordering::SeqCst) < 2 * looked, "{case}: worked twice");
+    got
 }
 
 #[test]
@@ -153,14 +160,16 @@ fn the_doctor_foresees_what_is_looked_at() {
     let folder = tempfile::tempdir().unwrap();
     let all = task(&fixture.make_of(STILL, folder.path()), 0.0);
     // Of what moves it looks at some places only, so that it is off by some frames.
-    for (sampling, off_by) in [("all", 0), ("every:3", 0), ("fps:4", 0), ("key-frames", 0), ("motion:3:0.5", 6)] {
+    for (sampling, off_by) in
+        [("all", 0), ("every:3", 0), ("fps:4", 0), ("reference", 0), ("key-frames", 0), ("motion:3:0.5", 6)]
+    {
         let task = Task { sampling: sampling.parse().unwrap(), ..all.clone() };
         let yard = Yard::new();
         yard.queue.send(&task).unwrap();
         let (worker, model) = worker(&yard, u64::MAX, usize::MAX, no_hook(), no_hook());
         let foreseen = examine(&task, &worker.tools, model.as_ref(), None).unwrap().predictions;
         assert_eq!(foreseen[0].sampling, task.sampling);
-        assert!((5..=6).contains(&foreseen.len()), "{sampling}: {foreseen:?}");
+        assert!((6..=7).contains(&foreseen.len()), "{sampling}: {foreseen:?}");
         assert_eq!(run(&worker, Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
         let cost = String::from_utf8(yard.objects.read(&cost_key("a")).unwrap()).unwrap();
         let looked = Cost::from_json(cost.as_bytes()).unwrap().frames_looked;
@@ -169,12 +178,98 @@ fn the_doctor_foresees_what_is_looked_at() {
     }
 }
 
+/// Of some frames they do not say when they are shown, or not in an order in which they can be counted.
+const REFUSED: [&str; 2] = ["mpeg4.avi", "headless.ts"];
+
+/// The kind of each frame, as the decoder says: `I`, `P` or `B`.
+fn kinds(input: &Path) -> Vec<String> {
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "error", "-select_streams", "V:0", "-show_entries", "frame=pict_type", "-of", "csv=p=0"]);
+    let output = command.arg(input).output().unwrap();
+    // Side data adds a column of no interest.
+    let first = |line: &str| line.split(',').next().unwrap_or_default().to_owned();
+    String::from_utf8(output.stdout).unwrap().lines().map(first).filter(|kind| !kind.is_empty()).collect()
+}
+
+#[test]
+fn reference_frames_are_the_same_however_the_video_is_cut() {
+    for fixture in FIXTURES {
+        let name = fixture.name;
+        let folder = tempfile::tempdir().unwrap();
+        let path = fixture.make(folder.path());
+        let all = task(&path, if fixture.damage == Damage::None { 0.0 } else { 1.0 });
+        let task = Task { sampling: Sampling::Reference, ..all.clone() };
+        if REFUSED.contains(&name) {
+            let yard = Yard::new();
+            yard.queue.send(&task).unwrap();
+            let (worker, _) = worker(&yard, 15, 2, no_hook(), no_hook());
+            assert_eq!(run(&worker, Mode::DrainOnce).unwrap().dead, 1, "{name}");
+            let reason = yard.state("a").reason.unwrap_or_default();
+            assert!(
+                reason.contains("when each of its frames is shown") && reason.contains("every:N"),
+                "{name}: {reason}"
+            );
+            continue;
+        }
+        let is_told = ["h26", "hevc", "mpeg", "scratched", "cut"].iter().any(|start| name.starts_with(start));
+        let got = if is_told { check_resumed(&task, name) } else { undisturbed(&task) };
+        let summary = Summary::from_json(&got.1).unwrap();
+        assert_ne!(is_told, summary.quality.iter().any(|note| note.about == About::References), "{name}");
+        // Of a damaged one a decoder may lose frames and its count.
+        if fixture.damage != Damage::None {
+            continue;
+        }
+        let (got, all) = [got.0, undisturbed(&all).0].map(|lines| String::from_utf8(lines).unwrap()).into();
+        let (got, all): (Vec<&str>, Vec<&str>) = (got.lines().collect(), all.lines().collect());
+        assert_eq!((summary.frames, summary.frames_looked as usize), (40, got.len()), "{name}");
+        let kinds = kinds(&path);
+        assert_eq!(kinds.len(), all.len(), "{name}");
+        // Others refer to whatever is no B frame; to some of those as well, in some codecs.
+        for (line, kind) in all.iter().zip(&kinds) {
+            assert!(kind == "B" || got.contains(line), "{name}: without {line}");
+        }
+        assert!(got.iter().all(|line| all.contains(line)), "{name}: {got:#?}");
+        let bidirectional = kinds.iter().filter(|kind| *kind == "B").count();
+        assert_eq!(got.len() < all.len(), is_told && bidirectional > 0, "{name}: {}", got.len());
+        if summary.video.codec.starts_with("mpeg") {
+            assert_eq!(got.len(), all.len() - bidirectional, "{name}");
+        }
+    }
+}
+
+#[test]
+fn frames_that_an_edit_list_hides_are_not_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = FIXTURES.iter().find(|fixture| fixture.name == "h264.mp4").unwrap().make(folder.path());
+    let edited = folder.path().join("edited.mp4");
+    let mut command = Command::new("ffmpeg");
+    // Cut off within a group of pictures: what is before is kept in the file, for the decoder, and hidden.
+    command.args(["-v", "error", "-ss", "0.27", "-i"]).arg(whole).args(["-c", "copy"]).arg(&edited);
+    assert!(command.stdin(Stdio::null()).status().unwrap().success());
+    let all = task(&edited, 0.0);
+    let all_seen = String::from_utf8(undisturbed(&all).0).unwrap();
+    let lines: Vec<&str> = all_seen.lines().collect();
+    assert!((33..=36).contains(&lines.len()), "{all_seen}");
+    for (sampling, wanted) in [(Sampling::Reference, 20..30), (Sampling::KeyFrames, 3..4)] {
+        let task = Task { sampling, ..all.clone() };
+        // Of key frames there are fewer than it takes to be disturbed.
+        let got = if sampling == Sampling::Reference { check_resumed(&task, "edited.mp4") } else { undisturbed(&task) };
+        let summary = Summary::from_json(&got.1).unwrap();
+        assert_eq!(summary.frames as usize, lines.len(), "{sampling}");
+        assert!(wanted.contains(&summary.frames_looked), "{sampling}: {}", summary.frames_looked);
+        let got = String::from_utf8(got.0).unwrap();
+        assert!(got.lines().all(|line| lines.contains(&line)), "{sampling}: {got}\n{all_seen}");
+    }
+}
+
 #[test]
 fn key_frames_are_those_of_the_whole_video() {
-    for name in ["h264.mp4", "hevc-open.mkv", "mpeg4.avi", "mjpeg.mov", "h264-open.mkv", "headless.ts"] {
-        let fixture = FIXTURES.iter().find(|fixture| fixture.name == name).unwrap();
+    // Key frames that are no pictures are none to a decoder either.
+    let has_some = |fixture: &&Fixture| fixture.damage == Damage::None && fixture.name != "h264-refresh.mkv";
+    for fixture in FIXTURES.iter().filter(has_some) {
+        let name = fixture.name;
         let folder = tempfile::tempdir().unwrap();
-        let all = task(&fixture.make(folder.path()), if name == "headless.ts" { 1.0 } else { 0.0 });
+        let all = task(&fixture.make(folder.path()), 0.0);
         let all_seen = String::from_utf8(undisturbed(&all).0).unwrap();
         let task = Task { sampling: Sampling::KeyFrames, ..all };
         let yard = Yard::new();
@@ -183,18 +278,18 @@ fn key_frames_are_those_of_the_whole_video() {
         run(&worker, Mode::DrainOnce).unwrap();
         let state = yard.state("a");
         // Either each is known, or it is said that they are not.
-        if state.phase == Phase::Dead {
+        if REFUSED.contains(&name) {
             let reason = state.reason.unwrap_or_default();
-            assert!(
-                reason.contains("--sample every:N") && name != "h264.mp4" && name != "mjpeg.mov",
-                "{name}: {reason}"
-            );
+            assert!(state.phase == Phase::Dead && reason.contains("--sample every:N"), "{name}: {reason}");
             continue;
         }
+        assert_eq!(state.phase, Phase::Done, "{name}: {state:?}");
         let got = String::from_utf8(results(&yard, &task).0).unwrap();
         let summary = Summary::from_json(&results(&yard, &task).1).unwrap();
-        assert!(got.lines().all(|line| all_seen.lines().any(|other| other == line)), "{name}: {got}\n{all_seen}");
-        let want = if name == "mjpeg.mov" { 40 } else { 4 };
-        assert_eq!((summary.frames, summary.frames_looked), (40, want), "{name}");
+        let keys_us = keys_us(Path::new(&task.input));
+        let is_key = |line: &&str| keys_us.contains(&pts_us(line));
+        let want: Vec<&str> = all_seen.lines().filter(is_key).collect();
+        assert_eq!(got.lines().collect::<Vec<_>>(), want, "{name}");
+        assert_eq!((summary.frames, summary.frames_looked as usize), (40, want.len()), "{name}");
     }
 }
