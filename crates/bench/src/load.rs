@@ -64,27 +64,10 @@ pub fn load(server: SocketAddr, question: &Question, pace: Pace, time: Duration)
 /// As [`load`].
 pub fn load_deck(server: SocketAddr, deck: Deck, pace: Pace, time: Duration) -> Result<Load> {
     let first = Question::Http(deck.draw(&mut 0));
-    run(server, &first, Some(deck), (pace, time))
+    run(server, &first, Some(&Rc::new(deck)), (pace, time))
 }
 
-/// On a thread of its own. In an open loop a latency counts from when its request was due, and what the generator waits for
-/// a core would count as the server's; so it is prompt, as clients on machines of their own are.
-fn run(server: SocketAddr, question: &Question, deck: Option<Deck>, (pace, time): (Pace, Duration)) -> Result<Load> {
-    let body = || {
-        if matches!(pace, Pace::Open { .. }) {
-            cpu::be_prompt();
-        }
-        generate(server, question, deck.map(Rc::new).as_ref(), (pace, time))
-    };
-    let thread = std::thread::Builder::new().name("generator".to_owned());
-    std::thread::scope(|scope| {
-        let running = thread.spawn_scoped(scope, body);
-        let running = running.map_err(|source| Error::internal(format!("no thread to ask from: {source}")))?;
-        running.join().map_err(|_| Error::internal("the generator panicked"))?
-    })
-}
-
-fn generate(
+fn run(
     server: SocketAddr,
     question: &Question,
     deck: Option<&Rc<Deck>>,
