@@ -190,6 +190,11 @@ class TorchScripts(unittest.TestCase):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 self.assertEqual(done.returncode, 1, done.stderr)
                 self.assertIn(says, done.stderr)
+        with zipfile.ZipFile(with_code(self.folder / "old.pt", "    return x"), "a") as archive:
+            archive.writestr("mixing/Model.JSON", "{}")
+        done = subprocess.run([product.BINARY, "pack", self.folder / "old.pt", "--store", self.folder / "odd"],
+                              capture_output=True, text=True, check=False)
+        self.assertIn("before 1.4", done.stderr)
         # What is long and no longer than it may be is run by lanes, whose stacks are small.
         client = tritonclient.http.InferenceServerClient(self.packs.http, connection_timeout=product.START_SECONDS_MAX)
         self.addCleanup(client.close)

@@ -28,10 +28,11 @@ const INFLATED_BYTES_MAX: u64 = 64 << 20;
 /// miniz reads no longer names.
 const NAME_BYTES_MAX: usize = 511;
 
-/// The files of an archive, by name without the folder.
+/// The files of an archive, by name without the folder and in small letters: libtorch's reader finds a file by its name in
+/// whatever letters.
 pub(super) struct Archive<'a> {
     bytes: &'a [u8],
-    files: BTreeMap<&'a str, File>,
+    files: BTreeMap<String, File>,
 }
 
 /// Where a file lies.
@@ -52,21 +53,19 @@ impl<'a> Archive<'a> {
         let (count, at, end) = directory(bytes)?;
         let mut central = cut(bytes, at, end)?;
         let mut files = BTreeMap::new();
-        let (mut names, mut folder, mut inflated) = (std::collections::BTreeSet::new(), None, 0u64);
+        let (mut folder, mut inflated) = (None, 0u64);
         for _ in 0..count {
             let (name, file) = Self::file(bytes, &mut central, at)?;
             let (within, rest) = name.split_once('/').ok_or_else(|| odd("a file of it is in no folder"))?;
             if *folder.get_or_insert(within) != within {
                 return Err(odd("its files are in several folders"));
             }
-            // miniz looks names up without regard to case.
-            if !names.insert(name.to_ascii_lowercase()) {
-                return Err(odd("two of its files go by one name"));
-            }
             if file.is_deflated {
                 inflated = inflated.saturating_add(file.bytes as u64);
             }
-            files.insert(rest, file);
+            if files.insert(rest.to_ascii_lowercase(), file).is_some() {
+                return Err(odd("two of its files go by one name"));
+            }
         }
         if inflated > INFLATED_BYTES_MAX {
             return Err(odd("what is compressed in it comes to more than any code"));
@@ -114,13 +113,13 @@ impl<'a> Archive<'a> {
     }
 
     /// The names of its files.
-    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.files.keys().copied()
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
     }
 
     /// The size of the file `name` in bytes, when it is there and lies in the archive as it is.
     pub(super) fn stored_bytes(&self, name: &str) -> Option<usize> {
-        self.files.get(name).filter(|file| !file.is_deflated).map(|file| file.bytes)
+        self.files.get(&name.to_ascii_lowercase()).filter(|file| !file.is_deflated).map(|file| file.bytes)
     }
 
     /// What the file `name` holds.

@@ -31,7 +31,7 @@ pub(crate) const FORMAT: &str = "torch-script";
 const FILE: &str = "torch_script/model.pt";
 
 /// What such files are called.
-const ENDINGS: [&str; 4] = ["pt", "pth", "ts", "torchscript"];
+const ENDINGS: [&str; 4] = ["pt", "pth", "jit", "torchscript"];
 
 /// The program of a module: its signature. Its file is in the manifest's list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +98,12 @@ pub(crate) fn check(bytes: &[u8]) -> Result<()> {
     let archive = Archive::read(bytes)?;
     if !archive.names().any(|name| name == "constants.pkl") {
         return Err(Error::invalid(CONVERT));
+    }
+    if archive.names().any(|name| name == "model.json") {
+        return Err(Error::unsupported(
+            "it is of a libtorch before 1.4, whose archives are read in another way; load it in Python and save it again \
+             with torch.jit.save",
+        ));
     }
     forbidden::check(&archive)?;
     for (name, folder) in [("constants.pkl", "constants/"), ("data.pkl", "data/")] {
