@@ -6,7 +6,7 @@ pub(crate) use attached::{Attached, Otherwise};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use engine::{Result, Tensor};
+use engine::{ErrorKind, Result, Tensor};
 use serve::{InferRequest, InferResponse, Origin, Reply, Scheduler};
 use store::Manifest;
 use work::cost::Remote;
@@ -17,7 +17,15 @@ pub(crate) struct InProcess(pub(crate) Arc<Scheduler>);
 
 impl Inference for InProcess {
     fn model(&self, name: &str) -> Result<Arc<Manifest>> {
-        Ok(Arc::clone(self.0.residency().model(name, None)?.manifest()))
+        let residency = self.0.residency();
+        // One that came into the store since it was last looked at is as good as one that was there.
+        if residency.index_of(name).is_empty()
+            && let Err(error) = residency.look_for(name)
+            && error.kind != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        Ok(Arc::clone(residency.model(name, None)?.manifest()))
     }
 
     fn submit(&self, model: &Manifest, inputs: Vec<Tensor>) -> Result<Pending> {

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use work::queue::{Options, Phase};
 use work::{SqliteQueue, TaskQueue};
 
-use crate::harness::{Place, Running, eventually, json};
+use crate::harness::{Place, Running, assert_says, eventually, json};
 
 /// At this threshold a frame's line takes about 100 kB, so that a difference between two results has where to show.
 const SUBMISSION: &str = "clip.mp4 --model nanodet --threshold 0.01";
@@ -104,6 +104,26 @@ fn a_worker_that_is_asked_to_stop_gives_its_task_back_at_once() {
 /// What `cost.json` says.
 fn cost(place: &Place, id: &str) -> serde_json::Value {
     json(&fs::read_to_string(place.path(&format!("out/{id}/cost.json"))).unwrap())
+}
+
+#[test]
+fn a_model_that_came_after_the_worker_is_found() {
+    let place = Place::with_store();
+    place.clip("clip.mp4", 2);
+    let worker = place.start("work --queue queue --store store --output out");
+    let dead = place.run("submit clip.mp4 --queue queue --model nobody --wait");
+    assert_says(&dead.out, &["model 'nobody' is not in the store"]);
+    place.ok("pack assets/nanodet_g_coco80.onnx --store store --name later --task object-detection");
+    place.ok("submit clip.mp4 --queue queue --model later --wait");
+    worker.signal(Signal::TERM);
+    let ran = worker.end();
+    assert_eq!(
+        ran.lines(),
+        [serde_json::json!({ "completed": 1, "dead": 1, "released": 0, "lost": 0 })],
+        "{}",
+        ran.err
+    );
+    assert_eq!(ran.err.matches("model 'nobody' is not in the store").count(), 1, "told twice: {}", ran.err);
 }
 
 #[test]

@@ -123,6 +123,34 @@ fn assert_same_by_every_api(address: &str, vector: &serde_json::Value) {
 }
 
 #[test]
+fn vectors_are_shortened_where_their_model_says_that_they_may_be() {
+    let place = place();
+    std::fs::create_dir(place.path("short")).unwrap();
+    for entry in std::fs::read_dir(place.path("all-minilm-l6-v2")).unwrap() {
+        let entry = entry.unwrap();
+        std::os::unix::fs::symlink(entry.path(), place.path("short").join(entry.file_name())).unwrap();
+    }
+    let path = place.path("short/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["is_matryoshka"] = true.into();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, config.to_string()).unwrap();
+    place.ok("pack short --store store");
+    let vector = |line: &str| -> Vec<f64> {
+        let told = place.ok(&format!("predict short --store store --text Hello --json {line}")).lines().remove(0);
+        serde_json::from_value(told).unwrap()
+    };
+    let (whole, short) = (vector(""), vector("--option dimensions=8"));
+    let length = whole[..8].iter().map(|value| value * value).sum::<f64>().sqrt();
+    assert_eq!((whole.len(), short.len()), (384, 8));
+    assert!(whole.iter().zip(&short).all(|(whole, short)| (whole / length - short).abs() < 1e-5));
+    assert_eq!(vector("--option dimensions=384"), whole);
+    let ran = place.run("predict short --store store --text Hello --option dimensions=385");
+    assert_eq!(ran.code, Some(1));
+    assert_says(ran.complaint(), &["'dimensions' is 385", "384"]);
+}
+
+#[test]
 fn what_cannot_be_asked_is_told() {
     let place = place();
     for (line, code, says) in [

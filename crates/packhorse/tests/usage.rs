@@ -65,6 +65,7 @@ fn wrong_usage_and_configuration_are_named() {
         ("doctor none.mp4 nanodet --store store", &["none.mp4", "no such file"]),
         ("doctor s3://bucket/clip.mp4 nanodet --store store", &["s3://bucket/clip.mp4", "those of buckets"]),
         ("serve --store store --check --grace-s 2 --lame-duck-s 2", &["lame-duck-s is 2", "grace-s, 2"]),
+        ("serve --store store --memory-budget-bytes 2000000", &["memory-budget-bytes is 2000000", "the server itself"]),
         ("pack assets/nanodet_g_coco80.onnx --store garbage", &["garbage", "a file", "a folder"]),
         // Whoever only looks makes nothing.
         ("queue --queue new-queue", &["new-queue", "does not exist", "packhorse submit"]),

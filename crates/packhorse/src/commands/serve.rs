@@ -110,6 +110,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let (control, budget) = (settings.control, Some(budget));
     let options = ResidencyOptions { control, overrides, budget, hot, ..ResidencyOptions::default() };
     let scheduler = node::start(place, settings.queue_limits(), options)?;
+    leaves_room(scheduler.residency().budget())?;
     for model in &settings.load {
         let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
         loaded.map_err(|error| Exit::configuration(&error))?;
@@ -143,6 +144,18 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
         signal::Asker::Person => Duration::ZERO,
     };
     server.stop(lame_duck, settings.grace_s.get())
+}
+
+/// That the budget is for more than the server itself, without which every request would be asked to come again.
+fn leaves_room(budget: &Budget) -> Outcome {
+    let (own, limit) = (engine::memory::usage().private_bytes, budget.limit_bytes());
+    if own < limit {
+        return Ok(());
+    }
+    Err(Exit::Configuration(format!(
+        "memory-budget-bytes is {limit}, and the server itself takes {own} before there is a model in memory; raise it, or \
+         give the container more"
+    )))
 }
 
 /// Gives versions the names that they are to have.

@@ -46,7 +46,11 @@ impl Embedding {
                 pooled(&each.values, each.shape[1], tokens, pooling)
             }
         };
-        if let Some(dimensions) = dimensions.filter(|&dimensions| dimensions < vector.len()) {
+        let width = vector.len();
+        if let Some(dimensions) = dimensions.filter(|&dimensions| dimensions > width) {
+            return Err(Error::invalid(format!("'dimensions' is {dimensions}, and the model's vectors have {width}")));
+        }
+        if let Some(dimensions) = dimensions.filter(|&dimensions| dimensions < width) {
             vector.truncate(dimensions);
         } else if !self.task.normalise {
             return Ok(vector);
@@ -142,7 +146,8 @@ impl Pipeline for Embedding {
         options.finish(self.name())?;
         if dimensions.is_some() && !self.task.shortens {
             return Err(Error::invalid(
-                "the model was not packed as one whose vectors can be shortened; leave 'dimensions' out",
+                "the model does not say that its vectors can be shortened; leave 'dimensions' out, or write \
+                 \"is_matryoshka\": true into its config.json and pack it again",
             ));
         }
         match input {

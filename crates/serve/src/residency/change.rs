@@ -107,6 +107,19 @@ impl Residency {
     /// repository does not have, and whatever keeps the newest version from being loaded.
     pub fn load_named(&self, name: &str, options: &LoadOptions) -> Result<()> {
         self.explicit()?;
+        self.load_from_repository(name, options)
+    }
+
+    /// Looks whether a model called `name` came into the repository since the last look, and serves it if so. Every other
+    /// model stays what it is.
+    ///
+    /// # Errors
+    /// As [`load_named`](Self::load_named), under any control.
+    pub fn look_for(&self, name: &str) -> Result<()> {
+        self.load_from_repository(name, &LoadOptions { keep: true, ..LoadOptions::default() })
+    }
+
+    fn load_from_repository(&self, name: &str, options: &LoadOptions) -> Result<()> {
         let _changing = self.changing();
         let mut listed = self
             .repository

@@ -43,6 +43,8 @@ pub(super) struct Config {
     /// Class id to name, for a head that classifies.
     pub(super) labels: BTreeMap<u32, String>,
     pub(super) problem: Problem,
+    /// Whether the first numbers of a sentence's vector are a good vector too, as whoever trained it says.
+    pub(super) shortens: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,7 @@ impl Config {
             classes,
             labels,
             problem: problem(&object, classes)?,
+            shortens: object.flag("is_matryoshka")? || object.get("matryoshka_dimensions").is_some(),
         };
         config.check(&object)?;
         Ok(config)

@@ -15,6 +15,7 @@ use super::program::Program;
 use super::text::{self, SPECIAL_TOKENS};
 use crate::accuracy::Accuracy;
 use crate::manifest::{PORTABLE, ProgramKind, Source};
+use crate::onnx::apart::items_are_apart;
 use crate::onnx::compile::Parts;
 use crate::onnx::fit::{self, Asked};
 use crate::onnx::import::{self, BATCH_MAX, Compiled, Imported};
@@ -135,7 +136,7 @@ fn runnable(engine: &Onnx, program: Program, weights: Vec<Tensor>, origins: Vec<
     let session = engine.session(&bytes, weights.len(), Load::AsIs)?;
     let bound = engine.bind(weights.clone())?;
     probe::runs(session.as_ref(), bound.as_ref())?;
-    let apart = probe::items_are_apart(session.as_ref(), bound.as_ref());
+    let apart = items_are_apart(session.as_ref(), bound.as_ref());
     let form = Compiled {
         program: bytes,
         kind: ProgramKind::Lifted,

@@ -48,7 +48,7 @@ pub(super) fn task(folder: &Path, config: &Config) -> Result<Option<Task>> {
             // The program does both.
             pooling: None,
             normalise: false,
-            shortens: false,
+            shortens: config.shortens,
         }),
     }))
 }

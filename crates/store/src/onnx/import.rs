@@ -8,6 +8,7 @@ use engine::onnx::{Layout, Onnx};
 use engine::{Engine, Error, Result, Session, Signature, Tensor};
 use prost::Message;
 
+use super::apart::items_are_apart;
 use super::compile::{Built, Known, Parts};
 use super::fit::{self, Asked};
 use super::lift::{self, CpuLayout, Lifted};
@@ -164,7 +165,7 @@ struct Checked {
 
 fn kept_whole(engine: &Onnx, path: &Path, plain: &dyn Session, why: String) -> Result<Checked> {
     let none = engine.bind(Vec::new())?;
-    let apart = probe::items_are_apart(plain, none.as_ref());
+    let apart = items_are_apart(plain, none.as_ref());
     let program = whole(path).map_err(|error| error.context(format!("it cannot be lifted ({why})")))?;
     let form = Compiled {
         program,
@@ -237,7 +238,7 @@ fn lifted(
     if let Err(why) = probe::same_answers(plain, session.as_ref(), bound.as_ref(), none.as_ref()) {
         return Ok(Err(names.translate(&why)));
     }
-    let apart = probe::items_are_apart(session.as_ref(), bound.as_ref());
+    let apart = items_are_apart(session.as_ref(), bound.as_ref());
     let target = if found.blocked { engine::cpu::target() } else { PORTABLE.to_owned() };
     let form = Compiled { program, kind: ProgramKind::Lifted, target, why_whole: None, weights, origins: Vec::new() };
     Ok(Ok(Checked { form, per_cpu: found.per_cpu, apart }))
@@ -263,7 +264,7 @@ pub(crate) fn import_in_eight_bits(engine: &Onnx, path: &Path, asked: &Asked<'_>
 /// What was fitted, as it is stored.
 pub(crate) fn eight_bits(built: Built, signature: Signature) -> Imported {
     let Built { program, weights, session, bound, .. } = built;
-    let apart = probe::items_are_apart(session.as_ref(), bound.as_ref());
+    let apart = items_are_apart(session.as_ref(), bound.as_ref());
     let form = Compiled {
         program,
         kind: ProgramKind::Lifted,

@@ -345,3 +345,50 @@ fn products_and_tables_are_in_eight_bits_however_they_are_spelt() {
     let asked = Asked { precision: Precision::Int8, calibration: None, tolerance: 0.05 };
     assert!(import_in_eight_bits(&onnx, &path, &asked).is_err_and(|error| error.message.contains("no large matrix")));
 }
+
+#[test]
+fn what_looks_at_a_whole_batch_is_never_batched() {
+    let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
+    let number = |name: &str, value: f32| TensorProto { float_data: vec![value], ..floats(name, &[], 0) };
+    let whole = |name: &str, value: i64| TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(7),
+        int64_data: vec![value],
+        ..TensorProto::default()
+    };
+    // Doubles all of what it is given where the condition holds.
+    let doubled = || vec![node("Where", &["condition", "two", "one"], "factor"), node("Mul", &["x", "factor"], "y")];
+    let largest = vec![node("ReduceMax", &["x"], "largest"), node("Greater", &["largest", "limit"], "many")];
+    let of_one = vec![node("Squeeze", &["many"], "condition")];
+    let counted = |most: i64| {
+        let inits = vec![number("one", 1.0), number("two", 2.0), whole("first", 0), whole("most", most)];
+        let nodes = vec![
+            node("Shape", &["x"], "shape"),
+            node("Gather", &["shape", "first"], "items"),
+            node("Greater", &["items", "most"], "condition"),
+        ];
+        (nodes.into_iter().chain(doubled()).collect::<Vec<_>>(), inits)
+    };
+    let limits = vec![number("one", 1.0), number("two", 2.0), number("limit", 100.0)];
+    let gated: Vec<Node> = largest.into_iter().chain(of_one).chain(doubled()).collect();
+    let range = vec![
+        Node { output: ["q", "s", "z"].map(str::to_owned).to_vec(), ..node("DynamicQuantizeLinear", &["x"], "q") },
+        node("DequantizeLinear", &["q", "s", "z"], "y"),
+    ];
+    for (what, (node, initializer), batches) in [
+        ("each by itself", (vec![node("Tanh", &["x"], "y")], Vec::new()), BATCH_MAX),
+        ("its rows as shares", (vec![node("Softmax", &["x"], "y")], Vec::new()), BATCH_MAX),
+        ("numbers that grow without end", (vec![node("Exp", &["x"], "y")], Vec::new()), BATCH_MAX),
+        ("the largest number of all", (gated, limits), 0),
+        ("the range of all", (range, Vec::new()), 0),
+        ("more than five items", counted(5), 0),
+        ("more than thirty", counted(30), 0),
+    ] {
+        let (input, output) = (vec![value("x", 1, &[-1, 4])], vec![value("y", 1, &[-1, 4])]);
+        let graph = Graph { node, input, output, initializer, ..Graph::default() };
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, model(graph).encode_to_vec()).unwrap();
+        let imported = import(&onnx, &path, Targets::Native).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert_eq!(imported.max_batch_size, batches, "{what}");
+    }
+}

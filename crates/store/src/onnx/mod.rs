@@ -1,5 +1,6 @@
 //! ONNX files become packs: the graph is optimised, its weights are lifted out, and what is left is the program.
 
+pub(crate) mod apart;
 pub(crate) mod import;
 
 // From a graph to its program: `sparse`, `names` and `roles` serve `lift`, then come `linear` or, in eight bits,

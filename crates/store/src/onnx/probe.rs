@@ -98,54 +98,12 @@ pub(crate) fn runs(session: &dyn Session, weights: &dyn Weights) -> Result<()> {
     refusal.map_or(Ok(()), |error| Err(error.context("the program does not run")))
 }
 
-/// Whether `session` treats the items of a batch apart from each other: whether two requests answer the same when they
-/// are put together along the first dimension as when each runs alone. Nothing in an ONNX file says so; a graph that
-/// mixes its items, or that refuses a batch, is run request by request.
-pub(crate) fn items_are_apart(session: &dyn Session, weights: &dyn Weights) -> bool {
-    let signature = session.signature().clone();
-    let batched = |specs: &[TensorSpec]| {
-        !specs.is_empty() && specs.iter().all(|spec| !spec.any_rank && spec.shape.first() == Some(&-1))
-    };
-    if !batched(&signature.inputs) || !batched(&signature.outputs) {
-        return false;
-    }
-    let all: Vec<usize> = (0..signature.outputs.len()).collect();
-    for (_, size) in SIZES {
-        let alone = |seed| {
-            let inputs = seeded(&signature, 1, size, seed).ok()?;
-            let outputs = session.run(weights, &inputs, &all).ok()?;
-            Some((inputs, outputs))
-        };
-        let (Some(first), Some(second), Some(third)) = (alone(11), alone(23), alone(37)) else { continue };
-        let together: Option<Vec<Tensor>> = (0..signature.inputs.len())
-            .map(|index| join([&first.0, &second.0, &third.0].map(|inputs| &inputs[index])))
-            .collect();
-        let Some(together) = together else { return false };
-        let Ok(got) = session.run(weights, &together, &all) else { return false };
-        return got.iter().enumerate().all(|(index, got)| {
-            join([&first.1, &second.1, &third.1].map(|outputs| &outputs[index])).is_some_and(|want| close(&want, got))
-        });
-    }
-    false
-}
-
-/// Three tensors of batch one as a batch of three; `None` when they do not fit together.
-fn join(tensors: [&Tensor; 3]) -> Option<Tensor> {
-    let first = tensors[0];
-    let fits = |tensor: &&Tensor| tensor.shape() == first.shape() && tensor.shape().first() == Some(&1);
-    if !tensors.iter().all(fits) {
-        return None;
-    }
-    let mut shape = first.shape().to_vec();
-    shape[0] = tensors.len();
-    Tensor::new(first.dtype(), shape, tensors.map(|tensor| &tensor.data()[..]).concat().into()).ok()
-}
-
 fn made_up(signature: &Signature, batch: usize, size: usize) -> Result<Vec<Tensor>> {
     seeded(signature, batch, size, 0)
 }
 
-fn seeded(signature: &Signature, batch: usize, size: usize, seed: u64) -> Result<Vec<Tensor>> {
+/// As many tensors as `signature` has inputs, of what [`made_up_tensor`] makes; others for another seed.
+pub(super) fn seeded(signature: &Signature, batch: usize, size: usize, seed: u64) -> Result<Vec<Tensor>> {
     let tensor = |(index, spec): (usize, &TensorSpec)| made_up_tensor(spec, batch, size, seed + index as u64);
     signature.inputs.iter().enumerate().map(tensor).collect()
 }

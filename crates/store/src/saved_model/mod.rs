@@ -16,6 +16,7 @@ use proto::tensorflow::{self as tf, MetaGraphDef, SignatureDef, TensorInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{Io, Manifest, PORTABLE, ProgramKind, Source};
+use crate::onnx::apart::items_are_apart;
 use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
 use crate::onnx::probe;
 use crate::specimen::OwnSize;
@@ -142,7 +143,7 @@ fn batch_max(runtimes: &Runtimes, session: &dyn Session) -> Result<u64> {
         Err(error) if error.kind == ErrorKind::FailedPrecondition => return Err(Error::invalid(error.message)),
         Ok(()) | Err(_) => {}
     }
-    Ok(if probe::items_are_apart(session, none.as_ref()) { BATCH_MAX } else { 0 })
+    Ok(if items_are_apart(session, none.as_ref()) { BATCH_MAX } else { 0 })
 }
 
 /// Which signature of the SavedModel in `files` is served, and what is to be said of it. Runs nothing.

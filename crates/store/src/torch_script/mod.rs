@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use signature::Declared;
 
 use crate::manifest::{Io, Manifest, PORTABLE, ProgramKind, Source};
+use crate::onnx::apart::items_are_apart;
 use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
-use crate::onnx::probe;
 use crate::{Store, atomic};
 use archive::Archive;
 
@@ -137,7 +137,7 @@ pub(crate) fn import(
     let description = describe(runtimes, &bytes, declared)?;
     let session = description.session(runtimes, &bytes)?;
     let none = runtimes.bind(Vec::new())?;
-    let max_batch_size = if probe::items_are_apart(session.as_ref(), none.as_ref()) { BATCH_MAX } else { 0 };
+    let max_batch_size = if items_are_apart(session.as_ref(), none.as_ref()) { BATCH_MAX } else { 0 };
     let program = serde_json::to_vec(&description)
         .map_err(|error| Error::internal(format!("a program does not serialise: {error}")))?;
     let form = Compiled {
