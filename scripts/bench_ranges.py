@@ -1,14 +1,15 @@
 """Measures a video that is elsewhere: read while it is decoded, beside a copy that is fetched first.
 
-Usage: bench_ranges.py PACKHORSE MODEL LABELS [--seconds SECONDS] [--rates MB_A_SECOND ...]
+Usage: bench_ranges.py PACKHORSE MODEL LABELS [--seconds SECONDS] [--rates MB_A_SECOND ...] [--videos NAME ...] [--samples FRAMES ...]
 
 The video is H.264 of 1280x720 with noise in it, so that it is large, as MP4 with its index at the end and as Matroska. A web server in
-this process gives it, in ranges, no faster than a rate in all, and counts what it gives. One frame in 25 is looked at. The first frame is
+this process gives it, in ranges, no faster than a rate in all, and counts what it gives. One frame in 25 is looked at, or key frames, of which there is one in 50. The first frame is
 there when the first part of the results is. Prints a table in Markdown.
 """
 
 import argparse
 import http.server
+import itertools
 import pathlib
 import re
 import subprocess
@@ -87,11 +88,11 @@ def run(*command):
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def measure(binary, store, url, whole_bytes):
+def measure(binary, store, url, sample, whole_bytes):
     """Works one video; seconds to the first part and to the end."""
     with tempfile.TemporaryDirectory() as place:
         place = pathlib.Path(place)
-        run(binary, "submit", url, "--queue", place / "queue.db", "--model", "detector", "--sample", "every:25")
+        run(binary, "submit", url, "--queue", place / "queue.db", "--model", "detector", "--sample", sample)
         command = [binary, "work", "--queue", place / "queue.db", "--store", store, "--output", place / "out", "--mode", "one-job",
                    "--checkpoint", "0.01", "--spool", place / "spool", "--spool-whole", whole_bytes]
         begun = time.monotonic()
@@ -114,6 +115,8 @@ def main():
     parser.add_argument("labels", type=pathlib.Path)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--rates", type=int, nargs="+", default=[40, 1000])
+    parser.add_argument("--videos", nargs="+", default=["video.mp4", "video.mkv"])
+    parser.add_argument("--samples", nargs="+", default=["every:25", "key-frames"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -123,17 +126,16 @@ def main():
         run("ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "ultrafast", "-qp", "20", "-g", "50",
             folder / "video.mp4")
         run("ffmpeg", "-v", "error", "-i", folder / "video.mp4", "-c", "copy", folder / "video.mkv")
-        print("| video | MB | at most, MB/s | | first frame, s | all, s | fetched, MB |")
-        print("|---|---|---|---|---|---|---|")
-        for video in ["video.mp4", "video.mkv"]:
+        print("| video | MB | `--sample` | at most, MB/s | | first frame, s | all, s | fetched, MB |")
+        print("|---|---|---|---|---|---|---|---|")
+        ways = [("copy first", 10**12), ("in ranges", 0)]
+        for video, sample, rate, (name, whole_bytes) in itertools.product(args.videos, args.samples, args.rates, ways):
             size = (folder / video).stat().st_size
-            for rate in args.rates:
-                for name, whole_bytes in [("copy first", 10**12), ("in ranges", 0)]:
-                    web = Web(folder, rate * 1e6)
-                    first, total = measure(args.binary, folder / "store", f"http://127.0.0.1:{web.server_port}/{video}", whole_bytes)
-                    web.shutdown()
-                    print(f"| {video} | {size / 1e6:.0f} | {rate} | {name} | {first:.2f} | {total:.1f} | {web.given / 1e6:.0f} |",
-                          flush=True)
+            web = Web(folder, rate * 1e6)
+            first, total = measure(args.binary, folder / "store", f"http://127.0.0.1:{web.server_port}/{video}", sample, whole_bytes)
+            web.shutdown()
+            first = "" if first is None else f"{first:.2f}"
+            print(f"| {video} | {size / 1e6:.0f} | `{sample}` | {rate} | {name} | {first} | {total:.1f} | {web.given / 1e6:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

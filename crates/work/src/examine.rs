@@ -18,7 +18,7 @@ use crate::output::{About, Sighting};
 use crate::quality::{Decoded, Note, report};
 use crate::result::Damage;
 use crate::sampling::Sampling;
-use crate::segment::{Lengths, Listed, Outline, Plan};
+use crate::segment::{Keys, Lengths, Listed, Outline, Plan};
 use crate::source::Source;
 use crate::task::Task;
 
@@ -106,7 +106,7 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
     let source = Source::of(task)?;
     let mut listed = Listed::new()?;
     let mut each = |packet: &_| listed.add(packet);
-    let (probe, outline) = media::survey(tools, &source.input, task.sampling.listing(), STALL_LIMIT, &mut each)?;
+    let (probe, outline) = media::survey(tools, &source.input, STALL_LIMIT, &mut each)?;
     let is_listed = listed.end()?.is_some() && outline.is_in_order();
     let lengths = Lengths::default();
     let entries = task.sampling.gate().map(|gate| gate.entries(&probe, &outline));
@@ -183,7 +183,7 @@ impl Video<'_> {
     /// The first frame that is shown at `at_us` or later, if there is one.
     fn frame_at(&self, at_us: i64, placement: Placement) -> Result<Option<Frame>> {
         let keep = vec![Between { from_us: Some(at_us), before_us: None }];
-        let there = Span { seek_us: Some(at_us), keep, skip: 0 };
+        let there = Span { seek_us: Some(at_us), keep, ..Span::default() };
         self.open(placement, there, Choice::All)?.next()
     }
 
@@ -211,12 +211,18 @@ impl Video<'_> {
             Choice::All => given,
             other => self.decode(other, soon_us)?,
         };
-        let keys_us = outline.keys.iter().filter_map(|key| self.probe.microseconds(key.pts));
-        // The first frame is one as well.
-        let keys = 1 + keys_us.filter(|&key_us| key_us < later_us).count();
-        let (keys_s, _) = self.decode(Choice::KeyFrames, later_us)?;
+        let keys = Keys::of(self.probe, outline);
+        // The video begins with one, if only for a decoder.
+        let count = keys.between(None, Some(later_us)).len().max(1);
+        let (keys_s, _) = match keys.spans {
+            Some(spans) => {
+                let span = Span { most: Some(count as u64), ..Span::default() };
+                self.decode_span(Choice::IndexedKeys(spans), span)?
+            }
+            None => self.decode(Choice::KeyFrames, later_us)?,
+        };
         let references = some.1 as f64 / given.1.max(1) as f64;
-        let (given_s, reference_s, key_s) = (each(given), each(some), keys_s / keys as f64);
+        let (given_s, reference_s, key_s) = (each(given), each(some), keys_s / count as f64);
         Ok(Costs { decode_s: each(passed).min(given_s), given_s, key_s, reference_s, references, gate_s, look_s })
     }
 
@@ -228,7 +234,8 @@ impl Video<'_> {
         let frames_each = DECODED as usize / places.len().max(1);
         for from_us in places {
             let keep = vec![Between { from_us, before_us: None }];
-            let mut frames = self.open(self.placement, Span { seek_us: from_us, keep, skip: 0 }, Choice::All)?;
+            let mut frames =
+                self.open(self.placement, Span { seek_us: from_us, keep, ..Span::default() }, Choice::All)?;
             let mut before: Option<Patches> = None;
             for _ in 0..frames_each {
                 let Some(frame) = frames.next()? else { break };
@@ -246,7 +253,12 @@ impl Video<'_> {
 
     /// CPU-seconds that frames take from the video's beginning to `before_us`, and how many they are.
     fn decode(&self, choice: Choice, before_us: i64) -> Result<(f64, u64)> {
-        let span = Span { keep: vec![Between { from_us: None, before_us: Some(before_us) }], ..Span::default() };
+        let keep = vec![Between { from_us: None, before_us: Some(before_us) }];
+        self.decode_span(choice, Span { keep, ..Span::default() })
+    }
+
+    /// The same, of the frames of a span.
+    fn decode_span(&self, choice: Choice, span: Span) -> Result<(f64, u64)> {
         let mark = thread_cpu();
         let mut frames = self.open(self.placement, span, choice)?;
         while let Some(frame) = frames.next()? {
@@ -358,7 +370,7 @@ mod tests {
     fn what_frames_take_is_what_a_video_takes() {
         let mut outline = Outline::default();
         for frame in 0..1000 {
-            outline.add(Packet { pts: Some(frame * 512), bytes: 1, key: frame % 100 == 0, hidden: false });
+            outline.add(Packet { pts: Some(frame * 512), bytes: 1, at: None, key: frame % 100 == 0, hidden: false });
         }
         let (decode_s, given_s, key_s, reference_s) = (0.003, 0.004, 0.006, 0.005);
         let costs = Costs { decode_s, given_s, key_s, reference_s, references: 0.6, gate_s: 0.0005, look_s: 0.016 };

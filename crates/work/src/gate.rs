@@ -208,7 +208,7 @@ mod tests {
         let mut outline = Outline::default();
         for frame in 0..100 {
             let pts = Some(5_900_000 + frame * 50_000);
-            outline.add(Packet { pts, bytes: 1, key: frame % 7 == 0, hidden: false });
+            outline.add(Packet { pts, bytes: 1, at: None, key: frame % 7 == 0, hidden: false });
         }
         let probe = Probe { tick_s: (1, 1_000_000), ..Probe::example() };
         let check = |pause_s: f64, entries: &[i64], sure: u64| {

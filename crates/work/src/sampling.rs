@@ -8,7 +8,7 @@ use engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::Gate;
-use crate::media::{Choice, Listing, Probe};
+use crate::media::{Choice, Probe};
 
 /// Frames a second that may be asked for.
 const FPS: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
@@ -49,11 +49,6 @@ pub(crate) struct Moment {
 }
 
 impl Sampling {
-    /// How a video is listed for it. An index may know of fewer key frames than a decoder, to which each of them is one.
-    pub(crate) fn listing(self) -> Listing {
-        if self == Self::KeyFrames { Listing::Packets } else { Listing::Index }
-    }
-
     /// Whether some frames may not even be decoded.
     pub(crate) fn passes_over(self) -> bool {
         matches!(self, Self::Reference | Self::KeyFrames)

@@ -19,7 +19,8 @@ use engine::{Error, ErrorKind, Result};
 use objects::{Network, Object, Place};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::ranges::{ROOM_BYTES_MIN, Ranges};
+use crate::ranges::{BLOCK_BYTES, ROOM_BYTES_MIN, Ranges, SMALL_BLOCK_BYTES};
+use crate::sampling::Sampling;
 use crate::source::Source;
 use crate::task::{Task, nonce};
 
@@ -95,7 +96,9 @@ impl Spool {
         if in_ranges && object.bytes > self.whole_bytes_max && self.bytes_max >= ROOM_BYTES_MIN {
             let (hold, room_bytes) = self.hold(&tag, (object.bytes.min(ROOM_BYTES_MIN), object.bytes), cancelled)?;
             let file = tempfile::tempfile_in(&self.folder).map_err(|e| self.fault(&e))?;
-            let ranges = Arc::new(Ranges::new(&task.shown_input(), (place, object), file, room_bytes)?);
+            let block_bytes = if task.sampling == Sampling::KeyFrames { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
+            let ranges = Ranges::new(&task.shown_input(), (place, object), file, (room_bytes, block_bytes));
+            let ranges = Arc::new(ranges?);
             let source = Source::elsewhere(&ranges, &tag, cancelled)?;
             return Ok(Fetched { source, ranges: Some(ranges), _hold: hold });
         }

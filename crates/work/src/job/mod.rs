@@ -4,6 +4,7 @@
 //! stays level. A part is durable at the latest a while after its first frame, so whoever dies loses no more than that.
 
 mod assemble;
+mod clock;
 mod collect;
 mod draw;
 mod room;

@@ -12,8 +12,7 @@ use super::Job;
 use crate::judge::{declared, judge};
 use crate::media::{self, Choice, DecodeReport, Probe};
 use crate::result::parts_folder;
-use crate::sampling::Sampling;
-use crate::segment::{Ledger, Listed, Outline, Packet, PartName, Plan, Times};
+use crate::segment::{Keys, Ledger, Listed, Outline, Packet, PartName, Plan, Times};
 use crate::source::Source;
 
 /// A job with everything looked up.
@@ -29,8 +28,8 @@ pub(super) struct Setup {
     pub(super) decoded: Choice,
     /// When all frames are shown, where not all are decoded: nobody sees the others to count them.
     pub(super) times: Option<Times>,
-    /// When key frames are shown, in microseconds, where only those are looked at.
-    keys: BTreeSet<i64>,
+    /// Key frames, where only those are looked at.
+    pub(super) keys: Keys,
     /// Where a gate lets something through so that decoders may begin there, in microseconds; `None` without a gate.
     entries: Option<BTreeSet<i64>>,
     /// Of everything that the detections depend on: parts that carry it are this job's, whoever wrote them.
@@ -45,12 +44,8 @@ impl Setup {
         let source = job.source.clone();
         let sampling = job.task.sampling;
         let mut listed = sampling.passes_over().then(Listed::new).transpose()?;
-        let mut keys = Vec::new();
-        let mut each = |packet: &Packet| {
-            listed.iter_mut().for_each(|listed| listed.add(packet));
-            keys.extend(packet.pts.filter(|_| sampling == Sampling::KeyFrames && packet.key && !packet.hidden));
-        };
-        let (probe, outline) = media::survey(job.tools, &source.input, sampling.listing(), job.stall_limit, &mut each)?;
+        let mut each = |packet: &Packet| listed.iter_mut().for_each(|listed| listed.add(packet));
+        let (probe, outline) = media::survey(job.tools, &source.input, job.stall_limit, &mut each)?;
         // What is cut off for sure is refused before anything is spent on it.
         let stored = DecodeReport { frames: outline.frames, ..DecodeReport::default() };
         let span_s = outline.span.map(|(first, last)| (probe.seconds(first), probe.seconds(last)));
@@ -61,7 +56,7 @@ impl Setup {
         let decoded = sampling.decoded(&probe);
         let listed = listed.filter(|_| decoded != Choice::All);
         let times = listed.map(|listed| times(job, &outline, listed)).transpose()?;
-        let keys = keys.into_iter().filter_map(|ticks| probe.microseconds(ticks)).collect();
+        let keys = if decoded == Choice::KeyFrames { Keys::of(&probe, &outline) } else { Keys::default() };
         let entries = sampling.gate().map(|gate| gate.entries(&probe, &outline));
         let plan = Plan::new(&probe, &outline, &job.lengths, entries.as_ref());
         let hash = hash(job, &source, &manifest, &plan);
@@ -75,17 +70,15 @@ impl Setup {
         previous_us < pts_us && entries.range(previous_us + 1..=pts_us).next().is_some()
     }
 
-    /// Whether the container calls the frame that is shown then a key frame, where only those are looked at.
-    pub(super) fn is_key(&self, pts_us: i64) -> bool {
-        self.keys.contains(&pts_us)
-    }
-
     /// What is there of the job already.
     pub(super) fn ledger(&self, job: &Job<'_>, plan: Plan) -> Result<Ledger> {
         let folder = parts_folder(&job.task.id);
         let keys = job.objects.list(&folder)?;
         let names = keys.iter().filter_map(|key| PartName::parse(key.rsplit('/').next()?));
         let mut ledger = Ledger::new(plan);
+        if self.keys.spans.is_some() {
+            ledger.doubt_both();
+        }
         for name in names.filter(|name| name.hash == self.hash) {
             // Both ends of a segment say whether it fits to its neighbours.
             if name.first == 0 || name.is_end {

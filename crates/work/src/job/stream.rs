@@ -1,16 +1,17 @@
 //! One decoder's way through a segment, or through the whole video: frames are prepared and submitted on the calling
 //! thread, answers collected on a second.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use engine::cpu::thread_cpu;
 use engine::{Error, ErrorKind, Tensor};
 use pipeline::Planes;
 
+use super::clock::Clock;
 use super::collect::{Collector, Step};
 use super::{Running, panicked};
-use crate::cost::Spent;
 use crate::gate::Patches;
 use crate::inference::Pending;
 use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Span};
@@ -47,6 +48,9 @@ pub(super) struct Stream<'a> {
     /// Frames of each target that are there already.
     done: Vec<u64>,
     sender: SyncSender<Step<'a>>,
+    /// Which key frames are the target's, where it is read by the index alone: these come in order, and what they say of
+    /// their times counts for the first alone.
+    keys: Option<Range<usize>>,
     /// Of the frame before, where it matters whether anything moves.
     before: Option<Patches>,
     clock: Clock,
@@ -68,7 +72,13 @@ impl<'a> Stream<'a> {
         };
         let (sender, receiver) = sync_channel(running.job.inference.lanes().max(1) * 2);
         let collector = Collector::new(running, access, std::thread::current());
-        let mut stream = Self { running, access, targets, done, sender, before: None, clock: Clock::start() };
+        let keys = match (access, &targets[..], &running.setup.keys) {
+            (Access::Seek, [target], keys) if keys.spans.is_some() => {
+                Some(keys.between(target.from_us, target.before_us))
+            }
+            _ => None,
+        };
+        let mut stream = Self { running, access, targets, done, sender, keys, before: None, clock: Clock::start() };
         // The stream moves in, so that a panic in it hangs up on the collector, for which the scope waits.
         let (read, written) = std::thread::scope(move |scope| {
             let writing = scope.spawn(move || collector.run(&receiver));
@@ -130,7 +140,10 @@ impl<'a> Stream<'a> {
         // Whether a frame is looked at may hang on the one before.
         let is_sampled = self.running.job.task.sampling != Sampling::All;
         let skip = if self.targets.len() == 1 { self.done[0].saturating_sub(u64::from(is_sampled)) } else { 0 };
-        Span { seek_us, keep: if keep == whole { Vec::new() } else { keep }, skip }
+        // One more than there are tells of a frame after the end, or of one too many.
+        let most = self.keys.as_ref().map(|keys| keys.len() as u64 + 1);
+        let is_whole = keep == whole || most.is_some();
+        Span { seek_us, keep: if is_whole { Vec::new() } else { keep }, skip, most }
     }
 
     /// Which of those the decoder gives out, when it leaves out the first `skip`: what is looked at, and what is looked at
@@ -146,13 +159,16 @@ impl<'a> Stream<'a> {
                 let seam = segment.before_us.map(|before_us| format!("+gte(pts,{before_us})")).unwrap_or_default();
                 Choice::Where(format!("eq(n,0)+{expression}{seam}"))
             }
-            _ => setup.decoded.clone(),
+            _ => match (&self.keys, &setup.keys.spans) {
+                (Some(_), Some(spans)) => Choice::IndexedKeys(Arc::clone(spans)),
+                _ => setup.decoded.clone(),
+            },
         }
     }
 
     /// Whether errors may come of where the decoder was sent.
     fn may_refuse(&self) -> bool {
-        self.access == Access::Seek && self.targets[0].from_us.is_some()
+        self.access == Access::Seek && (self.targets[0].from_us.is_some() || self.keys.is_some())
     }
 
     fn follow(&mut self, frames: &mut Frames) -> Result<Followed, Failure> {
@@ -161,8 +177,14 @@ impl<'a> Stream<'a> {
         // Counted by the decoder, where the target's first frame is.
         let (mut target, mut begins, mut seam) = (0, 0, None);
         self.send(Step::Begin { segment: self.targets[0].index, first: self.done[0] })?;
-        while let Some(frame) = self.next(frames)? {
+        while let Some(mut frame) = self.next(frames)? {
             self.heed(frames)?;
+            if let Some(keys) = &self.keys {
+                let Some(pts_us) = setup.keys.told(keys.start, (frame.index, frame.pts_us)) else {
+                    return Ok(Followed::Refused);
+                };
+                frame.pts_us = pts_us;
+            }
             if frames.complaint().is_some() && self.access == Access::Seek {
                 return Ok(Followed::Refused);
             }
@@ -182,7 +204,7 @@ impl<'a> Stream<'a> {
             let segment = &self.targets[target];
             let offset = frame.index - begins;
             if offset == 0 && self.may_refuse() {
-                if Some(frame.pts_us) != segment.from_us {
+                if segment.from_us.is_some_and(|from_us| from_us != frame.pts_us) {
                     return Ok(Followed::Refused);
                 }
                 self.send(Step::Head(hash(&frame.planes)))?;
@@ -190,7 +212,7 @@ impl<'a> Stream<'a> {
             // Of a segment's first frame the plan knows what came before, whichever way the decoder came.
             let previous_us = if offset == 0 { segment.previous_us } else { frame.previous_us };
             let (number, pts_us) = (segment.frames_before + offset, frame.pts_us);
-            let (is_entry, is_key) = (setup.is_entry(previous_us, pts_us), setup.is_key(pts_us));
+            let (is_entry, is_key) = (setup.is_entry(previous_us, pts_us), setup.keys.has(pts_us));
             let moment = Moment { number, pts_us, previous_us, is_entry, is_key, change: self.change(&frame.planes) };
             // What a decoder that comes through meets again is there already.
             if offset >= self.done[target] && task.sampling.wants(&moment) {
@@ -281,7 +303,9 @@ impl<'a> Stream<'a> {
         let (frames, last_us) =
             seam.as_ref().map_or((report.frames, report.last_us), |seam| (seam.frames, seam.last_us));
         let mut frames = frames.saturating_sub(begins);
-        let cut_short = self.access == Access::Seek && self.targets[0].before_us.is_some() && seam.is_none();
+        let lacks_some = self.keys.as_ref().is_some_and(|keys| frames != keys.len() as u64);
+        let has_no_seam = self.targets[0].before_us.is_some() && seam.is_none();
+        let cut_short = self.access == Access::Seek && (has_no_seam || lacks_some);
         match (self.access, damaged) {
             (Access::Seek, _) if self.may_refuse() && (damaged || cut_short || frames == 0) => {
                 return Ok(Arrival::Refused);
@@ -341,39 +365,4 @@ struct Seam {
 
 fn hash(planes: &Planes) -> String {
     blake3::hash(&planes.bytes).to_hex()[..32].to_owned()
-}
-
-/// The CPU time of the reading thread, lap by lap.
-struct Clock {
-    mark: Duration,
-    spent: Spent,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { mark: thread_cpu(), spent: Spent::default() }
-    }
-
-    fn lap(&mut self) -> f64 {
-        let now = thread_cpu();
-        now.saturating_sub(std::mem::replace(&mut self.mark, now)).as_secs_f64()
-    }
-
-    fn read(&mut self) {
-        self.spent.decode_s += self.lap();
-    }
-
-    fn gated(&mut self) {
-        self.spent.gate_s += self.lap();
-    }
-
-    fn prepared(&mut self) {
-        self.spent.prepare_s += self.lap();
-    }
-
-    /// What was spent, with what the child took.
-    fn spent(&mut self, child: Duration) -> Spent {
-        self.read();
-        Spent { decode_s: self.spent.decode_s + child.as_secs_f64(), ..self.spent }
-    }
 }

@@ -68,7 +68,7 @@ impl Child {
         };
         let mut child = Self::spawn(command)?;
         child.serving =
-            loopback.map(|(loopback, ranges)| Serving::start(loopback.listener()?, ranges, view)).transpose()?;
+            loopback.map(|(loopback, ranges)| Serving::start(loopback.listener()?, ranges, &view)).transpose()?;
         Ok(child)
     }
 

@@ -14,7 +14,7 @@ const PRINT: &str = "metadata=print:key=packhorse:direct=1:file='pipe\\:0'";
 /// that those are counted.
 fn choose(choice: &Choice) -> String {
     match choice {
-        Choice::All | Choice::References | Choice::KeyFrames => String::new(),
+        Choice::All | Choice::References | Choice::KeyFrames | Choice::IndexedKeys(_) => String::new(),
         Choice::Where(expression) => format!(
             "metadata=add:key=packhorse:value={SEEN},{PRINT},select='{expression}',\
              metadata=modify:key=packhorse:value={KEPT},"
@@ -64,8 +64,10 @@ fn keep(span: &Span) -> String {
         }
         several => format!("select='{}',", several.iter().map(within).collect::<Vec<_>>().join("+")),
     };
-    if span.skip > 0 {
-        filters += &format!("trim=start_frame={},", span.skip);
+    let skip = (span.skip > 0).then(|| format!("start_frame={}", span.skip));
+    let most = span.most.map(|most| format!("end_frame={most}"));
+    if skip.is_some() || most.is_some() {
+        filters += &format!("trim={},", skip.into_iter().chain(most).collect::<Vec<_>>().join(":"));
     }
     filters
 }
@@ -116,8 +118,11 @@ mod tests {
             ),
         ];
         for (keep_us, skip, want) in table {
-            let span = Span { seek_us: None, keep: keep_us, skip };
+            let span = Span { seek_us: None, keep: keep_us, skip, most: None };
             assert_eq!(keep(&span), want);
+        }
+        for (skip, want) in [(0, "trim=end_frame=7,"), (2, "trim=start_frame=2:end_frame=7,")] {
+            assert_eq!(keep(&Span { skip, most: Some(7), ..Span::default() }), want);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! join; when the caller is slow the pipes fill up and ffmpeg waits.
 
 use std::process::{ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, Result};
@@ -111,6 +112,7 @@ impl Frames {
             Choice::All | Choice::Where(_) => &mut command,
             Choice::References => command.args(["-skip_frame", "noref"]),
             Choice::KeyFrames => command.args(["-skip_frame", "nokey"]),
+            Choice::IndexedKeys(_) => command.args(["-skip_frame", "nokey", "-discard", "nokey"]),
         };
         input.give(&mut command, Some("-i"));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn"]);
@@ -118,11 +120,12 @@ impl Frames {
         command.args(["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
         // Standard input is free under -nostdin, and it is the one descriptor besides the outputs that a child can be
         // handed without unsafe code: it becomes the pipe on which the filter writes the times.
-        let mut child = Child::reading(
-            command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()),
-            tools,
-            (&input, View::Whole),
-        )?;
+        let view = match &decode.choice {
+            Choice::IndexedKeys(keys) => View::Frames(Arc::clone(keys)),
+            _ => View::Whole,
+        };
+        let mut child =
+            Child::reading(command.stdin(Stdio::from(stamps_out)).stdout(Stdio::piped()), tools, (&input, view))?;
         let pixels = child.take_stdout();
         if let Some(pipe) = &pixels {
             // A wish: fewer switches between the two programs. Refused when the user's pipes hold too much already.

@@ -1,8 +1,10 @@
 //! Video files in and out, through ffmpeg and ffprobe as child processes: a crash costs one job and nothing native is
 //! linked. Every child is watched for progress, and killed and reaped by whoever started it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::confine::confine_with_loopback;
@@ -24,7 +26,7 @@ mod probe;
 pub use probe::{Colour, Probe, probe};
 
 mod survey;
-pub use survey::{Listing, survey};
+pub use survey::survey;
 
 mod filters;
 
@@ -143,6 +145,9 @@ pub enum Choice {
     References,
     /// Key frames; no others are decoded, or counted.
     KeyFrames,
+    /// Key frames as an [index](Probe::has_index) has them, which lie there in the file; nothing else is even read, or counted.
+    /// Only the first that comes states its own time: ffmpeg's reader of MP4 keeps no account of what it leaves out.
+    IndexedKeys(Arc<[Range<u64>]>),
 }
 
 /// Which frames of a video are wanted; by default all of them.
@@ -156,6 +161,8 @@ pub struct Span {
     pub keep: Vec<Between>,
     /// So many of what is kept are left out at the beginning.
     pub skip: u64,
+    /// So many are kept at most, those that are left out counted.
+    pub most: Option<u64>,
 }
 
 /// A time in a video.

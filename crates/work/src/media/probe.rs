@@ -64,7 +64,7 @@ pub struct Colour {
 
 impl Probe {
     /// Whether an index in the file says all of its frames that their list needs.
-    pub(super) fn has_index(&self) -> bool {
+    pub fn has_index(&self) -> bool {
         self.container.starts_with("mov,mp4") && INDEXED.contains(&&*self.codec)
     }
 

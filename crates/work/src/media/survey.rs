@@ -13,17 +13,8 @@ use super::{Input, Probe, Tools, probe};
 use crate::ranges::View;
 use crate::segment::{Outline, Packet};
 
-/// A line of a packet is three values; more than this of it is not looked at.
+/// A line of a packet is four values; more than this of it is not looked at.
 const LINE_BYTES_MAX: usize = 300;
-
-/// How the packets of a video are listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listing {
-    /// By the file's index, where it has one: what is in them is not looked at.
-    Index,
-    /// By reading them: which of them are key frames is what they say themselves, as it is to a decoder.
-    Packets,
-}
 
 /// Reads the headers of a video and the list of its packets, each of which is told to `each` in the order in which they lie
 /// in the file.
@@ -34,23 +25,22 @@ pub enum Listing {
 pub fn survey(
     tools: &Tools,
     input: impl Into<Input>,
-    listing: Listing,
     stall_limit: Duration,
     each: &mut dyn FnMut(&Packet),
 ) -> Result<(Probe, Outline)> {
     let input = input.into();
     input.check()?;
-    if listing == Listing::Index && input.is_mp4()? {
+    if input.is_mp4()? {
         let probe = probe(tools, &input)?;
         if probe.has_index() {
             // Without a parser, nothing of it hangs on what is in a frame.
-            let show = ["-fflags", "noparse", "-show_entries", "packet=pts,size,flags", "-of", "json=compact=1"];
+            let show = ["-fflags", "noparse", "-show_entries", "packet=pts,size,pos,flags", "-of", "json=compact=1"];
             let mut command = ffprobe(tools, &input, &show);
             let reading = read(&mut command, (tools, &input, View::Hollow), stall_limit, each)?;
             return Ok((probe, reading.outline));
         }
     }
-    let show = ["-show_entries", "packet=pts,size,flags:stream:format", "-of", "json=compact=1"];
+    let show = ["-show_entries", "packet=pts,size,pos,flags:stream:format", "-of", "json=compact=1"];
     let reading = read(&mut ffprobe(tools, &input, &show), (tools, &input, View::Whole), stall_limit, each)?;
     Ok((understand(&reading.headers, &input)?, reading.outline))
 }
@@ -110,7 +100,7 @@ impl Reading {
     }
 }
 
-/// The packet in `{ "pts": 1024, "size": "18196", "flags": "__" },`, in which a time that there is not is left out.
+/// The packet in `{ "pts": 1024, "size": "18196", "pos": "48", "flags": "__" },`, in which a time that there is not is left out.
 fn packet(line: &str) -> Option<Packet> {
     let line = line.strip_prefix("        { \"")?;
     let value = |name: &str| {
@@ -121,6 +111,7 @@ fn packet(line: &str) -> Option<Packet> {
     Some(Packet {
         pts: value("pts").and_then(|pts| pts.parse().ok()),
         bytes: value("size")?.parse().ok()?,
+        at: value("pos").and_then(|at| at.parse().ok()),
         key: flags.contains('K'),
         hidden: flags.contains('D'),
     })
@@ -132,9 +123,13 @@ mod tests {
 
     #[test]
     fn packets() {
-        let packet_of = |pts, bytes, key, hidden| Some(Packet { pts, bytes, key, hidden });
+        let packet_of = |pts, bytes, key, hidden| Some(Packet { pts, bytes, at: None, key, hidden });
         let table = [
             (r#"        { "pts": 2, "size": "31", "flags": "K_" },"#, packet_of(Some(2), 31, true, false)),
+            (
+                r#"        { "pts": 2, "size": "31", "pos": "48", "flags": "K_" },"#,
+                Some(Packet { pts: Some(2), bytes: 31, at: Some(48), key: true, hidden: false }),
+            ),
             (r#"        { "size": "31", "flags": "__" }"#, packet_of(None, 31, false, false)),
             (r#"        { "pts": -2, "size": "7", "flags": "KD" },"#, packet_of(Some(-2), 7, true, true)),
             (r#"        { "pts": 5, "size": "7", "flags": "__","#, packet_of(Some(5), 7, false, false)),

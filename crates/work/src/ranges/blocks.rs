@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A video comes in blocks of so many bytes; the last is shorter.
-pub(super) const BLOCK_BYTES: u64 = 1 << 20;
-/// Blocks that are fetched in one request at most, when they are fetched ahead of being asked for.
-const RUN_MAX: usize = 8;
-/// Blocks that are fetched ahead of somebody who reads on and on.
-const AHEAD_MAX: usize = 32;
+pub(crate) const BLOCK_BYTES: u64 = 1 << 20;
+/// Of so many where what is wanted of it are single frames.
+pub(crate) const SMALL_BLOCK_BYTES: u64 = 128 << 10;
+/// Fetched in one request at most, of what is fetched ahead of being asked for.
+const RUN_BYTES_MAX: u64 = 8 << 20;
+/// Fetched ahead of somebody who reads on and on.
+const AHEAD_BYTES_MAX: u64 = 32 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
@@ -19,17 +21,33 @@ enum Block {
 }
 
 /// Somebody who reads.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Reader {
+    /// The blocks that it will read, in order; without them, one after the other.
+    order: Option<Vec<usize>>,
+    /// Where it is in them.
     at: usize,
-    /// So many blocks behind that one will be asked for next, going by what was asked for until now.
+    /// So many behind that one will be asked for next, going by what was asked for until now.
     ahead: usize,
+}
+
+impl Reader {
+    /// Where `block` is in what it reads.
+    fn place(&self, block: usize) -> usize {
+        self.order.as_ref().map_or(block, |order| order.partition_point(|&other| other < block))
+    }
+
+    /// The block that is there in what it reads.
+    fn block(&self, place: usize) -> Option<usize> {
+        self.order.as_ref().map_or(Some(place), |order| order.get(place).copied())
+    }
 }
 
 /// The blocks of one video.
 #[derive(Debug)]
 pub(super) struct Blocks {
     bytes: u64,
+    block_bytes: u64,
     blocks: Vec<Block>,
     /// How many may be here.
     most: usize,
@@ -43,21 +61,26 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Of a video of `bytes`, with `most` blocks at a time; a few more while they are read.
-    pub(super) fn new(bytes: u64, most: usize) -> Self {
-        let blocks = vec![Block::Absent; usize::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX)];
+    /// Of a video of `bytes`, in blocks of `block_bytes`, with `most` of them at a time; a few more while they are read.
+    pub(super) fn new((bytes, block_bytes): (u64, u64), most: usize) -> Self {
+        let blocks = vec![Block::Absent; usize::try_from(bytes.div_ceil(block_bytes)).unwrap_or(usize::MAX)];
         let (readers, demanded, pinned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { bytes, blocks, most: most.max(1), here: 0, clock: 0, readers, demanded, pinned }
+        Self { bytes, block_bytes, blocks, most: most.max(1), here: 0, clock: 0, readers, demanded, pinned }
     }
 
     /// The block in which the byte at `offset` is.
-    pub(super) fn of(offset: u64) -> usize {
-        usize::try_from(offset / BLOCK_BYTES).unwrap_or(usize::MAX)
+    pub(super) fn of(&self, offset: u64) -> usize {
+        usize::try_from(offset / self.block_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// How many blocks come to `bytes`.
+    fn count(&self, bytes: u64) -> usize {
+        usize::try_from(bytes / self.block_bytes).unwrap_or(usize::MAX).max(1)
     }
 
     /// Where the blocks in `run` are in the video.
     pub(super) fn span(&self, run: &Range<usize>) -> Range<u64> {
-        let at = |block: usize| (block as u64).saturating_mul(BLOCK_BYTES).min(self.bytes);
+        let at = |block: usize| (block as u64).saturating_mul(self.block_bytes).min(self.bytes);
         at(run.start)..at(run.end)
     }
 
@@ -67,14 +90,29 @@ impl Blocks {
 
     /// That `reader` reads `block` now. Whoever reads on gets more and more ahead, whoever jumps begins anew.
     pub(super) fn reads(&mut self, reader: u64, block: usize) {
-        let most = (self.most / 4).min(AHEAD_MAX);
-        let now = self.readers.entry(reader).or_insert(Reader { at: block, ahead: 0 });
-        match block.checked_sub(now.at) {
+        let most = (self.most / 4).min(self.count(AHEAD_BYTES_MAX));
+        let now = self.readers.entry(reader).or_insert_with(|| Reader { at: block, ..Reader::default() });
+        let place = now.place(block);
+        match place.checked_sub(now.at) {
             Some(0) => {}
             Some(1) => now.ahead = (now.ahead * 2).max(1).min(most),
             _ => now.ahead = 0,
         }
-        now.at = block;
+        now.at = place;
+    }
+
+    /// That `reader` will read everything but `hollows`, which are in order, and nothing of what lies in them.
+    pub(super) fn follows(&mut self, reader: u64, hollows: &[Range<u64>]) {
+        let mut order: Vec<usize> = Vec::new();
+        let mut at = 0;
+        for (start, next) in hollows.iter().map(|hollow| (hollow.start, hollow.end)).chain([(self.bytes, self.bytes)]) {
+            if at < start {
+                let first = self.of(at).max(order.last().map_or(0, |last| last + 1));
+                order.extend(first..=self.of(start - 1));
+            }
+            at = next;
+        }
+        self.readers.insert(reader, Reader { order: Some(order), ..Reader::default() });
     }
 
     pub(super) fn leaves(&mut self, reader: u64) {
@@ -108,18 +146,23 @@ impl Blocks {
     pub(super) fn next(&mut self) -> Option<Range<usize>> {
         let is_absent = |&block: &usize| self.blocks.get(block) == Some(&Block::Absent);
         let demanded = self.demanded.keys().copied().find(is_absent).map(|block| block..block + 1);
-        let run = demanded.or_else(|| self.readers.values().find_map(|reader| self.ahead_of(*reader)))?;
+        let run = demanded.or_else(|| self.readers.values().find_map(|reader| self.ahead_of(reader)))?;
         self.begin(&run);
         Some(run)
     }
 
     /// What `reader` will ask for, as soon as half of what is ahead of it was read.
-    fn ahead_of(&self, Reader { at, ahead }: Reader) -> Option<Range<usize>> {
-        let end = (at + 1 + ahead).min(self.blocks.len());
-        let is_absent = |&block: &usize| self.blocks[block] == Block::Absent;
-        let first = (at + 1..end).find(is_absent).filter(|first| first - at <= ahead.div_ceil(2))?;
-        let last = (first..end.min(first + RUN_MAX)).take_while(is_absent).last()?;
-        Some(first..last + 1)
+    fn ahead_of(&self, reader: &Reader) -> Option<Range<usize>> {
+        let is_absent = |&block: &usize| self.blocks.get(block) == Some(&Block::Absent);
+        let ahead = (reader.at + 1..reader.at + 1 + reader.ahead).map_while(|place| reader.block(place));
+        let (distance, first) = (1..).zip(ahead.clone()).find(|(_, block)| is_absent(block))?;
+        if distance > reader.ahead.div_ceil(2) {
+            return None;
+        }
+        let following =
+            ahead.skip(distance - 1).zip(first..).take_while(|(block, next)| block == next && is_absent(block));
+        let count = following.take(self.count(RUN_BYTES_MAX)).count();
+        Some(first..first + count)
     }
 
     /// That the blocks in `run` are coming.
@@ -162,12 +205,12 @@ mod tests {
 
     #[test]
     fn whoever_reads_on_is_read_ahead_of_and_whoever_jumps_is_not() {
-        let mut blocks = Blocks::new(1000 * BLOCK_BYTES, 400);
+        let mut blocks = Blocks::new((1000 * BLOCK_BYTES, BLOCK_BYTES), 400);
         let mut fetched = 0;
         for block in 0..100 {
             blocks.reads(1, block);
             while let Some(run) = blocks.next() {
-                assert!(run.len() <= RUN_MAX && run.end <= block + 1 + AHEAD_MAX, "{run:?} at {block}");
+                assert!(run.len() <= 8 && run.end <= block + 1 + 32, "{run:?} at {block}");
                 fetched += run.len();
                 run.for_each(|block| assert_eq!(blocks.arrived(block), None));
             }
@@ -182,8 +225,33 @@ mod tests {
     }
 
     #[test]
+    fn whoever_reads_some_of_it_is_read_ahead_of_in_that() {
+        let mut blocks = Blocks::new((1000 * 100, 100), 400);
+        let gap = |from: u64, to: u64| from * 100 + 50..to * 100 + 30;
+        // The first block, then parts of every tenth and of the one behind it.
+        let hollows: Vec<_> = (0..99).map(|group| gap(group * 10 + u64::from(group > 0), group * 10 + 10)).collect();
+        blocks.follows(1, &hollows);
+        let wanted: Vec<usize> =
+            std::iter::once(0).chain((1..99).flat_map(|group| [group * 10, group * 10 + 1])).chain(990..1000).collect();
+        let mut fetched = Vec::new();
+        for &block in &wanted {
+            blocks.reads(1, block);
+            if !blocks.is_here(block) {
+                blocks.demand(block);
+            }
+            while let Some(run) = blocks.next() {
+                fetched.extend(run.clone());
+                run.for_each(|block| assert_eq!(blocks.arrived(block), None));
+            }
+            blocks.came(block);
+        }
+        fetched.sort_unstable();
+        assert_eq!(fetched, wanted);
+    }
+
+    #[test]
     fn the_oldest_give_way_unless_they_are_read() {
-        let mut blocks = Blocks::new(10 * BLOCK_BYTES - 5, 3);
+        let mut blocks = Blocks::new((10 * BLOCK_BYTES - 5, BLOCK_BYTES), 3);
         assert_eq!(blocks.span(&(8..10)), 8 * BLOCK_BYTES..10 * BLOCK_BYTES - 5);
         blocks.begin(&(0..10));
         assert_eq!([0, 1, 2].map(|block| blocks.arrived(block)), [None; 3]);

@@ -7,7 +7,6 @@ use std::thread::Scope;
 
 use engine::{Error, Result};
 
-use super::blocks::Blocks;
 use super::{Ranges, disk_failed, given_up, punch};
 use crate::spool::maybe_later;
 
@@ -62,9 +61,9 @@ impl Ranges {
         if span.is_empty() {
             return Ok(());
         }
-        let all = Blocks::of(span.start)..Blocks::of(span.end - 1) + 1;
         let absent = {
             let mut state = self.lock();
+            let all = state.blocks.of(span.start)..state.blocks.of(span.end - 1) + 1;
             let absent: Vec<usize> = all.filter(|&block| !state.blocks.is_here(block)).collect();
             absent.iter().for_each(|&block| state.blocks.begin(&(block..block + 1)));
             absent

@@ -47,9 +47,37 @@ pub(super) fn hollows(bytes: u64, read: &dyn Fn(&mut [u8], u64) -> Result<()>) -
     Ok(None)
 }
 
+/// What is left of `hollows` without `frames`; both are in order.
+pub(super) fn but_for(hollows: &[Range<u64>], frames: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for hollow in hollows {
+        let mut at = hollow.start;
+        let first = frames.partition_point(|frame| frame.end <= hollow.start);
+        for frame in frames[first..].iter().take_while(|frame| frame.start < hollow.end) {
+            left.push(at..frame.start.max(at));
+            at = at.max(frame.end);
+        }
+        left.push(at..hollow.end.max(at));
+    }
+    left.retain(|hollow| !hollow.is_empty());
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_that_are_to_be_seen_are_not_hollow() {
+        let check = |hollows: &[Range<u64>], frames: &[Range<u64>], want: &[Range<u64>]| {
+            assert_eq!(but_for(hollows, frames), want, "{hollows:?} {frames:?}");
+        };
+        check(&[10..50, 60..90], &[], &[10..50, 60..90]);
+        check(&[10..50, 60..90], &[10..12, 20..30, 45..50, 70..71], &[12..20, 30..45, 60..70, 71..90]);
+        check(&[10..50, 60..61], &[5..11, 12..20, 20..25, 48..60], &[11..12, 25..48, 60..61]);
+        check(&[10..50, 60..90], &[0..55, 55..100], &[]);
+        check(&[], &[3..5, 6..7], &[]);
+    }
 
     #[test]
     fn frames_are_told_from_their_index() {

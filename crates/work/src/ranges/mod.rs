@@ -25,7 +25,8 @@ use engine::{Error, ErrorKind, Result};
 use objects::{Object, Place};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use self::blocks::{BLOCK_BYTES, Blocks};
+use self::blocks::Blocks;
+pub(crate) use self::blocks::{BLOCK_BYTES, SMALL_BLOCK_BYTES};
 pub(crate) use self::fetch::Fetching;
 pub(crate) use self::serve::{Serving, View};
 
@@ -60,16 +61,22 @@ impl std::fmt::Debug for Ranges {
 }
 
 impl Ranges {
-    /// The video `object` of `place`, in `file`, of which it takes `room_bytes` at most; people call it `shown`.
+    /// The video `object` of `place`, in `file`, of which it takes `room_bytes` at most; people call it `shown`. It comes in
+    /// blocks of `block_bytes`.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) when there is less room than it is long, and the file's disk cannot give
     /// back what is in the middle of it.
-    pub(crate) fn new(shown: &str, (place, object): (Place, Object), file: File, room_bytes: u64) -> Result<Self> {
+    pub(crate) fn new(
+        shown: &str,
+        (place, object): (Place, Object),
+        file: File,
+        (room_bytes, block_bytes): (u64, u64),
+    ) -> Result<Self> {
         file.set_len(object.bytes).map_err(|error| disk_failed(&error))?;
-        let most = usize::try_from(room_bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX);
+        let most = usize::try_from(room_bytes.div_ceil(block_bytes)).unwrap_or(usize::MAX);
         if object.bytes > room_bytes {
-            punch(&file, &(0..BLOCK_BYTES)).map_err(|error| {
+            punch(&file, &(0..block_bytes)).map_err(|error| {
                 Error::invalid(format!(
                     "video '{shown}' has {} bytes, and the disk of the spool cannot keep parts of it ({error}): give the \
                      worker a larger --spool-max, or another disk as --spool",
@@ -77,7 +84,7 @@ impl Ranges {
                 ))
             })?;
         }
-        let state = State { blocks: Blocks::new(object.bytes, most), fault: None, closed: false };
+        let state = State { blocks: Blocks::new((object.bytes, block_bytes), most), fault: None, closed: false };
         let (state, changed, readers) = (Mutex::new(state), Condvar::new(), AtomicU64::new(0));
         Ok(Self { shown: shown.to_owned(), place, object, file, state, changed, readers })
     }
@@ -101,6 +108,11 @@ impl Ranges {
     fn fail(&self, error: Error) {
         self.lock().fault.get_or_insert(error);
         self.changed.notify_all();
+    }
+
+    /// That `reader` will read all but `hollows`, which are in order.
+    fn follow(&self, reader: u64, hollows: &[Range<u64>]) {
+        self.lock().blocks.follows(reader, hollows);
     }
 
     /// A number for somebody who reads it.
@@ -134,8 +146,8 @@ impl Ranges {
     /// Puts some of what is at `offset`, which is before its end, at the beginning of `into`; `wait` hears when that takes
     /// a wait for the place.
     fn read_some_at(&self, reader: u64, into: &mut [u8], offset: u64, wait: &Wait<'_>) -> Result<usize> {
-        let block = Blocks::of(offset);
         let mut state = self.lock();
+        let block = state.blocks.of(offset);
         state.blocks.reads(reader, block);
         // There may be something to fetch ahead of it, even where it is here.
         self.changed.notify_all();

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use engine::{Error, Result};
 
-use super::hollow::hollows;
+use super::hollow::{but_for, hollows};
 use super::request::Request;
 use super::{Ranges, Wait, given_up};
 
@@ -25,11 +25,13 @@ const PIECE_BYTES: usize = 64 << 10;
 const SENT_BYTES: usize = 64 << 10;
 
 /// What a child is to see of a video.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum View {
     Whole,
     /// Of its frames only that they are there, where the rest of the file says all of them that a list takes: zeros.
     Hollow,
+    /// The same, but for those that lie here, in order.
+    Frames(Arc<[Range<u64>]>),
 }
 
 /// What a child reads of a video, and the threads that answer it; they end with this.
@@ -57,14 +59,22 @@ impl Serving {
     /// # Errors
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when the system gives no threads; what keeps the video from being
     /// read.
-    pub(crate) fn start(listener: TcpListener, ranges: &Arc<Ranges>, view: View) -> Result<Self> {
-        let hollows = match view {
-            View::Hollow => hollows(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at))?.unwrap_or_default(),
-            View::Whole => Vec::new(),
-        };
+    pub(crate) fn start(listener: TcpListener, ranges: &Arc<Ranges>, view: &View) -> Result<Self> {
+        let all = || hollows(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at)).map(Option::unwrap_or_default);
+        let (reader, hollows) = (
+            ranges.reader(),
+            match view {
+                View::Whole => Vec::new(),
+                View::Hollow => all()?,
+                View::Frames(frames) => but_for(&all()?, frames),
+            },
+        );
+        if let View::Frames(_) = view {
+            ranges.follow(reader, &hollows);
+        }
         let shared = Arc::new(Shared {
             listener,
-            reader: ranges.reader(),
+            reader,
             ranges: Arc::clone(ranges),
             hollows,
             stopped: AtomicBool::new(false),
@@ -172,7 +182,7 @@ impl Shared {
     /// Some of what is at `at`.
     fn read(&self, into: &mut [u8], at: u64) -> Result<usize> {
         let within = |end: u64| usize::try_from(end - at).unwrap_or(usize::MAX).min(into.len());
-        let next = self.hollows.iter().find(|hollow| hollow.end > at);
+        let next = self.hollows.get(self.hollows.partition_point(|hollow| hollow.end <= at));
         let count = match next {
             Some(hollow) if hollow.start <= at => {
                 let count = within(hollow.end);

@@ -15,9 +15,7 @@ use pipeline::{Fit, Placement, Resample};
 
 use super::*;
 use crate::media::fixtures::FIXTURES;
-use crate::media::{
-    Between, Choice, Decode, DecodeReport, Frame, Frames, Input, Listing, Probe, Span, Tools, probe, survey,
-};
+use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Input, Probe, Span, Tools, probe, survey};
 use crate::segment::Outline;
 
 /// What a web server does about a request for the bytes from an offset on.
@@ -103,7 +101,7 @@ fn read<T>(web: &Web, room_bytes: u64, run: impl FnOnce(&Input, &File) -> T) -> 
     let (place, key) = network.object(&web.url).unwrap();
     let object = place.head(&key).unwrap();
     let file = tempfile::tempfile().unwrap();
-    let ranges = Ranges::new(&web.url, (place, object), file.try_clone().unwrap(), room_bytes).unwrap();
+    let ranges = Ranges::new(&web.url, (place, object), file.try_clone().unwrap(), (room_bytes, BLOCK_BYTES)).unwrap();
     let ranges = Arc::new(ranges);
     std::thread::scope(|scope| {
         let _fetching = Fetching::start(&ranges, scope, &|| false);
@@ -127,7 +125,7 @@ type Change<'a> = &'a dyn Fn(&mut Decode);
 /// What a video comes to, wherever it is; the decoder's time is its own.
 fn look(input: &Input, change: Change<'_>) -> Result<(Outline, Vec<Frame>, DecodeReport)> {
     let tools = Tools::from_env();
-    let (probe, outline) = survey(&tools, input, Listing::Index, Duration::from_secs(30), &mut |_| ())?;
+    let (probe, outline) = survey(&tools, input, Duration::from_secs(30), &mut |_| ())?;
     let mut decode = all_of(&probe);
     change(&mut decode);
     let mut frames = Frames::open(&tools, input, &probe, &decode)?;
@@ -191,7 +189,7 @@ fn what_is_not_needed_is_not_fetched() {
     let key_frames = |decode: &mut Decode| decode.choice = Choice::KeyFrames;
     let a_second = |decode: &mut Decode| {
         let keep = vec![Between { from_us: Some(4_000_000), before_us: Some(4_400_000) }];
-        decode.span = Span { seek_us: Some(4_000_000), keep, skip: 0 };
+        decode.span = Span { seek_us: Some(4_000_000), keep, ..Span::default() };
     };
     // At most this part of it.
     let table: [(&Path, Change<'_>, f64); 8] = [
@@ -223,7 +221,7 @@ fn the_first_frame_needs_no_more_than_its_beginning() {
     let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
     let given = read(&web, PLENTY, |input, _| {
         let tools = Tools::from_env();
-        let (probe, outline) = survey(&tools, input, Listing::Index, Duration::from_secs(30), &mut |_| ()).unwrap();
+        let (probe, outline) = survey(&tools, input, Duration::from_secs(30), &mut |_| ()).unwrap();
         assert_eq!((outline.frames, outline.key_frames), (200, 4));
         // Full frames, so that few of them are on their way.
         let placement = Placement::of(Fit::Source, (probe.width, probe.height)).unwrap();
@@ -317,7 +315,7 @@ fn whoever_is_told_to_stop_waits_for_nothing() {
     let network = network();
     let (place, key) = network.object(&web.url).unwrap();
     let object = place.head(&key).unwrap();
-    let ranges = Ranges::new("v", (place, object), tempfile::tempfile().unwrap(), PLENTY).unwrap();
+    let ranges = Ranges::new("v", (place, object), tempfile::tempfile().unwrap(), (PLENTY, BLOCK_BYTES)).unwrap();
     let ranges = Arc::new(ranges);
     let cancelled = || stopped.load(Ordering::SeqCst);
     let error = std::thread::scope(|scope| {

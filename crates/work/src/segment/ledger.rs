@@ -12,6 +12,8 @@ pub struct Ledger {
     /// Segments that a fresh decoder shows otherwise than one that came through, or with errors. Found anew by every
     /// attempt, since what it takes to find it is less than a segment.
     refused: BTreeSet<u32>,
+    /// Whether a seam that does not hold speaks against the segment before it, too: its frames were counted and nothing more.
+    doubts_both: bool,
     /// Hash of the first frame, and of the frame after the end, by segment.
     heads: BTreeMap<u32, String>,
     seams: BTreeMap<u32, String>,
@@ -41,7 +43,13 @@ impl Ledger {
     /// The ledger of a video that is cut as `plan` says, and of which nothing is there yet.
     pub fn new(plan: Plan) -> Self {
         let none = BTreeMap::new();
-        Self { plan, parts: none, refused: BTreeSet::new(), heads: BTreeMap::new(), seams: BTreeMap::new() }
+        let (heads, seams) = (BTreeMap::new(), BTreeMap::new());
+        Self { plan, parts: none, refused: BTreeSet::new(), doubts_both: false, heads, seams }
+    }
+
+    /// Has a seam that does not hold speak against both of the segments that it is between.
+    pub fn doubt_both(&mut self) {
+        self.doubts_both = true;
     }
 
     /// How the video is cut.
@@ -74,6 +82,9 @@ impl Ledger {
             if differ && !self.refused.contains(&segment) {
                 tracing::warn!(segment, "a fresh decoder does not show what one shows that came from the beginning");
                 self.refuse(segment);
+                if let Some(before) = segment.checked_sub(1).filter(|_| self.doubts_both) {
+                    self.refuse(before);
+                }
             }
         }
     }
@@ -144,7 +155,7 @@ mod tests {
         let mut outline = Outline::default();
         for frame in 0..segments * 10 {
             let pts = i64::try_from(frame).ok();
-            outline.add(Packet { pts, bytes: 1, key: frame % 10 == 0, hidden: false });
+            outline.add(Packet { pts, bytes: 1, at: None, key: frame % 10 == 0, hidden: false });
         }
         Plan::new(
             &Probe { tick_s: (1, 1_000_000), ..Probe::example() },
@@ -235,16 +246,21 @@ mod tests {
 
     #[test]
     fn a_segment_whose_seam_does_not_hold_is_refused() {
-        let check = |notes: &[(u32, Option<&str>, Option<&str>)], want: &[u32]| {
+        let doubting = |both: bool, notes: &[(u32, Option<&str>, Option<&str>)], want: &[u32]| {
             let mut ledger = Ledger::new(plan(3));
+            if both {
+                ledger.doubt_both();
+            }
             for &(segment, head, seam) in notes {
                 ledger.seam(segment, head.map(str::to_owned), seam.map(str::to_owned));
             }
             assert_eq!(ledger.refused.iter().copied().collect::<Vec<_>>(), want, "{notes:?}");
         };
+        let check = |notes: &[_], want: &[u32]| doubting(false, notes, want);
         check(&[(0, None, Some("a")), (1, Some("a"), Some("b")), (2, Some("b"), None)], &[]);
         check(&[(0, None, Some("a")), (1, Some("x"), Some("b")), (2, Some("b"), None)], &[1]);
         check(&[(2, Some("y"), None), (1, Some("a"), Some("b")), (0, None, Some("a"))], &[2]);
         check(&[(2, Some("b"), None), (0, None, Some("x")), (1, Some("a"), None), (1, None, Some("c"))], &[1, 2]);
+        doubting(true, &[(0, None, Some("a")), (1, Some("x"), Some("b")), (2, Some("b"), None)], &[0, 1]);
     }
 }

@@ -11,6 +11,9 @@ pub use outline::{Outline, Packet};
 mod plan;
 pub use plan::{Lengths, Plan, Segment};
 
+mod keys;
+pub(crate) use keys::Keys;
+
 mod times;
 pub(crate) use times::{Listed, Numbers, Times};
 

@@ -1,5 +1,7 @@
 //! What a container says of its frames, packet by packet, boiled down to where a video may be cut.
 
+use std::ops::Range;
+
 /// One compressed frame as the container lists it, in the order of decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -7,6 +9,8 @@ pub struct Packet {
     pub pts: Option<i64>,
     /// Its size.
     pub bytes: u64,
+    /// Where in the file it begins, where that is known.
+    pub at: Option<u64>,
     /// Whether a decoder may begin here.
     pub key: bool,
     /// Whether an edit list hides it: it is decoded and not shown.
@@ -26,8 +30,8 @@ pub struct Outline {
     pub key_frames: u64,
     /// Where a decoder may begin and everything before is shown before, but for what is said there.
     pub(crate) keys: Vec<Key>,
-    /// When the first key frame is shown, in ticks.
-    pub(crate) first_key: Option<i64>,
+    /// When the first key frame is shown, in ticks, and where in the file it lies.
+    pub(crate) first_key: Option<(i64, Option<Range<u64>>)>,
     /// Whether the first packet is a key frame, shown or not.
     pub(crate) begins_with_key: bool,
     /// Packets without a time.
@@ -39,7 +43,7 @@ pub struct Outline {
 }
 
 /// A key frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// When it is shown, in ticks.
     pub(crate) pts: i64,
@@ -51,17 +55,34 @@ pub(crate) struct Key {
     pub(crate) before: i64,
     /// Frames that are shown before it and decoded after it. A decoder that begins here leaves them out.
     pub(super) leading: u32,
+    /// Where in the file it lies, where that is known.
+    span: Option<Range<u64>>,
+}
+
+impl Packet {
+    /// Where in the file it lies.
+    fn span(&self) -> Option<Range<u64>> {
+        self.at.map(|at| at..at.saturating_add(self.bytes))
+    }
 }
 
 impl Outline {
     /// Whether its frames come in an order in which a decoder can tell what comes before what: the first that is shown can be
     /// decoded, and every key frame is shown after all that lie before it, and is not passed by a later one.
     pub(crate) fn is_in_order(&self) -> bool {
-        let Some((first, _)) = self.span else { return false };
-        let first_is_key = self.first_key == Some(first);
-        let is_decodable = self.begins_with_key && (first_is_key || self.hidden > self.hidden_inside);
-        let in_order = self.keys.len() as u64 + u64::from(first_is_key);
-        self.untimed == 0 && is_decodable && in_order == self.key_frames
+        let is_decodable = self.begins_with_key && (self.first_shown().is_some() || self.hidden > self.hidden_inside);
+        self.untimed == 0 && self.span.is_some() && is_decodable && self.shown_keys().count() as u64 == self.key_frames
+    }
+
+    /// Of the key frames that are in order when each is shown, in ticks, and where in the file it lies.
+    pub(crate) fn shown_keys(&self) -> impl Iterator<Item = (i64, Option<Range<u64>>)> {
+        let later = self.keys.iter().map(|key| (key.pts, key.span.clone()));
+        self.first_shown().cloned().into_iter().chain(later)
+    }
+
+    /// The first key frame, where nothing is shown before it.
+    fn first_shown(&self) -> Option<&(i64, Option<Range<u64>>)> {
+        self.first_key.as_ref().filter(|(pts, _)| self.span.is_some_and(|(first, _)| first == *pts))
     }
 
     /// Takes the next packet in.
@@ -78,7 +99,7 @@ impl Outline {
         self.frames += 1;
         self.key_frames += u64::from(packet.key);
         if packet.key && self.first_key.is_none() {
-            self.first_key = packet.pts;
+            self.first_key = packet.pts.map(|pts| (pts, packet.span()));
         }
         let Some(pts) = packet.pts else {
             self.untimed += 1;
@@ -91,6 +112,7 @@ impl Outline {
                 bytes_before: self.bytes - packet.bytes,
                 before: last,
                 leading: 0,
+                span: packet.span(),
             });
         }
         self.leads(pts);
@@ -124,7 +146,7 @@ mod tests {
         for word in words.split_whitespace() {
             let time = word.trim_end_matches(['K', 'D']);
             let (key, hidden) = (word.contains('K'), word.contains('D'));
-            outline.add(Packet { pts: time.parse().ok(), bytes: 10, key, hidden });
+            outline.add(Packet { pts: time.parse().ok(), bytes: 10, at: None, key, hidden });
         }
         outline
     }

@@ -147,7 +147,7 @@ mod tests {
         let mut outline = Outline::default();
         for frame in 0..frames {
             let pts = Some(i64::try_from(frame).unwrap() * 40_000);
-            outline.add(Packet { pts, bytes: 1000, key: frame % group == 0, hidden: false });
+            outline.add(Packet { pts, bytes: 1000, at: None, key: frame % group == 0, hidden: false });
         }
         outline
     }
@@ -189,7 +189,7 @@ mod tests {
     fn a_key_frame_with_leading_frames_serves_where_decoders_leave_them_out() {
         let mut outline = Outline::default();
         for (pts, key) in [(0, true), (40, false), (160, true), (80, false), (120, false), (200, true)] {
-            outline.add(Packet { pts: Some(pts * 1000), bytes: 1, key, hidden: false });
+            outline.add(Packet { pts: Some(pts * 1000), bytes: 1, at: None, key, hidden: false });
         }
         for (codec, want) in [("hevc", &[0, 4, 5][..]), ("h264", &[0, 5])] {
             let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames: 1, ..Lengths::default() }, None);
@@ -207,7 +207,7 @@ mod tests {
         ) {
             let mut outline = Outline::default();
             for &(time, key, hidden) in &times {
-                outline.add(Packet { pts: Some(time), bytes: 1, key, hidden });
+                outline.add(Packet { pts: Some(time), bytes: 1, at: None, key, hidden });
             }
             let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames, ..Lengths::default() }, None);
             let (first, last) = (plan.segments[0], plan.segments[plan.segments.len() - 1]);

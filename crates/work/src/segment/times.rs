@@ -155,7 +155,9 @@ mod tests {
 
     fn listed(packets: impl IntoIterator<Item = (Option<i64>, bool)>) -> Option<Times> {
         let mut listed = Listed::new().unwrap();
-        packets.into_iter().for_each(|(pts, hidden)| listed.add(&Packet { pts, bytes: 1, key: false, hidden }));
+        packets
+            .into_iter()
+            .for_each(|(pts, hidden)| listed.add(&Packet { pts, bytes: 1, at: None, key: false, hidden }));
         listed.end().unwrap()
     }
 

@@ -98,6 +98,24 @@ fn a_video_elsewhere_comes_to_what_its_copy_here_comes_to() {
     }
 }
 
+#[test]
+fn key_frames_elsewhere_come_without_what_is_between_them() {
+    let bytes = noise().1;
+    let keys = |input: &str| Task { sampling: crate::Sampling::KeyFrames, ..task(input) };
+    let here = Yard::new();
+    here.queue.send(&keys(noise().0.to_str().unwrap())).unwrap();
+    assert_eq!(run(&worker(&here, 40), Mode::DrainOnce).unwrap().completed, 1);
+    let want = results(&here);
+    assert_eq!((want.1.frames, want.1.frames_looked), (200, 4));
+    let web = Web::start("noise.mp4", bytes.clone(), |_| Does::Give);
+    let yard = Yard::new();
+    yard.queue.send(&keys(&web.url)).unwrap();
+    assert_eq!(run(&fetching(&yard, 0), Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
+    assert!(results(&yard) == want);
+    let given = web.given.load(Ordering::SeqCst);
+    assert!(given < bytes.len() as u64 / 6, "{given} bytes of {} were fetched", bytes.len());
+}
+
 /// A place that does not give the second half of the video while it is down, and a task for that.
 fn half_down() -> (Arc<AtomicBool>, Web, Yard) {
     let is_down = Arc::new(AtomicBool::new(true));

@@ -262,34 +262,92 @@ fn frames_that_an_edit_list_hides_are_not_counted() {
     }
 }
 
+/// The numbers of the parts that there are when the results are: by decoders that were sent to a place, and by such as came
+/// through from the beginning.
+fn ends(yard: &Yard) -> (Hook, Arc<Mutex<(usize, usize)>>) {
+    let ends = Arc::new(Mutex::new((0, 0)));
+    let (seen, objects) = (Arc::clone(&ends), yard.objects.clone());
+    let look: Hook = Box::new(move |call| {
+        if call == "commit results.jsonl" {
+            let parts = objects.list("a/parts")?;
+            let count = |way: &str| parts.iter().filter(|key| key.contains(way) && key.ends_with("-end.jsonl")).count();
+            *seen.lock().unwrap() = (count("-s0"), count("-t0"));
+        }
+        Ok(())
+    });
+    (look, ends)
+}
+
+/// Looks at key frames, in segments, and holds them against the lines `all_seen` of all frames. Says by how many decoders
+/// that were sent to a place, and by how many that came through from the beginning.
+fn check_keys(all: &Task, all_seen: &str, name: &str) -> Option<(usize, usize)> {
+    let task = Task { sampling: Sampling::KeyFrames, ..all.clone() };
+    let yard = Yard::new();
+    yard.queue.send(&task).unwrap();
+    let (look, ends) = ends(&yard);
+    let (worker, _) = worker(&yard, 15, 2, look, no_hook());
+    run(&worker, Mode::DrainOnce).unwrap();
+    let state = yard.state("a");
+    // Either each is known, or it is said that they are not.
+    if REFUSED.contains(&name) {
+        let reason = state.reason.unwrap_or_default();
+        assert!(state.phase == Phase::Dead && reason.contains("--sample every:N"), "{name}: {reason}");
+        return None;
+    }
+    assert_eq!(state.phase, Phase::Done, "{name}: {state:?}");
+    let got = String::from_utf8(results(&yard, &task).0).unwrap();
+    let summary = Summary::from_json(&results(&yard, &task).1).unwrap();
+    let keys_us = keys_us(Path::new(&task.input));
+    let want: Vec<&str> = all_seen.lines().filter(|line| keys_us.contains(&pts_us(line))).collect();
+    assert_eq!(got.lines().collect::<Vec<_>>(), want, "{name}");
+    assert_eq!((summary.frames, summary.frames_looked as usize), (40, want.len()), "{name}");
+    let ends = *ends.lock().unwrap();
+    Some(ends)
+}
+
 #[test]
 fn key_frames_are_those_of_the_whole_video() {
     // Key frames that are no pictures are none to a decoder either.
     let has_some = |fixture: &&Fixture| fixture.damage == Damage::None && fixture.name != "h264-refresh.mkv";
     for fixture in FIXTURES.iter().filter(has_some) {
-        let name = fixture.name;
         let folder = tempfile::tempdir().unwrap();
         let all = task(&fixture.make(folder.path()), 0.0);
         let all_seen = String::from_utf8(undisturbed(&all).0).unwrap();
-        let task = Task { sampling: Sampling::KeyFrames, ..all };
-        let yard = Yard::new();
-        yard.queue.send(&task).unwrap();
-        let (worker, _) = worker(&yard, 15, 2, no_hook(), no_hook());
-        run(&worker, Mode::DrainOnce).unwrap();
-        let state = yard.state("a");
-        // Either each is known, or it is said that they are not.
-        if REFUSED.contains(&name) {
-            let reason = state.reason.unwrap_or_default();
-            assert!(state.phase == Phase::Dead && reason.contains("--sample every:N"), "{name}: {reason}");
-            continue;
+        let ends = check_keys(&all, &all_seen, fixture.name);
+        if fixture.name.ends_with(".mp4") {
+            assert!(matches!(ends, Some((2.., 0))), "{}: {ends:?}", fixture.name);
         }
-        assert_eq!(state.phase, Phase::Done, "{name}: {state:?}");
-        let got = String::from_utf8(results(&yard, &task).0).unwrap();
-        let summary = Summary::from_json(&results(&yard, &task).1).unwrap();
-        let keys_us = keys_us(Path::new(&task.input));
-        let is_key = |line: &&str| keys_us.contains(&pts_us(line));
-        let want: Vec<&str> = all_seen.lines().filter(is_key).collect();
-        assert_eq!(got.lines().collect::<Vec<_>>(), want, "{name}");
-        assert_eq!((summary.frames, summary.frames_looked as usize), (40, want.len()), "{name}");
     }
+}
+
+#[test]
+fn an_index_of_key_frames_that_is_wrong_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = FIXTURES.iter().find(|fixture| fixture.name == "h264.mp4").unwrap().make(folder.path());
+    let all_seen = String::from_utf8(undisturbed(&task(&path, 0.0)).0).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let list = bytes.windows(4).position(|name| name == b"stss").unwrap();
+    // It lists the samples 1, 11, 21 and 31; here the one behind one of them instead (ISO/IEC 14496-12, 8.6.2).
+    for (number, reads) in [(1, "second"), (2, "third"), (3, "last")] {
+        let mut bytes = bytes.clone();
+        bytes[list + 12 + number * 4 + 3] += 1;
+        std::fs::write(&path, bytes).unwrap();
+        let ends = check_wrong(&path, &all_seen, reads);
+        assert!(ends.1 > 0, "{reads}: {ends:?}");
+    }
+}
+
+/// Looks at the key frames of a video whose index calls a frame so that is none, and says how they were come by.
+fn check_wrong(path: &Path, all_seen: &str, case: &str) -> (usize, usize) {
+    let task = Task { sampling: Sampling::KeyFrames, ..task(path, 0.0) };
+    let yard = Yard::new();
+    yard.queue.send(&task).unwrap();
+    let (look, ends) = ends(&yard);
+    let (worker, _) = worker(&yard, 15, 2, look, no_hook());
+    run(&worker, Mode::DrainOnce).unwrap();
+    assert_eq!(yard.state("a").phase, Phase::Done, "{case}: {:?}", yard.state("a"));
+    let got = String::from_utf8(results(&yard, &task).0).unwrap();
+    let known = got.lines().all(|line| all_seen.lines().any(|other| other == line));
+    assert!(known && got.lines().count() == 3, "{case}: {got}\n{all_seen}");
+    *ends.lock().unwrap()
 }
