@@ -104,6 +104,26 @@ impl Serving {
     }
 }
 
+#[test]
+fn the_doctor_sees_in_a_bucket_what_it_sees_in_a_file() {
+    let (place, s3) = (Place::with_store(), weed());
+    place.clip("clip.mp4", 20);
+    let video = std::fs::read(place.path("clip.mp4")).unwrap();
+    bucket(s3, "s3://fleet").put("some/clip.mp4", video.into(), &When::Always).unwrap();
+    let here = place.ok("doctor clip.mp4 nanodet --store store").lines().remove(0);
+    for options in ["--spool-whole 0", ""] {
+        let line = format!("doctor s3://fleet/some/clip.mp4 nanodet --store store --spool spool {options}");
+        let there = ok(&place, s3.url(), &line);
+        assert_eq!(there["video"], "s3://fleet/some/clip.mp4");
+        for told in ["frames", "segments", "quality", "at_s", "detections"] {
+            assert_eq!(there[told], here[told], "{told} {options}");
+        }
+    }
+    let none = run(&place, s3.url(), "doctor s3://fleet/none.mp4 nanodet --store store --spool spool");
+    assert_eq!(none.code, Some(2), "{}", none.err);
+    assert_says(&none.err, &["s3://fleet/none.mp4"]);
+}
+
 /// A store of two fine-tunes of one trunk and an unrelated network, and what the first two answer.
 fn packed(place: &Place) -> [Value; 2] {
     fine_tune(place, "one.onnx", 1);

@@ -63,7 +63,7 @@ fn wrong_usage_and_configuration_are_named() {
         ("queue --queue amqp://host/q", &["amqp://host/q", "sqs://NAME"]),
         ("queue --queue queue redrive", &["required"]),
         ("doctor none.mp4 nanodet --store store", &["none.mp4", "no such file"]),
-        ("doctor s3://bucket/clip.mp4 nanodet --store store", &["s3://bucket/clip.mp4", "those of buckets"]),
+        ("doctor s3://bucket nanodet --store store", &["s3://bucket", "field 'input'"]),
         ("serve --store store --check --grace-s 2 --lame-duck-s 2", &["lame-duck-s is 2", "grace-s, 2"]),
         ("serve --store store --memory-budget-bytes 2000000", &["memory-budget-bytes is 2000000", "the server itself"]),
         ("pack assets/nanodet_g_coco80.onnx --store garbage", &["garbage", "a file", "a folder"]),

@@ -9,6 +9,7 @@ use engine::{Error, Result};
 use pipeline::picture::draw::{Canvas, zoom_for};
 use pipeline::{Detector, Fit, Picture, Placement, detect};
 use serde::Serialize;
+use store::Manifest;
 
 use crate::cost::Bottleneck;
 use crate::gate::{Gate, Patches};
@@ -16,10 +17,12 @@ use crate::inference::Inference;
 use crate::media::{self, Between, Choice, Decode, Frame, Frames, Input, Probe, Span, Tools};
 use crate::output::{About, Sighting};
 use crate::quality::{Decoded, Note, report};
+use crate::ranges::Fetching;
 use crate::result::Damage;
 use crate::sampling::Sampling;
 use crate::segment::{Keys, Lengths, Listed, Outline, Plan};
 use crate::source::Source;
+use crate::spool::Spool;
 use crate::task::Task;
 
 /// The longest wait for a sign of life of the decoder.
@@ -95,15 +98,44 @@ struct Film<'a> {
     changes: &'a [f64],
 }
 
-/// Looks at the video and the model of `task`: at the frame that is shown at `at_s`, or the one in the middle.
+/// Looks at the video and the model of `task`: at the frame that is shown at `at_s`, or the one in the middle. A video that
+/// is elsewhere is read by way of `spool`, as a worker reads it.
 ///
 /// # Errors
 /// Those of a job: the model, the video, the decoder; [`InvalidInput`](engine::ErrorKind::InvalidInput) when no frame is
 /// shown at `at_s` or later.
-pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Option<f64>) -> Result<Examination> {
+pub fn examine(
+    task: &Task,
+    tools: &Tools,
+    inference: &dyn Inference,
+    spool: Option<&Spool>,
+    at_s: Option<f64>,
+) -> Result<Examination> {
+    // The cheaper question, and nothing is fetched for a model that is not there.
     let manifest = inference.model(&task.model)?;
-    let detector = detect::for_model(&manifest)?;
-    let source = Source::of(task)?;
+    if !task.is_remote() {
+        return look_at(&Source::of(task)?, task, (tools, inference), &manifest, at_s);
+    }
+    let spool = spool.ok_or_else(|| {
+        Error::unsupported(format!("{}: without a folder to fetch to, files alone are read", task.shown_input()))
+    })?;
+    let go_on = || false;
+    let fetched = spool.fetch(task, tools.check_ranges().is_ok(), &go_on)?;
+    std::thread::scope(|scope| {
+        // They end before the scope does, which waits for them.
+        let _fetching = fetched.ranges().map(|ranges| Fetching::start(ranges, scope, &go_on));
+        look_at(&fetched.source, task, (tools, inference), &manifest, at_s)
+    })
+}
+
+fn look_at(
+    source: &Source,
+    task: &Task,
+    (tools, inference): (&Tools, &dyn Inference),
+    manifest: &Manifest,
+    at_s: Option<f64>,
+) -> Result<Examination> {
+    let detector = detect::for_model(manifest)?;
     let mut listed = Listed::new()?;
     let mut each = |packet: &_| listed.add(packet);
     let (probe, outline) = media::survey(tools, &source.input, STALL_LIMIT, &mut each)?;
@@ -126,7 +158,7 @@ pub fn examine(task: &Task, tools: &Tools, inference: &dyn Inference, at_s: Opti
         let mark = thread_cpu();
         let inputs = detector.prepare_planes(&frame.planes)?;
         let prepared = thread_cpu();
-        let answer = inference.submit(&manifest, inputs)?.wait()?;
+        let answer = inference.submit(manifest, inputs)?.wait()?;
         let answered = thread_cpu();
         found = detector.detect(&answer.outputs, &placement, task.threshold)?;
         let ours = prepared.saturating_sub(mark) + thread_cpu().saturating_sub(answered);

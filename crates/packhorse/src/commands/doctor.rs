@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
+use engine::ErrorKind;
 use serde::Serialize;
 use serve::{Control, LoadOptions, QueueLimits, ResidencyOptions};
 use work::examine::{Examination, Prediction, examine};
@@ -13,18 +14,20 @@ use work::quality::Note;
 use work::{Sighting, Task};
 
 use super::look::Look;
+use super::spool::SpoolArgs;
 use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
 use crate::inference::InProcess;
 use crate::node::{self, Place};
+use crate::places::Outside;
 
 /// Objects that are named in a line.
 const NAMED_MAX: usize = 5;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The video
+    /// The video: a file, or an object in a bucket or on a web server
     video: PathBuf,
     /// The model that looks at it
     model: String,
@@ -38,13 +41,15 @@ pub(crate) struct Args {
     #[arg(long, default_value = "packhorse-doctor.png", value_name = "FILE")]
     picture: PathBuf,
     #[command(flatten)]
+    spool: SpoolArgs,
+    #[command(flatten)]
     look: Look,
 }
 
 /// What a program reads.
 #[derive(Serialize)]
 struct Line<'a> {
-    video: &'a Path,
+    video: &'a str,
     model: &'a str,
     picture: &'a Path,
     at_s: f64,
@@ -65,25 +70,30 @@ struct Detection<'a> {
 pub(crate) fn run(args: &Args) -> Outcome {
     let tools = Tools::from_env();
     let decoder = tools.check().map_err(|error| Exit::Configuration(error.message))?;
-    if !args.video.is_file() {
-        let fix = "give a video's file; those of buckets are not looked at";
+    let task = Task::new(&args.video, &args.model).map_err(|error| Exit::configuration(&error))?;
+    if !task.is_remote() && !args.video.is_file() {
+        let fix = "give a video's file, or s3://, gs://, az:// or http(s)://";
         return Err(Exit::Configuration(format!("{}: there is no such file: {fix}", args.video.display())));
     }
-    let task = Task::new(&args.video, &args.model).map_err(|error| Exit::configuration(&error))?;
+    let spool = if task.is_remote() { args.spool.open(&Arc::new(Outside::default()))? } else { None };
+    let spool = spool.as_deref().map(Result::as_ref).transpose().map_err(Exit::configuration)?;
     let task = args.look.with(task)?;
     // This model alone: of another server's repository no other is packed for it.
     let options = ResidencyOptions { control: Control::Explicit, ..node::for_frames() };
     let scheduler = node::start(Place::of(&args.store, None), QueueLimits::default(), options)?;
     let loaded = scheduler.residency().load_named(&args.model, &LoadOptions::default());
     loaded.map_err(|error| Exit::configuration(&error))?;
-    let examined = examine(&task, &tools, &InProcess(Arc::clone(&scheduler)), args.at);
+    let examined = examine(&task, &tools, &InProcess(Arc::clone(&scheduler)), spool, args.at);
     scheduler.drain(Duration::from_secs(5));
-    let examined = examined?;
+    let examined = examined.map_err(|error| match error.kind {
+        ErrorKind::NotFound => Exit::configuration(&error),
+        _ => error.into(),
+    })?;
     let picture = &examined.picture;
     write_png(&args.picture, [picture.width, picture.height].map(|side| side as usize), &picture.pixels)?;
     tell(args, &tools, &decoder, &examined);
     print_json(&Line {
-        video: &args.video,
+        video: &if task.is_remote() { task.shown_input() } else { args.video.to_string_lossy() },
         model: &args.model,
         picture: &args.picture,
         at_s: examined.at_s,

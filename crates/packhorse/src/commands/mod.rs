@@ -16,6 +16,7 @@ pub(crate) mod push;
 pub(crate) mod queue;
 pub(crate) mod remove;
 pub(crate) mod serve;
+mod spool;
 pub(crate) mod submit;
 pub(crate) mod verify;
 pub(crate) mod work;

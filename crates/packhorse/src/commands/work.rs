@@ -7,8 +7,7 @@ mod taken;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::ErrorKind;
@@ -21,7 +20,7 @@ use work::media::Tools;
 use work::policy::Verdict;
 use work::queue::SqsOptions;
 use work::task::Template;
-use work::{Config, Cost, LazySpool, Mode, ObjectStore, Observer, Report, Spool, Stop, Summary, Task, Worker};
+use work::{Config, Cost, Mode, ObjectStore, Observer, Report, Stop, Summary, Task, Worker};
 
 use self::infer::InferArgs;
 pub(super) use self::replies::FormChoice;
@@ -29,6 +28,7 @@ use self::replies::ReplyArgs;
 use self::taken::Taken;
 use super::look::Look;
 use super::serve::bind;
+use super::spool::SpoolArgs;
 use super::{print_json, say};
 use crate::exit::Exit;
 use crate::node::{self, Place};
@@ -58,17 +58,8 @@ pub(crate) struct Args {
     /// Where what is fetched of a store in a bucket is kept [default: packhorse-stores in the user's cache]
     #[arg(long, env = "PACKHORSE_CACHE", value_name = "FOLDER")]
     cache: Option<String>,
-    /// Where what is fetched of videos in buckets and on web servers is kept while they are worked [default: packhorse-spool
-    /// in the user's cache]
-    #[arg(long, env = "PACKHORSE_SPOOL", value_name = "FOLDER")]
-    spool: Option<PathBuf>,
-    /// Bytes that they may take there at once
-    #[arg(long, env = "PACKHORSE_SPOOL_MAX", default_value_t = 20_000_000_000, value_name = "BYTES")]
-    spool_max: u64,
-    /// Videos of so many bytes are fetched whole before they are worked, which is one request; larger ones are read while
-    /// they are decoded
-    #[arg(long, env = "PACKHORSE_SPOOL_WHOLE", default_value_t = work::spool::WHOLE_BYTES_MAX, value_name = "BYTES")]
-    spool_whole: u64,
+    #[command(flatten)]
+    spool: SpoolArgs,
     /// Where results go, a folder or a bucket; each task gets a folder of its own in it
     #[arg(long, env = "PACKHORSE_OUTPUT")]
     output: String,
@@ -139,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     queue.depth().map_err(|error| Exit::configuration(&error))?;
     let objects = outside.output(&args.output)?;
     try_out(&args.output, objects.as_ref())?;
-    let spool = args.spool(&outside)?;
+    let spool = args.spool.open(&outside)?;
     let replies = args.replies.replies(&outside, &args.queue)?;
     let protection = args.taken.protection(&outside)?;
     let hook = args.taken.hook(&outside)?;
@@ -221,27 +212,6 @@ impl Args {
             template.task("any", "/any").map_err(|error| Exit::configuration(&error))?;
         }
         Ok(template)
-    }
-
-    /// Somewhere to fetch videos to. Without a place for it a worker reads files only, which is all that many are for.
-    fn spool(&self, outside: &Arc<Outside>) -> Result<Option<LazySpool>, Exit> {
-        let folder = self.spool.clone().or_else(|| node::user_cache("packhorse-spool"));
-        let Some(folder) = folder else {
-            tracing::warn!("there is no XDG_CACHE_HOME and no HOME: give --spool to work videos of buckets");
-            return Ok(None);
-        };
-        let (outside, bytes_max, whole_bytes_max) = (Arc::clone(outside), self.spool_max, self.spool_whole);
-        let lazy: LazySpool = LazyLock::new(Box::new(move || {
-            let network = outside.network().map_err(|exit| engine::Error::invalid(exit.reason()))?;
-            let mut spool = Spool::open(network, &folder, bytes_max)?;
-            spool.whole_bytes_max = whole_bytes_max;
-            Ok(spool)
-        }));
-        if self.spool.is_some() {
-            // What was typed is told at once when it is wrong.
-            lazy.as_ref().map_err(Exit::configuration)?;
-        }
-        Ok(Some(lazy))
     }
 }
 

@@ -167,7 +167,7 @@ fn the_doctor_foresees_what_is_looked_at() {
         let yard = Yard::new();
         yard.queue.send(&task).unwrap();
         let (worker, model) = worker(&yard, u64::MAX, usize::MAX, no_hook(), no_hook());
-        let foreseen = examine(&task, &worker.tools, model.as_ref(), None).unwrap().predictions;
+        let foreseen = examine(&task, &worker.tools, model.as_ref(), None, None).unwrap().predictions;
         assert_eq!(foreseen[0].sampling, task.sampling);
         assert!((6..=7).contains(&foreseen.len()), "{sampling}: {foreseen:?}");
         assert_eq!(run(&worker, Mode::DrainOnce).unwrap().completed, 1, "{:?}", yard.state("a"));
