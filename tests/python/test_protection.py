@@ -235,8 +235,9 @@ class Protection(unittest.TestCase):
         with cluster.Silent() as store:
             self.submit(self.clip)
             worker = self.start(output="s3://results/videos", AWS_ENDPOINT_URL_S3=store.url)
+            # It looks at the place before it takes a task, and does not wait for ever.
             eventually("a question to the store", worker, store.asked.is_set)
-            self.assertTrue(self.is_held())
+            eventually("the task is held", worker, self.is_held)
             worker.terminate()
             # As long as Kubernetes gives, and half as long as an answer is waited for otherwise.
             worker.wait(30)

@@ -7,6 +7,7 @@ mod taken;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     // Told before anything is made ready.
     queue.depth().map_err(|error| Exit::configuration(&error))?;
     let objects = outside.output(&args.output)?;
-    try_out(&args.output, objects.as_ref())?;
+    try_out(&args.output, &objects)?;
     let spool = args.spool.open(&outside)?;
     let replies = args.replies.replies(&outside, &args.queue)?;
     let protection = args.taken.protection(&outside)?;
@@ -166,18 +167,29 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
 }
 
+/// The longest that a worker waits for its first look at where results go: with one that keeps silent it begins all the same.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
 /// That results can be kept at `place`, as far as a look at it tells, before the first video is worked for nothing.
-fn try_out(place: &str, objects: &dyn ObjectStore) -> Result<(), Exit> {
-    let Err(error) = objects.list("packhorse") else { return Ok(()) };
-    let told = format!("output place {place}: {error}");
-    match error.kind {
+fn try_out(place: &str, objects: &Arc<dyn ObjectStore>) -> Result<(), Exit> {
+    let (sender, looked) = sync_channel(1);
+    let objects = Arc::clone(objects);
+    // Ends with the network's own limits, if not before; nobody waits for it then.
+    let look = move || drop(sender.send(objects.list("packhorse").map(|_| ())));
+    std::thread::Builder::new().name("first look".to_owned()).spawn(look)?;
+    let later = "tasks go back to the queue until it takes results";
+    match looked.recv_timeout(FIRST_LOOK) {
+        Ok(Ok(())) => {}
         // What does not pass. Who may not list may yet be let to, and who is out of reach comes back.
-        ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Unsupported => Err(Exit::Configuration(told)),
-        _ => {
-            tracing::warn!("{told}; tasks go back to the queue until it takes results");
-            Ok(())
+        Ok(Err(error))
+            if matches!(error.kind, ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Unsupported) =>
+        {
+            return Err(Exit::Configuration(format!("output place {place}: {error}")));
         }
+        Ok(Err(error)) => tracing::warn!("output place {place}: {error}; {later}"),
+        Err(_) => tracing::warn!("output place {place}: no answer in {} s; {later}", FIRST_LOOK.as_secs()),
     }
+    Ok(())
 }
 
 /// Ends the worker, and its patience with places that do not answer.
