@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,15 @@ def packhorse(*arguments):
     if done.returncode != 0:
         raise AssertionError(f"packhorse {arguments[0]} left with {done.returncode}:\n{done.stderr}")
     return done.stdout
+
+
+def at_once(call, count):
+    """Calls `call(number)` for each number below `count`, each on a thread of its own, and waits for all."""
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def json_lines(text):

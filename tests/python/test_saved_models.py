@@ -9,7 +9,6 @@ import pathlib
 import platform
 import shutil
 import tempfile
-import threading
 import unittest
 import urllib.error
 import urllib.request
@@ -157,11 +156,7 @@ class SavedModels(unittest.TestCase):
                     wrong.append((seed, turn))
             client.close()
 
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        product.at_once(ask, 8)
         self.assertEqual(wrong, [])
 
     def rest(self, path, body=None):

@@ -10,7 +10,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import threading
 import unittest
 import urllib.request
 import zipfile
@@ -167,11 +166,7 @@ class TorchScripts(unittest.TestCase):
                     wrong.append((seed, turn))
             client.close()
 
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        product.at_once(ask, 8)
         self.assertEqual(wrong, [])
 
     def test_what_is_read_by_recursion_ends_no_process(self):

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Error, Result, Signature, Tensor, TensorSpec};
 
@@ -174,8 +174,46 @@ pub(crate) fn why(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
+/// A runtime that a process loads once: starting one twice is a race inside it, and the threads and static objects of a
+/// library of that size could not be told to go.
+pub(crate) struct Only<T>(Mutex<Option<(PathBuf, T)>>);
+
+impl<T: Clone> Only<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// What `open` makes of the library at `path` or, where nobody says, of the one called `file` beside the program or where
+    /// the system's loader looks; the same again for whoever asks again. With it, where that is.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the `runtime` was loaded from somewhere else, and `open`'s own.
+    pub(crate) fn load(
+        &self,
+        runtime: &str,
+        path: Option<&Path>,
+        file: &str,
+        open: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<(T, PathBuf)> {
+        let path = path.map_or_else(|| beside_the_program(file), Path::to_path_buf);
+        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, it)) = &*loaded {
+            if *known != path {
+                let (known, path) = (known.display(), path.display());
+                return Err(Error::unavailable(format!(
+                    "{runtime} is loaded from {known} already, so it cannot be loaded from {path}"
+                )));
+            }
+            return Ok((it.clone(), path));
+        }
+        let it = open(&path)?;
+        *loaded = Some((path.clone(), it.clone()));
+        Ok((it, path))
+    }
+}
+
 /// Where a runtime's library is looked for when nobody says: beside the program, then where the system's loader looks.
-pub(crate) fn beside_the_program(name: &str) -> PathBuf {
+fn beside_the_program(name: &str) -> PathBuf {
     std::env::current_exe()
         .ok()
         .and_then(|program| Some(program.parent()?.join(name)))

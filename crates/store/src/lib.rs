@@ -34,6 +34,7 @@ pub mod variant;
 mod precision;
 mod scratch;
 mod serving;
+mod whole;
 
 pub mod remote;
 pub mod repository;

@@ -12,7 +12,7 @@ mod run;
 mod value;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ort::AsPointer;
 use ort::environment::Environment;
@@ -20,6 +20,7 @@ use ort::logging::LogLevel;
 use ort::session::Session as OrtSession;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use crate::runtime::Only;
 use crate::{Engine, Error, ErrorKind, LaidOut, Load, Result, Session, Tensor, Weights};
 
 /// The environment variable that names the shared library.
@@ -51,26 +52,8 @@ impl Onnx {
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) when there is no such library or it is too old, with the fix.
     pub fn load(library: Option<&Path>) -> Result<Self> {
-        // The runtime itself is one per process, and starting it twice at once is a race inside it.
-        static STARTED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
-        let library =
-            library.map_or_else(|| crate::runtime::beside_the_program("libonnxruntime.so"), Path::to_path_buf);
-        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-        let environment = match &*started {
-            Some((known, environment)) if *known == library => environment.clone(),
-            Some((known, _)) => {
-                return Err(Error::unavailable(format!(
-                    "ONNX Runtime is loaded from {} already, so it cannot be loaded from {}",
-                    known.display(),
-                    library.display()
-                )));
-            }
-            None => {
-                let environment = start(&library)?;
-                *started = Some((library.clone(), environment.clone()));
-                environment
-            }
-        };
+        static STARTED: Only<Environment> = Only::new();
+        let (environment, library) = STARTED.load("ONNX Runtime", library, "libonnxruntime.so", start)?;
         Ok(Self { environment, library })
     }
 

@@ -9,11 +9,12 @@ mod run;
 mod value;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use library::Library;
 
-use crate::{Error, Result, SavedModel, Session};
+use crate::runtime::Only;
+use crate::{Result, SavedModel, Session};
 
 /// The environment variable that names the shared library.
 pub const LIBRARY_VARIABLE: &str = "PACKHORSE_TENSORFLOW";
@@ -31,26 +32,9 @@ impl TensorFlow {
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when there is no such library, with the fix.
     pub fn load(library: Option<&Path>) -> Result<Self> {
-        // A library of this size is never unloaded: its threads and static objects could not be told to go.
-        static LOADED: Mutex<Option<(PathBuf, &'static Library)>> = Mutex::new(None);
-        let path =
-            library.map_or_else(|| crate::runtime::beside_the_program("libtensorflow_cc.so.2"), Path::to_path_buf);
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let library = match *loaded {
-            Some((ref known, library)) if *known == path => library,
-            Some((ref known, _)) => {
-                return Err(Error::unavailable(format!(
-                    "TensorFlow is loaded from {} already, so it cannot be loaded from {}",
-                    known.display(),
-                    path.display()
-                )));
-            }
-            None => {
-                let library: &'static Library = Box::leak(Box::new(Library::open(&path)?));
-                *loaded = Some((path.clone(), library));
-                library
-            }
-        };
+        static LOADED: Only<&'static Library> = Only::new();
+        let open = |path: &Path| Ok(&*Box::leak(Box::new(Library::open(path)?)));
+        let (library, path) = LOADED.load("TensorFlow", library, "libtensorflow_cc.so.2", open)?;
         Ok(Self { library, path })
     }
 

@@ -9,12 +9,13 @@ mod session;
 mod value;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use library::Library;
 pub use module::{Argument, Module};
 
-use crate::{Error, Result, Session, TorchScript};
+use crate::runtime::Only;
+use crate::{Result, Session, TorchScript};
 
 /// The environment variable that names the shared library that is made of the shim.
 pub const LIBRARY_VARIABLE: &str = "PACKHORSE_TORCH";
@@ -32,26 +33,9 @@ impl Torch {
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when there is no such library, with the fix.
     pub fn load(library: Option<&Path>) -> Result<Self> {
-        // A library of this size is never unloaded: its threads and static objects could not be told to go.
-        static LOADED: Mutex<Option<(PathBuf, &'static Library)>> = Mutex::new(None);
-        let path =
-            library.map_or_else(|| crate::runtime::beside_the_program("libpackhorse_torch.so"), Path::to_path_buf);
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let library = match *loaded {
-            Some((ref known, library)) if *known == path => library,
-            Some((ref known, _)) => {
-                return Err(Error::unavailable(format!(
-                    "libtorch is loaded from {} already, so it cannot be loaded from {}",
-                    known.display(),
-                    path.display()
-                )));
-            }
-            None => {
-                let library: &'static Library = Box::leak(Box::new(Library::open(&path)?));
-                *loaded = Some((path.clone(), library));
-                library
-            }
-        };
+        static LOADED: Only<&'static Library> = Only::new();
+        let open = |path: &Path| Ok(&*Box::leak(Box::new(Library::open(path)?)));
+        let (library, path) = LOADED.load("libtorch", library, "libpackhorse_torch.so", open)?;
         Ok(Self { library, path })
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use engine::{DataType, Engine, Error, ErrorKind, Outlet, Result, Runtimes, SavedModel, Session, TensorSpec};
+use engine::{DataType, Engine, Error, ErrorKind, Result, Runtimes, SavedModel, Session, TensorSpec};
 use prost::Message as _;
 use proto::tensorflow::{self as tf, MetaGraphDef, SignatureDef, TensorInfo};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use crate::onnx::apart::items_are_apart;
 use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
 use crate::onnx::probe;
 use crate::specimen::OwnSize;
+use crate::whole::{Place, outlets};
 use crate::{Store, atomic};
 
 /// The file that makes a folder a SavedModel.
@@ -55,15 +56,6 @@ pub(crate) struct Description {
     outputs: Vec<Place>,
     /// Each file's hash by its path in the folder, so that two models of one graph and other variables are two programs.
     files: BTreeMap<String, String>,
-}
-
-/// A tensor of the signature.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Place {
-    io: Io,
-    /// `OPERATION:INDEX` in the graph.
-    tensor: String,
 }
 
 /// Files that come with a model: name in the manifest and bytes.
@@ -191,10 +183,6 @@ pub(crate) fn snapshot(from: &Path, to: &Path) -> Result<()> {
 
 impl Description {
     fn with<T>(&self, folder: &Path, use_it: impl FnOnce(&SavedModel<'_>) -> Result<T>) -> Result<T> {
-        let outlets = |places: &[Place]| {
-            let outlet = |place: &Place| Ok(Outlet { spec: place.io.to_spec()?, tensor: place.tensor.clone() });
-            places.iter().map(outlet).collect::<Result<Vec<_>>>()
-        };
         let (inputs, outputs) = (outlets(&self.inputs)?, outlets(&self.outputs)?);
         use_it(&SavedModel { folder, tags: &self.tags, inputs: &inputs, outputs: &outputs })
     }

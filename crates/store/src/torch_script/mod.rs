@@ -21,6 +21,7 @@ pub use signature::Declared;
 use crate::manifest::{Io, Manifest, PORTABLE, ProgramKind, Source};
 use crate::onnx::apart::items_are_apart;
 use crate::onnx::import::{BATCH_MAX, Compiled, Imported};
+use crate::whole::{Place, outlets};
 use crate::{Store, atomic};
 use archive::Archive;
 
@@ -41,15 +42,6 @@ pub(crate) struct Description {
     outputs: Vec<Place>,
     /// The archive's hash, so that two models of one signature and other weights are two programs.
     archive: String,
-}
-
-/// A tensor of the signature.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Place {
-    io: Io,
-    /// See [`Outlet::tensor`].
-    tensor: String,
 }
 
 /// Whether `path` is called as a TorchScript file is.
@@ -168,8 +160,6 @@ fn describe(runtimes: &Runtimes, bytes: &Bytes, declared: &Declared) -> Result<D
 
 impl Description {
     fn with<T>(&self, archive: &[u8], use_it: impl FnOnce(&TorchScript<'_>) -> Result<T>) -> Result<T> {
-        let outlet = |place: &Place| Ok(Outlet { spec: place.io.to_spec()?, tensor: place.tensor.clone() });
-        let outlets = |places: &[Place]| places.iter().map(outlet).collect::<Result<Vec<_>>>();
         use_it(&TorchScript { archive, inputs: &outlets(&self.inputs)?, outputs: &outlets(&self.outputs)? })
     }
 
