@@ -1,5 +1,7 @@
 //! Signals: SIGTERM and SIGINT ask for a drain, once; whoever waits is told.
 
+use std::sync::mpsc::Receiver;
+
 use engine::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -14,15 +16,25 @@ pub(crate) enum Asker {
     Person,
 }
 
-/// Waits for the first SIGTERM or SIGINT.
-pub(crate) fn wait() -> Result<Asker> {
+/// Hears of the first SIGTERM or SIGINT from here on, so that whoever was told that the process runs can end it well.
+pub(crate) fn listen() -> Result<Asked> {
     let (stop, stopped) = std::sync::mpsc::sync_channel(1);
     on_signal(move |signal| {
         // Nobody waits any more when the process is on its way out already.
         let _ = stop.send(if signal == SIGINT { Asker::Person } else { Asker::Supervisor });
     })?;
-    // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
-    Ok(stopped.recv().unwrap_or(Asker::Supervisor))
+    Ok(Asked(stopped))
+}
+
+/// What [`listen`] heard.
+pub(crate) struct Asked(Receiver<Asker>);
+
+impl Asked {
+    /// Waits until somebody asks.
+    pub(crate) fn wait(self) -> Asker {
+        // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
+        self.0.recv().unwrap_or(Asker::Supervisor)
+    }
 }
 
 /// As [`on_signal`], for those to whom both signals are the same.

@@ -80,8 +80,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
     table::print(&summary, &cost);
     report(args, &server, (&summary, &cost), started.elapsed())?;
     if args.keep {
+        let asked = signal::listen()?;
         say("the server stays up; Ctrl-C ends it");
-        signal::wait()?;
+        asked.wait();
     }
     server.stop(Duration::ZERO, Duration::from_secs(10))
 }

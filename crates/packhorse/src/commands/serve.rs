@@ -120,6 +120,8 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
         scheduler.poll_every(settings.poll_interval_s.get())?;
     }
     let management = Management::new(Arc::new(log));
+    // Before anybody can connect, and long before the addresses are told.
+    let asked = signal::listen()?;
     let server = Server::start_within(Arc::clone(&scheduler), wanted, limits, Some(management))?;
     if let Some(manage) = server.addresses.manage.filter(|manage| !manage.ip().is_loopback()) {
         tracing::warn!(%manage, "the server can be changed from other machines; whoever reaches this address may do it");
@@ -139,7 +141,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     }
     print_json(&server.addresses)?;
 
-    let lame_duck = match signal::wait()? {
+    let lame_duck = match asked.wait() {
         signal::Asker::Supervisor => settings.lame_duck_s.get(),
         signal::Asker::Person => Duration::ZERO,
     };
