@@ -78,9 +78,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     pictures::draw(&clip, &args.out, &summary)?;
     request::write(&clip, &args.out)?;
     table::print(&summary, &cost);
+    // Until here Ctrl-C ends the demo at once.
+    let asked = args.keep.then(signal::listen).transpose()?;
     report(args, &server, (&summary, &cost), started.elapsed())?;
-    if args.keep {
-        let asked = signal::listen()?;
+    if let Some(asked) = asked {
         say("the server stays up; Ctrl-C ends it");
         asked.wait();
     }
