@@ -5,13 +5,18 @@ set -eu
 cd "$(dirname "$0")/.."
 setup=scripts/setup.sh
 
+# The processor that the runtimes are for: this one, or another that SETUP_MACHINE names, whose runtimes lie apart.
+machine=${SETUP_MACHINE:-$(uname -m)}
+cache=$(pwd -P)/.cache
+[ "$machine" = "$(uname -m)" ] || cache=$cache/$machine
+
 onnxruntime_version=1.31.1
-onnxruntime_dir=$(pwd -P)/.cache/onnxruntime/$onnxruntime_version
+onnxruntime_dir=$cache/onnxruntime/$onnxruntime_version
 onnxruntime_library=$onnxruntime_dir/libonnxruntime.so
 tensorflow_version=2.21.0
-tensorflow_dir=$(pwd -P)/.cache/tensorflow/$tensorflow_version
+tensorflow_dir=$cache/tensorflow/$tensorflow_version
 torch_version=1.13.1
-torch_dir=$(pwd -P)/.cache/torch/$torch_version
+torch_dir=$cache/torch/$torch_version
 torch_library=$torch_dir/libpackhorse_torch.so
 torch_shim=crates/engine/src/torch/shim.cpp
 
@@ -73,18 +78,17 @@ fetch_onnxruntime() {
         note "PACKHORSE_ONNXRUNTIME is set to $PACKHORSE_ONNXRUNTIME; nothing is fetched"
         return
     fi
-    machine=$(uname -s)-$(uname -m)
-    case $machine in
+    case $(uname -s)-$machine in
     Linux-x86_64) library_sha256=fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3 ;;
     Linux-aarch64) library_sha256=8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467 ;;
-    *) stop "no ONNX Runtime is pinned for $machine" 'set PACKHORSE_ONNXRUNTIME to the path of its shared library' ;;
+    *) stop "no ONNX Runtime is pinned for $(uname -s) on $machine" 'set PACKHORSE_ONNXRUNTIME to the path of its shared library' ;;
     esac
     if onnxruntime_is_in_place; then
         note "$onnxruntime_library is in place"
         return
     fi
     mkdir -p "$onnxruntime_dir"
-    download_wheel scripts/onnxruntime.txt "manylinux_2_28_$(uname -m)"
+    download_wheel scripts/onnxruntime.txt "manylinux_2_28_$machine"
     python3 -c '
 import pathlib, sys, zipfile
 wheel, version, folder = next(pathlib.Path(sys.argv[1]).glob("*.whl")), sys.argv[2], pathlib.Path(sys.argv[3])
@@ -103,21 +107,19 @@ with zipfile.ZipFile(wheel) as archive:
 # Whether both of TensorFlow's libraries are the very ones that are pinned.
 tensorflow_is_in_place() {
     [ -f "$tensorflow_dir/libtensorflow_cc.so.2" ] &&
-        (cd "$tensorflow_dir" && sha256sum --check --status) <scripts/tensorflow.sha256
+        (cd "$tensorflow_dir" && sha256sum --check --status) <"scripts/tensorflow-$machine.sha256"
 }
 
 # TensorFlow's C API, for SavedModels: only the tests need it.
 fetch_tensorflow() {
-    if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
-        note "no TensorFlow is pinned for $(uname -m); its tests are left out"
-        return
-    fi
+    [ -f "scripts/tensorflow-$machine.txt" ] ||
+        stop "no TensorFlow is pinned for $machine" 'set PACKHORSE_TENSORFLOW to the path of its shared library'
     if tensorflow_is_in_place; then
         note "$tensorflow_dir is in place"
         return
     fi
     mkdir -p "$tensorflow_dir"
-    download_wheel scripts/tensorflow.txt manylinux_2_27_x86_64
+    download_wheel "scripts/tensorflow-$machine.txt" "manylinux_2_27_$machine"
     python3 -c '
 import pathlib, shutil, sys, zipfile
 wheel, folder = next(pathlib.Path(sys.argv[1]).glob("*.whl")), pathlib.Path(sys.argv[2])
@@ -148,10 +150,8 @@ make_torch() {
 # libtorch and the shim that it is called by, for TorchScript: only the tests need it. LIBTORCH names the folder of another
 # one, with include/ and lib/ in it, as its makers' archive and the package 'torch' have them.
 fetch_torch() {
-    if [ -z "${LIBTORCH:-}" ] && [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
-        note "no libtorch is pinned for $(uname -m); its tests are left out"
-        return
-    fi
+    [ -n "${LIBTORCH:-}" ] || [ -f "scripts/torch-$machine.sha256" ] ||
+        stop "no libtorch is pinned for $machine" 'set LIBTORCH to the folder of one'
     if [ -f "$torch_library" ] && sha256sum --check --status "$torch_dir/made-from" 2>/dev/null; then
         note "$torch_library is in place"
         return
@@ -161,16 +161,16 @@ fetch_torch() {
         make_torch "$LIBTORCH/include" -L"$LIBTORCH/lib" -Wl,-rpath,"$LIBTORCH/lib" -ltorch -ltorch_cpu -lc10
         return
     fi
-    libraries=/usr/lib/x86_64-linux-gnu
+    libraries=/usr/lib/$machine-linux-gnu
     [ -f "$libraries/libopenblas.so.0" ] || debian libopenblas0-pthread "OpenBLAS, which libtorch computes with, is missing"
     [ -f "$libraries/libtorch_cpu.so.1.13" ] || debian libtorch1.13 'libtorch is missing'
     # Its headers alone: the package that they come in brings Python's and others' along.
     headers=$(mktemp -d)
     trap 'rm -rf "$headers"' EXIT
-    cp scripts/torch.sha256 "$headers"
+    cp "scripts/torch-$machine.sha256" "$headers/sha256"
     fetch_headers() {
         (cd "$headers" && apt-get download -qq -o APT::Sandbox::User=root libtorch-dev=1.13.1+dfsg-4 libgflags-dev=2.2.2-2 libgoogle-glog-dev=0.6.0-2 &&
-            sha256sum --check --status torch.sha256) >&2
+            sha256sum --check --status sha256) >&2
     }
     # A machine that has the library may never have listed what there is.
     fetch_headers || { as_root apt-get update -qq >&2 && fetch_headers; } ||
