@@ -41,6 +41,7 @@ pub mod repository;
 pub mod untrusted;
 
 pub use folder::{Listed, Store};
+pub use hf::Beside;
 pub use manifest::Manifest;
 pub use onnx::joined::Joined;
 pub use onnx::laid_out::Own;

@@ -16,7 +16,7 @@ use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::precision::Precision;
 use crate::task::Task;
 use crate::torch_script::{self, Declared};
-use crate::{Store, hf, name, padding, saved_model};
+use crate::{Store, hf, name, saved_model, specimen};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +43,8 @@ pub struct Request {
     pub tolerance: Option<f64>,
     /// What a TorchScript module takes and gives, which its file does not say.
     pub signature: Declared,
+    /// The tokenizer that comes with the model, and what lies beside it: name and bytes. A Hugging Face folder has its own.
+    pub files: Vec<(String, Bytes)>,
     /// Which forms to pack, when the quickest one is for CPUs like this alone.
     pub targets: Targets,
 }
@@ -219,8 +221,9 @@ impl Draft {
         if request.copy {
             forms.iter_mut().for_each(|form| form.origins.clear());
         }
-        let padding = match (task.as_ref().and_then(Task::text), &forms[..]) {
-            (Some(text), [form]) if max_batch_size > 1 => padding::seen(runtimes.onnx(), form, &signature, text)?,
+        let text = task.as_ref().and_then(Task::text).filter(|_| max_batch_size > 1);
+        let padding = match (text, &forms[..]) {
+            (Some(text), [form]) => specimen::padding(runtimes, request, (form, &signature), text)?,
             _ => None,
         };
         let manifest = Manifest {
@@ -295,8 +298,8 @@ pub(crate) fn identify(request: &Request) -> Result<Source> {
     if !hf::is_checkpoint(&request.path) {
         return import::identify(&request.path);
     }
-    if request.task.is_some() {
-        return Err(Error::invalid("its config.json says what the model is for; leave --task out"));
+    if request.task.is_some() || !request.files.is_empty() {
+        return Err(Error::invalid("its config.json says what the model is for; leave --task and --tokenizer out"));
     }
     hf::identify(&request.path)
 }
@@ -318,12 +321,11 @@ fn find(runtimes: &Runtimes, request: &Request) -> Result<Found> {
     let (engine, given) = (runtimes.onnx(), request.labels.clone());
     if hf::is_checkpoint(&request.path) {
         let hf::Folder { imported, task, labels, files } = hf::import(engine, &request.path, asked.as_ref())?;
-        let labels = if given.is_empty() { labels } else { given };
-        return Ok(Found { imported, task, labels, files });
+        return Ok(Found { imported, task, labels: if given.is_empty() { labels } else { given }, files });
     }
     let (is_torch_script, is_saved_model) =
         (torch_script::is_torch_script(&request.path), saved_model::is_saved_model(&request.path));
-    let (imported, files) = match asked {
+    let (imported, mut files) = match asked {
         Some(_) if is_torch_script || is_saved_model => {
             return Err(Error::unsupported("it is loaded whole, and only lifted weights can be in eight bits"));
         }
@@ -335,6 +337,7 @@ fn find(runtimes: &Runtimes, request: &Request) -> Result<Found> {
         None if is_torch_script => torch_script::import(runtimes, &request.path, &request.signature)?,
         None => (import::import(engine, &request.path, request.targets)?, Vec::new()),
     };
+    files.extend(request.files.iter().cloned());
     Ok(Found { imported, task: request.task.clone(), labels: given, files })
 }
 
@@ -366,7 +369,7 @@ fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: 
         manifest.source == *source
             && request.version.is_none_or(|version| version == manifest.version)
             && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
-            && (manifest.task == request.task || request.task.is_none() && source.format == hf::FORMAT)
+            && (source.format == hf::FORMAT || manifest.task == request.task && hf::came_with(manifest, &request.files))
             && manifest.precision == request.precision
             && (request.precision.is_float() || measured(store, manifest).is_some_and(|of| of.is_enough_for(request)))
             && outside_is_there(store, manifest, request.copy)

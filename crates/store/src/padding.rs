@@ -1,12 +1,9 @@
 //! Padding: how items of different lengths go into one batch. Nothing in a graph says that it can be done; packing tries
 //! it.
 
-use engine::onnx::Onnx;
-use engine::{DataType, Engine, Load, Result, Signature, Tensor, TensorSpec};
+use engine::{DataType, Session, Signature, Tensor, TensorSpec, Weights};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::ProgramKind;
-use crate::onnx::import::Compiled;
 use crate::onnx::probe;
 use crate::task::Text;
 
@@ -28,20 +25,18 @@ pub struct Padding {
     pub cut: Vec<bool>,
 }
 
-/// The padding of a model that reads `text`, when `form` was seen to answer the same with it as without.
+/// The padding of a model that reads `text`, when `session` was seen to answer the same with it as without.
 ///
-/// # Errors
-/// When the runtime cannot load the form.
-pub(crate) fn seen(engine: &Onnx, form: &Compiled, signature: &Signature, text: &Text) -> Result<Option<Padding>> {
-    let Some(inputs) = inputs(text, signature) else { return Ok(None) };
-    let load = match form.kind {
-        ProgramKind::Lifted => Load::AsIs,
-        ProgramKind::Whole | ProgramKind::SavedModel | ProgramKind::TorchScript => Load::Optimise,
-    };
-    let session = engine.session(&form.program, form.weights.len(), load)?;
-    let weights = engine.bind(form.weights.clone())?;
+/// `signature` has the names that `text` goes by; a program's own are others.
+pub(crate) fn seen(
+    session: &dyn Session,
+    weights: &dyn Weights,
+    signature: &Signature,
+    text: &Text,
+) -> Option<Padding> {
+    let inputs = inputs(text, signature)?;
     let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
-    Ok(tried(&inputs, |tensors| session.run(weights.as_ref(), &tensors, &outputs).ok()))
+    tried(&inputs, |tensors| session.run(weights, &tensors, &outputs).ok())
 }
 
 /// What an input takes, and is filled up with.

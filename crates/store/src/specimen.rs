@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::{Engine, Result, Runtimes, Session, Signature, Tensor, Weights};
+use engine::{Engine, Load, Result, Runtimes, Session, Signature, Tensor, Weights};
 
-use crate::onnx::import;
+use crate::manifest::ProgramKind;
+use crate::onnx::compile::aligned;
+use crate::onnx::import::{self, Compiled};
+use crate::pack::Request;
+use crate::padding::Padding;
 use crate::picture::Resample;
-use crate::{saved_model, torch_script};
+use crate::task::Text;
+use crate::{padding, saved_model, torch_script};
 
 /// A size to which a graph scales something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,4 +70,26 @@ impl Specimen {
         let all: Vec<usize> = (0..self.session.signature().outputs.len()).collect();
         self.session.run(self.no_weights.as_ref(), inputs, &all)
     }
+}
+
+/// The padding of `form`, which is of what `request` names and reads `text`, when it was seen to answer the same with it as
+/// without.
+///
+/// # Errors
+/// When its runtime cannot load it.
+pub(crate) fn padding(
+    runtimes: &Runtimes,
+    request: &Request,
+    (form, signature): (&Compiled, &Signature),
+    text: &Text,
+) -> Result<Option<Padding>> {
+    let (program, weights) = (&form.program, form.weights.len());
+    let session = match form.kind {
+        ProgramKind::Lifted => runtimes.session(program, weights, Load::AsIs)?,
+        ProgramKind::Whole => runtimes.session(program, weights, Load::Optimise)?,
+        ProgramKind::SavedModel => saved_model::session(runtimes, &request.path)?.0,
+        ProgramKind::TorchScript => torch_script::session(runtimes, &request.path, &request.signature)?,
+    };
+    let weights = runtimes.bind(form.weights.iter().map(aligned).collect::<Result<_>>()?)?;
+    Ok(padding::seen(session.as_ref(), weights.as_ref(), signature, text))
 }

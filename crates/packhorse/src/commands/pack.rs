@@ -1,19 +1,23 @@
 //! `packhorse pack`
 
+mod meaning;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use engine::Runtimes;
 use pipeline::Tokenizers;
-use pipeline::recognise::{InputWish, Understood, Wish, understand};
+use pipeline::recognise::{Understood, Wish, understand};
 use serde::Serialize;
 use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
 use store::pack::{Packed, Request, Targets, is_checkpoint, is_model_folder, name_of, pack};
-use store::task::{Scores, Task, TaskChoice};
+use store::task::Task;
 use store::torch_script::Declared;
 use store::{Manifest, Precision, Store};
+
+use meaning::Meaning;
 
 use super::{human_bytes, migrate, print_json, say};
 use crate::exit::Exit;
@@ -105,61 +109,6 @@ impl From<Target> for Targets {
     }
 }
 
-/// What the tensors mean, of a model that does not say it itself. What is left out is asked of the model.
-#[derive(clap::Args)]
-struct Meaning {
-    /// What the model is for: object-detection, image-classification or image-embedding; Hugging Face folders say so
-    /// themselves
-    #[arg(long)]
-    task: Option<TaskChoice>,
-    /// A detector's family, where its outputs fit several: yolov5, yolov8, yolov10, yolox, nanodet, nanodet-plus, odapi,
-    /// detr or rt-detr
-    #[arg(long)]
-    head: Option<String>,
-    /// How pictures go in: a preprocessor_config.json, or imagenet, zero-one, minus-one-one, bytes or caffe
-    #[arg(long, value_name = "FILE|WORD")]
-    preprocess: Option<String>,
-    /// What a classifier's output holds: probabilities, softmax or sigmoid
-    #[arg(long)]
-    scores: Option<Scores>,
-    /// A TOML file that says all of this, and more in detail
-    #[arg(long, value_name = "FILE")]
-    task_file: Option<PathBuf>,
-}
-
-impl Meaning {
-    /// All that was said; `None` when nothing was.
-    fn wish(&self) -> Result<Option<Wish>, Exit> {
-        let configuration = |error: engine::Error| Exit::configuration(&error);
-        let input = self.preprocess.as_deref().map(Self::input).transpose().map_err(configuration)?;
-        let typed = Wish {
-            task: self.task,
-            head: self.head.clone(),
-            scores: self.scores,
-            input: input.unwrap_or_default(),
-            ..Wish::default()
-        };
-        let Some(path) = &self.task_file else {
-            return Ok((typed != Wish::default()).then_some(typed));
-        };
-        let read = || Wish::from_toml(&read(path)?).map_err(|error| error.context(path.display()));
-        Ok(Some(typed.or(read().map_err(configuration)?)))
-    }
-
-    fn input(given: &str) -> engine::Result<InputWish> {
-        let path = Path::new(given);
-        if !path.is_file() {
-            return InputWish::preset(given);
-        }
-        InputWish::from_json(&read(path)?).map_err(|error| error.context(given))
-    }
-}
-
-fn read(path: &Path) -> engine::Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|error| engine::Error::invalid(format!("{}: cannot be read: {error}", path.display())))
-}
-
 /// What a program reads about a pack.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -237,6 +186,7 @@ pub(super) fn request(args: &Args, path: &Path) -> Request {
         calibration: args.calibration.clone(),
         tolerance: Some(args.tolerance),
         signature: Declared::default(),
+        files: Vec::new(),
         targets: args.target.into(),
     }
 }
@@ -263,11 +213,11 @@ fn meant(runtimes: &Runtimes, request: &mut Request, wish: &Wish) -> engine::Res
     let shown = request.path.display();
     if is_checkpoint(&request.path) {
         return Err(engine::Error::invalid(format!(
-            "{shown}: its config.json says what the model is for; leave --task out"
+            "{shown}: its config.json says what the model is for; leave --task and --tokenizer out"
         )));
     }
-    let Understood { task, labels, notes } = understand(runtimes, &request.path, wish, &request.labels)?;
-    (request.task, request.labels) = (Some(task), labels);
+    let Understood { task, labels, files, notes } = understand(runtimes, &request.path, wish, &request.labels)?;
+    (request.task, request.labels, request.files) = (Some(task), labels, files);
     Ok(notes)
 }
 

@@ -38,7 +38,8 @@ impl Places {
             Error::not_found(format!(
                 "no folder of '{name}' is on this machine, beside the configuration or in the cache of the Hugging Face \
                  libraries, and nothing is fetched from elsewhere; fetch it once with 'hf download {name} --local-dir \
-                 {last}' beside the configuration, and run this again"
+                 {last}' beside the configuration, and run this again; where only its traced file is left, pack that with \
+                 --signature, --task and --tokenizer"
             ))
         })
     }

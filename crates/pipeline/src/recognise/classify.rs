@@ -8,7 +8,7 @@ use store::specimen::Specimen;
 use store::task::{ImageClassification, ImageEmbedding, PicturePooling, Scores};
 
 use super::probe::{PictureIn, answers, are_shares, floats};
-use super::wish::{Wish, preset_names};
+use super::wish::{PoolingWish, Wish, preset_names};
 
 /// The share of a picture's shorter side that classifiers look at, as 224 of 256.
 const MIDDLE: f64 = 0.875;
@@ -76,7 +76,14 @@ pub(super) fn embedding(specimen: &mut Specimen, wish: &Wish, notes: &mut Vec<St
             (output.clone(), (answers[0][output.0].shape().len() == 4).then_some(PicturePooling::Mean))
         }
     };
-    let pooling = wish.pooling.or(usual).ok_or_else(|| {
+    let said = match wish.pooling {
+        None => None,
+        Some(PoolingWish::None) => Some(PicturePooling::None),
+        Some(PoolingWish::Mean) => Some(PicturePooling::Mean),
+        Some(PoolingWish::First) => Some(PicturePooling::First),
+        Some(PoolingWish::Max) => return Err(Error::invalid("pooling is \"mean\", \"first\" or \"none\" of pictures")),
+    };
+    let pooling = said.or(usual).ok_or_else(|| {
         Error::invalid("its output holds tokens; say with a task file whether pooling is \"mean\" or \"first\"")
     })?;
     floats(&output.1, &answers[0][output.0])?;

@@ -1,10 +1,12 @@
 //! What the tensors of a model mean that is about to be packed: told by a person, said by the files beside it, and seen
 //! from what it answers. What cannot be told apart is refused with the setting that settles it.
 
+mod answers;
 mod classify;
 mod detect;
 mod own_size;
 mod probe;
+mod text;
 mod transformers;
 mod ultralytics;
 mod verify;
@@ -13,11 +15,13 @@ mod wish;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bytes::Bytes;
 use engine::{Error, Result, Runtimes};
+use store::Beside;
 use store::specimen::Specimen;
 use store::task::{Task, TaskChoice};
 
-pub use wish::{InputWish, Wish, somebody};
+pub use wish::{InputWish, PoolingWish, TextWish, Wish, somebody};
 
 /// What was found out.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +30,8 @@ pub struct Understood {
     pub task: Task,
     /// Class id to name, where the model says so itself.
     pub labels: BTreeMap<u32, String>,
+    /// The tokenizer, and what is kept with it: name and bytes.
+    pub files: Vec<(String, Bytes)>,
     /// What the person who packs should know, a sentence each.
     pub notes: Vec<String>,
 }
@@ -36,9 +42,15 @@ pub struct Understood {
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when `wish` does not fit the model, or leaves open what neither the
 /// model nor the files beside it say.
 pub fn understand(runtimes: &Runtimes, path: &Path, wish: &Wish, labels: &BTreeMap<u32, String>) -> Result<Understood> {
+    if let Some(choice) = wish.task.filter(|task| !task.takes_pictures()) {
+        return of_texts(runtimes, path, (choice, wish), labels);
+    }
     let mut specimen = Specimen::open(runtimes, path, &wish.signature)?;
     let said = said(path, &specimen)?;
     let wish = wish.clone().or(said.wish);
+    if wish.tokenizer.is_some() || wish.text != TextWish::default() {
+        return Err(Error::invalid("a tokenizer and [text] are for tasks of texts; say which one it is with --task"));
+    }
     let named = if labels.is_empty() { said.labels } else { labels.clone() };
     let mut notes = said.notes;
     let task = match wish.task {
@@ -51,9 +63,31 @@ pub fn understand(runtimes: &Runtimes, path: &Path, wish: &Wish, labels: &BTreeM
         Some(TaskChoice::ImageEmbedding) => {
             classify::embedding(&mut specimen, &wish, &mut notes).map(Task::ImageEmbedding)
         }
+        Some(_) => Err(Error::internal("a task of texts was taken for one of pictures")),
         None => Err(Error::invalid("nothing says what it is for; give --task")),
     };
-    Ok(Understood { task: task.map_err(|error| error.context(path.display()))?, labels: named, notes })
+    let task = task.map_err(|error| error.context(path.display()))?;
+    Ok(Understood { task, labels: named, files: Vec::new(), notes })
+}
+
+/// The same of a model that texts go into by a tokenizer.
+fn of_texts(
+    runtimes: &Runtimes,
+    path: &Path,
+    (choice, wish): (TaskChoice, &Wish),
+    labels: &BTreeMap<u32, String>,
+) -> Result<Understood> {
+    let tokenizer = wish.tokenizer.as_ref().ok_or_else(|| {
+        Error::invalid(
+            "texts become tokens by the model's own tokenizer; give its folder, or its tokenizer.json, as --tokenizer",
+        )
+    })?;
+    let beside = Beside::read(tokenizer)?;
+    let mut specimen = Specimen::open(runtimes, path, &wish.signature)?;
+    let mut notes = Vec::new();
+    let understood = text::understand(&mut specimen, choice, wish, (&beside, labels), &mut notes);
+    let (task, labels) = understood.map_err(|error| error.context(path.display()))?;
+    Ok(Understood { task, labels, files: beside.files().to_vec(), notes })
 }
 
 /// What a model's own files say.

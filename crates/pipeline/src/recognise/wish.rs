@@ -1,9 +1,11 @@
 //! What a person says of a model: flags, or a small TOML file.
 
+use std::path::PathBuf;
+
 use engine::{Error, Result};
 use serde::Deserialize;
 use store::picture::{Channels, Fit, Layout, PictureInput, Resample};
-use store::task::{PicturePooling, Scores, TaskChoice};
+use store::task::{Scores, TaskChoice};
 use store::torch_script::Declared;
 
 use crate::picture::Picture;
@@ -21,17 +23,61 @@ pub struct Wish {
     /// What a classifier's output holds.
     pub scores: Option<Scores>,
     /// How an output becomes one vector.
-    pub pooling: Option<PicturePooling>,
+    pub pooling: Option<PoolingWish>,
     /// Whether a vector's length becomes one.
     pub normalise: Option<bool>,
-    /// The output that is read, of an embedding model with several.
+    /// The output that is read, of a model with several.
     pub output: Option<String>,
     /// How pictures go in.
     #[serde(default)]
     pub input: InputWish,
+    /// How texts go in.
+    #[serde(default)]
+    pub text: TextWish,
+    /// Where the tokenizer is: a file, or a folder of the reference library.
+    #[serde(skip)]
+    pub tokenizer: Option<PathBuf>,
     /// What the tensors of a TorchScript file are, which it does not say itself.
     #[serde(skip)]
     pub signature: Declared,
+}
+
+/// How what a model has for each place or token becomes one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolingWish {
+    /// Its output is one.
+    None,
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    First,
+    /// The largest of each component; of texts alone.
+    Max,
+}
+
+/// What can be said of how texts go in, and of what comes out by token; see [`Text`](store::task::Text).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TextWish {
+    /// The input that takes token ids.
+    pub ids: Option<String>,
+    /// The input that says which tokens count.
+    pub mask: Option<String>,
+    /// The input that says which of two texts a token belongs to.
+    pub types: Option<String>,
+    /// The output that says where answers to questions begin.
+    pub start: Option<String>,
+    /// The output that says where they end.
+    pub end: Option<String>,
+    /// The most tokens of a row.
+    pub tokens_max: Option<usize>,
+    /// The token id that rows are filled up with.
+    pub pad: Option<i64>,
+    /// Whether a text is put in lower case before the tokenizer sees it.
+    pub lowercase: Option<bool>,
+    /// The token that stands for a hole.
+    pub mask_token: Option<String>,
 }
 
 /// What can be said of how pictures go in; see [`PictureInput`].
@@ -88,6 +134,9 @@ impl Wish {
             normalise: self.normalise.or(other.normalise),
             output: self.output.or(other.output),
             input: mine.or(theirs),
+            // No flag says any of it.
+            text: if self.text == TextWish::default() { other.text } else { self.text },
+            tokenizer: self.tokenizer.or(other.tokenizer),
             signature: self.signature,
         }
     }

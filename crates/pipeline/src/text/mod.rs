@@ -12,6 +12,7 @@ pub(crate) use classification::Classification;
 pub(crate) use embedding::Embedding;
 pub(crate) use fill_mask::FillMask;
 pub(crate) use question_answering::QuestionAnswering;
+pub(crate) use rows::Rows;
 pub(crate) use token_classification::TokenClassification;
 
 use std::collections::BTreeMap;

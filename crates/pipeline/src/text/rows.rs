@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::{DataType, Error, Result, Tensor};
+use engine::{DataType, Error, Result, Signature, Tensor};
 use store::Manifest;
 use store::task::Text;
 use tokenizers::Encoding;
@@ -19,14 +19,14 @@ enum Role {
 }
 
 /// A model's inputs, and its tokenizer.
-pub(super) struct Rows {
-    pub(super) tokenizer: Arc<Tokenizer>,
+pub(crate) struct Rows {
+    pub(crate) tokenizer: Arc<Tokenizer>,
     /// In signature order.
     inputs: Vec<(Role, DataType)>,
     /// The most tokens of a row.
-    pub(super) tokens_max: usize,
+    pub(crate) tokens_max: usize,
     /// The length of every row, where the graph takes no other.
-    fixed: Option<usize>,
+    pub(crate) fixed: Option<usize>,
     pad: i64,
     lowercase: bool,
 }
@@ -37,7 +37,14 @@ impl Rows {
     /// # Errors
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the input that does not fit the task.
     pub(super) fn new(manifest: &Manifest, text: &Text, tokenizer: Arc<Tokenizer>) -> Result<Self> {
-        let signature = manifest.signature()?;
+        Self::of_signature(&manifest.signature()?, text, tokenizer)
+    }
+
+    /// The same of a model of `signature`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn of_signature(signature: &Signature, text: &Text, tokenizer: Arc<Tokenizer>) -> Result<Self> {
         let mut fixed = None;
         let mut inputs = Vec::with_capacity(signature.inputs.len());
         for spec in &signature.inputs {
@@ -94,7 +101,7 @@ impl Rows {
     }
 
     /// The model's inputs for a row of `ids` whose tokens are of `types`.
-    pub(super) fn tensors(&self, ids: &[u32], types: &[u32]) -> Result<Vec<Tensor>> {
+    pub(crate) fn tensors(&self, ids: &[u32], types: &[u32]) -> Result<Vec<Tensor>> {
         let length = self.fixed.unwrap_or(ids.len());
         let fill = length.saturating_sub(ids.len());
         let tensor = |&(role, dtype): &(Role, DataType)| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use engine::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -31,14 +32,18 @@ enum Token {
 }
 
 /// A field that is there, whatever it says.
-fn said<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<bool>>, D::Error> {
+fn said<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Option<bool>>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }
 
 impl Adjustments {
     /// Those in `config`, the text of a `tokenizer_config.json`.
-    pub(super) fn of(config: &[u8]) -> serde_json::Result<Self> {
+    ///
+    /// # Errors
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the file.
+    pub(super) fn of(config: &[u8]) -> Result<Self> {
         serde_json::from_slice(config)
+            .map_err(|error| Error::invalid(format!("tokenizer_config.json cannot be read: {error}")))
     }
 
     /// The token that stands for what the vocabulary does not have.

@@ -6,6 +6,7 @@ mod shelf;
 use std::ops::Range;
 
 use engine::{Error, Result};
+use store::Beside;
 use tokenizers::{Decoder, Encoding, ModelWrapper, PostProcessor, PostProcessorWrapper};
 
 use adjust::Adjustments;
@@ -25,6 +26,17 @@ pub(crate) struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// The tokenizer in `beside`, as what lies there changes it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](engine::ErrorKind::InvalidInput) when it is none that can be read.
+    pub(crate) fn of(beside: &Beside) -> Result<Self> {
+        let adjustments =
+            beside.tokenizer_config().map(|config| Adjustments::of(config)).transpose()?.unwrap_or_default();
+        let json = beside.files().first().ok_or_else(|| Error::internal("a tokenizer came without its file"))?;
+        Self::new(&json.1, &adjustments)
+    }
+
     /// The tokenizer in `json`, as `adjustments` change it.
     ///
     /// # Errors
@@ -48,6 +60,17 @@ impl Tokenizer {
     /// How many tokens there are, those included that the vocabulary was given later.
     pub(crate) fn size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// The largest id of a token.
+    pub(crate) fn last(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
+    /// What marks the tokens of the second of two texts.
+    pub(crate) fn second_type(&self) -> Result<u32> {
+        let row = self.row(self.encode("a")?, Some(self.encode("a")?))?;
+        Ok(row.get_type_ids().iter().copied().max().unwrap_or(0))
     }
 
     /// The tokens of `text` alone; offsets count its code points.

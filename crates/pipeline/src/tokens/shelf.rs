@@ -36,8 +36,7 @@ impl Tokenizers {
         })?;
         let adjustments = match manifest.files.contains_key(CONFIG) {
             false => Adjustments::default(),
-            true => Adjustments::of(&store.file(manifest, CONFIG)?)
-                .map_err(|error| Error::invalid(format!("{CONFIG} cannot be read: {error}")))?,
+            true => Adjustments::of(&store.file(manifest, CONFIG)?)?,
         };
         let key = Key { hash, adjustments };
         // Held while it is read, so that a thousand models that come at once read it once.

@@ -261,23 +261,14 @@ fn activation(name: Option<&str>) -> Result<Activation> {
 
 /// How many classes there are and what they are called; a head that does not classify has no names.
 fn labels(object: &Object<'_>, head: Head) -> Result<(usize, BTreeMap<u32, String>)> {
-    let named = object.get("id2label").map(Object::of).transpose()?.is_some();
-    let mut labels = BTreeMap::new();
-    if let Some(names) = object.get("id2label").and_then(Value::as_object) {
-        for (id, name) in names {
-            let id = id.parse().map_err(|_| Error::invalid(format!("'id2label' has '{id}', which is no class id")))?;
-            let name = name.as_str().ok_or_else(|| Error::invalid("'id2label' must hold texts"))?;
-            labels.insert(id, name.to_owned());
-        }
-    }
-    let classes = if named { labels.len() } else { object.size_or("num_labels", 2)? };
+    let named = named_labels(object)?;
+    let classes = named.as_ref().map_or_else(|| object.size_or("num_labels", 2), |named| Ok(named.len()))?;
     if classes == 0 || classes > CLASSES_MAX {
         return Err(Error::invalid(format!("{classes} classes are not between 1 and {CLASSES_MAX}")));
     }
-    if !named {
-        // What the reference calls classes that nobody named.
-        labels = (0u32..).take(classes).map(|id| (id, format!("LABEL_{id}"))).collect();
-    }
+    // What the reference calls classes that nobody named.
+    let unnamed = || (0u32..).take(classes).map(|id| (id, format!("LABEL_{id}"))).collect();
+    let labels: BTreeMap<u32, String> = named.unwrap_or_else(unnamed);
     if labels.keys().any(|&id| id as usize >= classes) {
         return Err(Error::invalid(format!("'id2label' names a class of {classes} or above")));
     }
@@ -285,14 +276,29 @@ fn labels(object: &Object<'_>, head: Head) -> Result<(usize, BTreeMap<u32, Strin
     Ok((classes, if classifies { labels } else { BTreeMap::new() }))
 }
 
+/// Class id to name, where somebody named them.
+pub(super) fn named_labels(object: &Object<'_>) -> Result<Option<BTreeMap<u32, String>>> {
+    object.get("id2label").map(Object::of).transpose()?;
+    let Some(names) = object.get("id2label").and_then(Value::as_object) else { return Ok(None) };
+    let named = |(id, name): (&String, &Value)| {
+        let id = id.parse().map_err(|_| Error::invalid(format!("'id2label' has '{id}', which is no class id")))?;
+        let name = name.as_str().ok_or_else(|| Error::invalid("'id2label' must hold texts"))?;
+        Ok((id, name.to_owned()))
+    };
+    names.iter().map(named).collect::<Result<_>>().map(Some)
+}
+
 fn problem(object: &Object<'_>, classes: usize) -> Result<Problem> {
+    Ok(problem_type(object)?.unwrap_or_else(|| Problem::usual(classes)))
+}
+
+/// What the scores mean, where somebody says so.
+pub(super) fn problem_type(object: &Object<'_>) -> Result<Option<Problem>> {
     match object.text("problem_type")? {
-        Some("regression") => Ok(Problem::Regression),
-        Some("single_label_classification") => Ok(Problem::SingleLabel),
-        Some("multi_label_classification") => Ok(Problem::MultiLabel),
+        None => Ok(None),
+        Some("regression") => Ok(Some(Problem::Regression)),
+        Some("single_label_classification") => Ok(Some(Problem::SingleLabel)),
+        Some("multi_label_classification") => Ok(Some(Problem::MultiLabel)),
         Some(other) => Err(Error::unsupported(format!("'problem_type' is '{other}', which is not known"))),
-        // The rule of the reference's pipeline: a single score is that of a class that applies or not.
-        None if classes == 1 => Ok(Problem::MultiLabel),
-        None => Ok(Problem::SingleLabel),
     }
 }

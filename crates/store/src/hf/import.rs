@@ -14,7 +14,7 @@ use super::graph::{Wanted, signed};
 use super::program::Program;
 use super::text::{self, SPECIAL_TOKENS};
 use crate::accuracy::Accuracy;
-use crate::manifest::{PORTABLE, ProgramKind, Source};
+use crate::manifest::{Manifest, PORTABLE, ProgramKind, Source};
 use crate::onnx::apart::items_are_apart;
 use crate::onnx::compile::Parts;
 use crate::onnx::fit::{self, Asked};
@@ -31,7 +31,7 @@ use crate::task::Task;
 pub(crate) const FORMAT: &str = "hugging-face";
 
 /// What tokenisation needs and nothing else reads; kept in the store by content, since thousands of fine-tunes share it.
-const KEPT_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"];
+pub(super) const KEPT_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"];
 /// What decides the graph and what it is for, besides the weights.
 const CONFIGURATIONS: [&str; 4] = ["config.json", "modules.json", "1_Pooling/config.json", SPECIAL_TOKENS];
 
@@ -181,7 +181,16 @@ fn weight(checkpoint: &Checkpoint, wanted: &Wanted) -> Result<Weight> {
     Ok(Weight { tensor, made: Made::AsIs })
 }
 
-fn kept_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {
+/// Whether `files`, and no other tokenizer, came with the model of `manifest`.
+pub(crate) fn came_with(manifest: &Manifest, files: &[(String, Bytes)]) -> bool {
+    KEPT_FILES.iter().all(|kept| {
+        let given = files.iter().find(|(name, _)| name == kept);
+        let given = given.map(|(_, bytes)| blake3::hash(bytes).to_hex().to_string());
+        manifest.files.get(*kept) == given.as_ref()
+    })
+}
+
+pub(super) fn kept_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {
     let there = KEPT_FILES.iter().filter(|name| folder.join(name).is_file());
     there.map(|name| Ok(((*name).to_owned(), engine::map::map_file(&folder.join(name))?))).collect()
 }

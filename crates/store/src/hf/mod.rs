@@ -3,8 +3,10 @@
 //!
 //! `config` says what the model is, `sentence` what a sentence-transformers folder puts behind it; `program` turns both
 //! into a graph (`encoder` and `head` hold the mathematics, `graph` the format) and a list of the tensors it wants;
-//! `checkpoint` finds these; `import` joins the two. `text` says what the tensors mean to people.
+//! `checkpoint` finds these; `import` joins the two. `text` says what the tensors mean to people, and `beside` the same of
+//! models that are no such folder and come with a tokenizer.
 
+mod beside;
 pub(crate) mod checkpoint;
 mod config;
 mod encoder;
@@ -19,4 +21,5 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use import::{FORMAT, Folder, identify, import, is_checkpoint, refuse_other_formats};
+pub use beside::Beside;
+pub(crate) use import::{FORMAT, Folder, came_with, identify, import, is_checkpoint, refuse_other_formats};

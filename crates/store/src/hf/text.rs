@@ -10,7 +10,7 @@ use super::json::{self, Object};
 use crate::task::{self, Embedding, FillMask, QuestionAnswering, Task, TextClassification, TokenClassification};
 
 /// What the tokenizer's library says of it.
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Where older folders name their special tokens.
 pub(super) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// What sentence-transformers does before the tokenizer.
@@ -54,14 +54,8 @@ pub(super) fn task(folder: &Path, config: &Config) -> Result<Option<Task>> {
 }
 
 fn text(folder: &Path, config: &Config) -> Result<task::Text> {
-    let sentence = optional(folder, SENTENCE_CONFIG)?;
-    let sentence = sentence.as_ref().map(|value| of(value, SENTENCE_CONFIG)).transpose()?;
-    let lengths = [
-        Some(positions(config)),
-        length(folder, TOKENIZER_CONFIG, "model_max_length")?,
-        length(folder, SENTENCE_CONFIG, "max_seq_length")?,
-    ];
-    let tokens_max = lengths.into_iter().flatten().min().unwrap_or_default();
+    let said = lengths(folder)?.into_iter().flatten();
+    let tokens_max = said.chain([positions(config)]).min().unwrap_or_default();
     if tokens_max < TOKENS_MIN {
         return Err(Error::invalid(format!("rows of {tokens_max} tokens have no room for a text")));
     }
@@ -71,8 +65,15 @@ fn text(folder: &Path, config: &Config) -> Result<task::Text> {
         types: config.family.takes_token_types().then(|| "token_type_ids".to_owned()),
         tokens_max,
         pad: config.pad,
-        lowercase: sentence.map_or(Ok(false), |sentence| sentence.flag("do_lower_case"))?,
+        lowercase: lowercase(folder)?,
     })
+}
+
+/// Whether a text is put in lower case before the tokenizer sees it.
+pub(super) fn lowercase(folder: &Path) -> Result<bool> {
+    let sentence = optional(folder, SENTENCE_CONFIG)?;
+    let sentence = sentence.as_ref().map(|value| of(value, SENTENCE_CONFIG)).transpose()?;
+    sentence.map_or(Ok(false), |sentence| sentence.flag("do_lower_case"))
 }
 
 /// A row has a beginning, an end and something in between.
@@ -89,6 +90,11 @@ fn positions(config: &Config) -> usize {
     }
 }
 
+/// The most tokens of a row, as the tokenizer's library and sentence-transformers say it.
+pub(super) fn lengths(folder: &Path) -> Result<[Option<usize>; 2]> {
+    Ok([length(folder, TOKENIZER_CONFIG, "model_max_length")?, length(folder, SENTENCE_CONFIG, "max_seq_length")?])
+}
+
 /// A length that a file may declare; libraries write a huge number where they mean none.
 fn length(folder: &Path, file: &str, field: &str) -> Result<Option<usize>> {
     let value = optional(folder, file)?;
@@ -101,25 +107,30 @@ fn length(folder: &Path, file: &str, field: &str) -> Result<Option<usize>> {
     }
 }
 
-/// The token that stands for a hole: text, or an object that holds it.
+/// The token that stands for a hole.
 fn mask_token(folder: &Path, family: Family) -> Result<String> {
-    for file in [TOKENIZER_CONFIG, SPECIAL_TOKENS] {
-        let value = optional(folder, file)?;
-        let token = value.as_ref().and_then(|value| value.get("mask_token"));
-        let token = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
-        if let Some(token) = token.filter(|token| !token.is_empty()) {
-            return Ok(token.to_owned());
-        }
-    }
     // What the families' own tokenizers have when nobody says otherwise.
-    Ok(match family {
+    let usual = match family {
         Family::Bert | Family::DistilBert | Family::Electra => "[MASK]",
         Family::Roberta | Family::Mpnet => "<mask>",
-    }
-    .to_owned())
+    };
+    Ok(token(folder, "mask_token")?.unwrap_or_else(|| usual.to_owned()))
 }
 
-fn optional(folder: &Path, file: &str) -> Result<Option<Value>> {
+/// The special token of that name: text, or an object that holds it.
+pub(super) fn token(folder: &Path, name: &str) -> Result<Option<String>> {
+    for file in [TOKENIZER_CONFIG, SPECIAL_TOKENS] {
+        let value = optional(folder, file)?;
+        let token = value.as_ref().and_then(|value| value.get(name));
+        let token = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+        if let Some(token) = token.filter(|token| !token.is_empty()) {
+            return Ok(Some(token.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn optional(folder: &Path, file: &str) -> Result<Option<Value>> {
     let path = folder.join(file);
     if path.is_file() { json::read(&path).map(Some) } else { Ok(None) }
 }

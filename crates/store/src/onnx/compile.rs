@@ -88,7 +88,7 @@ impl Known {
 }
 
 /// Bytes of a scratch file need not be aligned as a segment's are.
-fn aligned(tensor: &Tensor) -> Result<Tensor> {
+pub(crate) fn aligned(tensor: &Tensor) -> Result<Tensor> {
     let size = tensor.dtype().size_bytes().unwrap_or(1);
     if tensor.data().as_ptr().addr().is_multiple_of(size) {
         return Ok(tensor.clone());

@@ -80,19 +80,47 @@ pub enum TaskChoice {
     ImageClassification,
     /// `image-embedding`
     ImageEmbedding,
+    /// `question-answering`
+    QuestionAnswering,
+    /// `text-classification`
+    TextClassification,
+    /// `token-classification`
+    TokenClassification,
+    /// `fill-mask`
+    FillMask,
+    /// `sentence-embedding`
+    SentenceEmbedding,
+    /// `text-similarity`
+    TextSimilarity,
+}
+
+impl TaskChoice {
+    const ALL: [(&'static str, Self); 9] = [
+        ("object-detection", Self::ObjectDetection),
+        ("image-classification", Self::ImageClassification),
+        ("image-embedding", Self::ImageEmbedding),
+        ("question-answering", Self::QuestionAnswering),
+        ("text-classification", Self::TextClassification),
+        ("token-classification", Self::TokenClassification),
+        ("fill-mask", Self::FillMask),
+        ("sentence-embedding", Self::SentenceEmbedding),
+        ("text-similarity", Self::TextSimilarity),
+    ];
+
+    /// Whether pictures go in; texts do otherwise.
+    pub fn takes_pictures(self) -> bool {
+        matches!(self, Self::ObjectDetection | Self::ImageClassification | Self::ImageEmbedding)
+    }
 }
 
 impl std::str::FromStr for TaskChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "object-detection" => Ok(Self::ObjectDetection),
-            "image-classification" => Ok(Self::ImageClassification),
-            "image-embedding" => Ok(Self::ImageEmbedding),
-            other => Err(format!(
-                "'{other}' is no task that this build knows; it knows: object-detection, image-classification, image-embedding"
-            )),
-        }
+        let found = Self::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, choice)| choice);
+        found.ok_or_else(|| {
+            let all = Self::ALL.map(|(name, _)| name).join(", ");
+            format!("'{text}' is no task that this build knows; it knows: {all}")
+        })
     }
 }

@@ -57,6 +57,14 @@ pub enum Problem {
     MultiLabel,
 }
 
+impl Problem {
+    /// What the reference's pipeline takes so many scores for when nobody says: a single one is that of a class that applies
+    /// or not.
+    pub fn usual(classes: usize) -> Self {
+        if classes == 1 { Self::MultiLabel } else { Self::SingleLabel }
+    }
+}
+
 /// A text in, a class for each of its words out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenClassification {
