@@ -184,18 +184,27 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_kexec_load,
     // Names of files.
     libc::SYS_unlinkat,
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_mkdirat,
     libc::SYS_mknodat,
     libc::SYS_linkat,
     libc::SYS_symlinkat,
+    libc::SYS_fchmod,
     libc::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_truncate,
     libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
 ];
 
-/// The older names of some of them, which newer processors never had.
+/// The same number on all processors; not in `libc` for each of them.
+const SYS_FCHMODAT2: i64 = 452;
+
+/// The older names of some of them, which newer processors (aarch64) never had.
 #[cfg(target_arch = "x86_64")]
 const FORBIDDEN_OLD: &[i64] = &[
     libc::SYS_fork,
@@ -203,38 +212,48 @@ const FORBIDDEN_OLD: &[i64] = &[
     libc::SYS_unlink,
     libc::SYS_rmdir,
     libc::SYS_rename,
-    libc::SYS_renameat,
     libc::SYS_mkdir,
     libc::SYS_mknod,
     libc::SYS_link,
     libc::SYS_symlink,
     libc::SYS_chmod,
     libc::SYS_chown,
+    libc::SYS_lchown,
     libc::SYS_creat,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const FORBIDDEN_OLD: &[i64] = &[];
+
+/// The calls that open a file by its name, and which of their arguments are the flags.
+#[cfg(target_arch = "x86_64")]
+const OPENS: &[(i64, u8)] = &[(libc::SYS_openat, 2), (libc::SYS_open, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENS: &[(i64, u8)] = &[(libc::SYS_openat, 2)];
+
+/// Their flags lie in memory, where a filter cannot look; told that there is no such call, the C library uses an older one.
+const UNKNOWN: &[i64] = &[libc::SYS_clone3, libc::SYS_openat2];
 
 /// The filters, each with an answer of its own.
 fn filters(way: Way) -> std::result::Result<Vec<BpfProgram>, seccompiler::BackendError> {
     let number = |value: i32| u64::from(value.unsigned_abs());
     // Threads are no new processes.
     let no_thread = condition(0, number(libc::CLONE_THREAD), 0)?;
-    // A file is not made, and not emptied.
-    let creates = condition(2, number(libc::O_CREAT), number(libc::O_CREAT))?;
-    let empties = condition(2, number(libc::O_TRUNC), number(libc::O_TRUNC))?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         FORBIDDEN.iter().chain(FORBIDDEN_OLD).map(|&call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_clone, vec![no_thread]);
-    rules.insert(libc::SYS_openat, vec![creates, empties]);
+    for &(call, flags) in OPENS {
+        // A file is not made, and not emptied.
+        let creates = condition(flags, number(libc::O_CREAT), number(libc::O_CREAT))?;
+        let empties = condition(flags, number(libc::O_TRUNC), number(libc::O_TRUNC))?;
+        rules.insert(call, vec![creates, empties]);
+    }
     if way == Way::Loopback {
         rules.remove(&libc::SYS_connect);
         rules.insert(libc::SYS_socket, no_stream()?);
     }
     let errno = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
     let forbidden = program(rules, errno(libc::EPERM))?;
-    // Its flags lie in memory, where a filter cannot look; told that there is no such call, the C library uses the old one.
-    let unknown = program([(libc::SYS_clone3, Vec::new())].into(), errno(libc::ENOSYS))?;
+    let unknown = program(UNKNOWN.iter().map(|&call| (call, Vec::new())).collect(), errno(libc::ENOSYS))?;
     Ok(vec![forbidden, unknown])
 }
 
@@ -267,6 +286,9 @@ fn program(
     let processor = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::Allow, action, processor)?.try_into()
 }
+
+#[cfg(test)]
+mod filter_tests;
 
 #[cfg(test)]
 mod tests {
@@ -324,6 +346,8 @@ mod tests {
             format!("import os; os.mkdir('{path}.folder')"),
             format!("import os; os.truncate('{path}', 0)"),
             format!("import os; os.chmod('{path}', 0)"),
+            format!("import os; os.fchmod(os.open('{path}', os.O_RDONLY), 0)"),
+            format!("import os; os.setxattr('{path}', 'user.x', b'')"),
         ];
         for script in table {
             let (code, _, said) = python(&script, &BOUNDS);
