@@ -73,6 +73,11 @@ def wrap_frozen(folder):
     (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
 
 
+def same_numbers(got, want):
+    """Answers of another CPU than that on which the reference was made are summed in another order."""
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+
+
 @unittest.skipUnless(platform.machine() == "x86_64", "TensorFlow is fetched for x86-64 alone")
 class SavedModels(unittest.TestCase):
     """Two servers: one over TensorFlow Serving's layout, one over Triton's."""
@@ -116,6 +121,9 @@ class SavedModels(unittest.TestCase):
                         with self.subTest(model=name, output=alias):
                             want = array(told)
                             got = getattr(answer.outputs[alias], test_tfs_grpc.TYPES[DATATYPES[told["dtype"]]][1])
+                            if told["dtype"] in ("float32", "float64"):
+                                same_numbers(np.array(got, want.dtype), want.reshape(-1))
+                                continue
                             # Half numbers travel as their bits.
                             bits = want.view(np.uint16) if told["dtype"] in ("float16", "bfloat16") else want
                             self.assertEqual(list(got), bits.reshape(-1).tolist())
@@ -132,7 +140,7 @@ class SavedModels(unittest.TestCase):
                     inputs.append(module.InferInput(alias, list(values.shape), "FP32"))
                     inputs[-1].set_data_from_numpy(values)
                 answer = client.infer("affine", inputs)
-                np.testing.assert_array_equal(answer.as_numpy("y"), array(ask["outputs"]["y"]))
+                same_numbers(answer.as_numpy("y"), array(ask["outputs"]["y"]))
         config = tritonclient.http.InferenceServerClient(self.triton.http).get_model_config("affine")
         self.assertEqual((config["platform"], config["backend"], config["max_batch_size"]),
                          ("tensorflow_savedmodel", "tensorflow", 8))

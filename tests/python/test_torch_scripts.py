@@ -221,8 +221,9 @@ class TorchScripts(unittest.TestCase):
         value = {line.split(" ")[0]: float(line.split(" ")[1]) for line in told.splitlines() if line[0] != "#"}
         self.assertGreater(value['packhorse_evictions_total{what="program"}'], 0)
         self.assertLess(value['packhorse_memory_bytes{kind="whole"}'], BUDGET_BYTES)
-        one = value['packhorse_model_memory_bytes{model="wide1"}']
-        self.assertLess(abs(one - weights[1].nbytes), weights[1].nbytes / 8, "weights are charged once")
+        # Which of them are left is a matter of what each took; the first one brought in what all of them need.
+        held = [bytes for name, bytes in value.items() if name.startswith('packhorse_model_memory_bytes{model="wide') and bytes]
+        self.assertLess(abs(min(held) - weights[1].nbytes), weights[1].nbytes / 8, "weights are charged once")
 
     def test_without_libtorch_it_is_told_what_is_missing(self):
         command = [product.BINARY, "pack", FIXTURES / "mlp.pt", "--store", self.folder / "none"]
