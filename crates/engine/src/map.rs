@@ -220,7 +220,7 @@ pub fn f32_view(bytes: &[u8]) -> Option<&[f32]> {
 /// `bytes` at an address that is a multiple of `align`: shared when they already are, copied when they are not.
 ///
 /// A request body is sliced wherever its header ended, but a runtime may use aligned loads.
-pub(crate) fn aligned(bytes: &Bytes, align: usize) -> Bytes {
+pub fn aligned(bytes: &Bytes, align: usize) -> Bytes {
     debug_assert!(align.is_power_of_two() && align <= align_of::<u128>(), "a copy is aligned for its words");
     if bytes.as_ptr().addr().is_multiple_of(align) {
         return bytes.clone();

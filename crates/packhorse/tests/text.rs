@@ -44,6 +44,7 @@ fn a_text_gets_the_same_answer_from_the_terminal_and_from_the_server() {
     for (kind, body) in [
         ("text/plain", "Hello"),
         ("application/x-www-form-urlencoded", "text=%48ello&truncate=false"),
+        ("application/x-www-form-urlencoded", r#"{"text": "Hello", "truncate": false}"#),
         ("multipart/form-data; boundary=b", part),
     ] {
         let head = format!("content-type: {kind}\r\n");

@@ -43,6 +43,8 @@ pub enum Setting {
     Text(String),
     /// Several words.
     Texts(Vec<String>),
+    /// Said to be nothing: what is meant when it is left out, but for the few options where that is a value of its own.
+    Nothing,
 }
 
 /// How an item is to be answered, by the name of the option. Each task knows some, and refuses the others by name.
@@ -80,7 +82,13 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn get(&self, name: &'static str) -> Option<&'a Setting> {
         self.known.borrow_mut().insert(name);
-        self.options.0.get(name)
+        self.options.0.get(name).filter(|setting| **setting != Setting::Nothing)
+    }
+
+    /// Whether it is said to be nothing.
+    pub(crate) fn is_nothing(&self, name: &'static str) -> bool {
+        self.known.borrow_mut().insert(name);
+        self.options.0.get(name) == Some(&Setting::Nothing)
     }
 
     /// A whole number.
@@ -90,7 +98,7 @@ impl<'a> Reader<'a> {
             // A number that is no whole one, or larger, does not come back the same.
             Setting::Number(number) => Some(*number as usize).filter(|&whole| whole as f64 == *number),
             Setting::Text(text) => text.parse().ok(),
-            Setting::Flag(_) | Setting::Texts(_) => None,
+            Setting::Flag(_) | Setting::Texts(_) | Setting::Nothing => None,
         };
         let (low, high) = (allowed.start(), allowed.end());
         let wanted = || Error::invalid(format!("option '{name}' must be a whole number from {low} to {high}"));
@@ -103,7 +111,7 @@ impl<'a> Reader<'a> {
         let number = match setting {
             Setting::Number(number) => Some(*number),
             Setting::Text(text) => text.parse().ok(),
-            Setting::Flag(_) | Setting::Texts(_) => None,
+            Setting::Flag(_) | Setting::Texts(_) | Setting::Nothing => None,
         };
         let (low, high) = (allowed.start(), allowed.end());
         let wanted = || Error::invalid(format!("option '{name}' must be a number from {low} to {high}"));
@@ -117,7 +125,7 @@ impl<'a> Reader<'a> {
             Setting::Flag(flag) => Ok(Some(*flag)),
             Setting::Text(text) if text == "true" => Ok(Some(true)),
             Setting::Text(text) if text == "false" => Ok(Some(false)),
-            Setting::Number(_) | Setting::Text(_) | Setting::Texts(_) => {
+            Setting::Number(_) | Setting::Text(_) | Setting::Texts(_) | Setting::Nothing => {
                 Err(Error::invalid(format!("option '{name}' must be true or false")))
             }
         }
@@ -128,7 +136,7 @@ impl<'a> Reader<'a> {
         let Some(setting) = self.get(name) else { return Ok(None) };
         let found = match setting {
             Setting::Text(text) => words.iter().find(|(word, _)| word == text),
-            Setting::Flag(_) | Setting::Number(_) | Setting::Texts(_) => None,
+            Setting::Flag(_) | Setting::Number(_) | Setting::Texts(_) | Setting::Nothing => None,
         };
         found.map(|(_, value)| Some(*value)).ok_or_else(|| {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -142,7 +150,7 @@ impl<'a> Reader<'a> {
             None => Ok(None),
             Some(Setting::Texts(texts)) => Ok(Some(texts.clone())),
             Some(Setting::Text(text)) => Ok(Some(vec![text.clone()])),
-            Some(Setting::Flag(_) | Setting::Number(_)) => {
+            Some(Setting::Flag(_) | Setting::Number(_) | Setting::Nothing) => {
                 Err(Error::invalid(format!("option '{name}' must be a list of texts")))
             }
         }
@@ -154,7 +162,9 @@ impl<'a> Reader<'a> {
     /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the first that means nothing to `task`.
     pub(crate) fn finish(self, task: &str) -> Result<()> {
         let known = self.known.into_inner();
-        let Some(unknown) = self.options.0.keys().find(|name| !known.contains(name.as_str())) else { return Ok(()) };
+        let is_unknown =
+            |(name, setting): &(&String, &Setting)| !known.contains(name.as_str()) && **setting != Setting::Nothing;
+        let Some((unknown, _)) = self.options.0.iter().find(is_unknown) else { return Ok(()) };
         let known: Vec<&str> = known.into_iter().collect();
         let there = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
         // A name is the client's; its beginning says enough.
@@ -191,7 +201,7 @@ mod tests {
             let want = match &setting {
                 Setting::Number(number) => Some(*number).filter(|number| (0.0..=5.0).contains(number)),
                 Setting::Text(text) => text.parse().ok(),
-                Setting::Flag(_) | Setting::Texts(_) => None,
+                Setting::Flag(_) | Setting::Texts(_) | Setting::Nothing => None,
             };
             assert_eq!(number, want, "{setting:?}");
         }

@@ -72,10 +72,24 @@ impl Place {
         folder
     }
 
+    /// The real model with a prompt that is put before every text.
+    fn prompted(&self) -> PathBuf {
+        let (from, to) = (workspace().join(".cache/all-minilm-l6-v2"), self.folder.path().join("minilm-prompted"));
+        std::fs::create_dir_all(to.join("1_Pooling")).unwrap();
+        let kept = ["config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json", "model.safetensors"];
+        for name in kept.into_iter().chain(["tokenizer_config.json", "sentence_bert_config.json"]) {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+        let prompts = json!({"prompts": {"query": "query: ", "none": ""}, "default_prompt_name": "query"});
+        std::fs::write(to.join("config_sentence_transformers.json"), prompts.to_string()).unwrap();
+        to
+    }
+
     fn ready(&mut self, name: &str) -> &mut Ready {
         if !self.models.contains_key(name) {
             let path = match name {
                 "minilm" => workspace().join(".cache/all-minilm-l6-v2"),
+                "minilm-prompted" => self.prompted(),
                 name => self.checkpoint(name),
             };
             assert!(path.join("tokenizer.json").is_file(), "{}: 'scripts/setup.sh test' fetches it", path.display());
@@ -203,6 +217,18 @@ fn texts_are_classified_as_the_reference_does() {
 }
 
 #[test]
+fn every_label_is_told_where_their_number_is_said_to_be_nothing() {
+    let mut place = Place::new();
+    let mut ask = |setting| {
+        let options = [("top_k".to_owned(), setting)].into_iter().collect();
+        place.ask("bert-many", Input::Text("The pass is open.".to_owned()), &options).unwrap().0
+    };
+    let all = ask(Setting::Nothing);
+    assert!(matches!(&all, Answer::Classes(classes) if classes.len() == 3), "{all:?}");
+    assert_eq!(all, ask(Setting::Number(3.0)));
+}
+
+#[test]
 fn tokens_are_classified_as_the_reference_does() {
     check("token_classification.json", 100);
 }
@@ -210,6 +236,15 @@ fn tokens_are_classified_as_the_reference_does() {
 #[test]
 fn holes_are_filled_as_the_reference_does() {
     check("fill_mask.json", 70);
+}
+
+#[test]
+fn a_default_prompt_is_put_before_every_text() {
+    let mut place = Place::new();
+    let mut ask =
+        |name: &str, text: &str| place.ask(name, Input::Text(text.to_owned()), &Options::default()).unwrap().0;
+    assert_eq!(ask("minilm-prompted", "open passes"), ask("minilm", "query: open passes"));
+    assert_ne!(ask("minilm-prompted", "open passes"), ask("minilm", "open passes"));
 }
 
 #[test]

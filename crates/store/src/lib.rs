@@ -25,6 +25,7 @@ mod onnx;
 pub mod pack;
 pub mod padding;
 mod place;
+mod pointer;
 pub mod saved_model;
 pub mod specimen;
 pub mod torch_script;

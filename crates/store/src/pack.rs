@@ -16,7 +16,7 @@ use crate::place::{Rules, SEGMENTS_MAX, place};
 use crate::precision::Precision;
 use crate::task::Task;
 use crate::torch_script::{self, Declared};
-use crate::{Store, hf, name, saved_model, specimen};
+use crate::{Store, hf, name, pointer, saved_model, specimen};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug, Default)]
@@ -288,6 +288,7 @@ pub fn is_model_folder(path: &Path) -> bool {
 }
 
 pub(crate) fn identify(request: &Request) -> Result<Source> {
+    pointer::refuse_file(&request.path)?;
     if saved_model::is_saved_model(&request.path) {
         return saved_model::identify(&request.path);
     }

@@ -37,7 +37,7 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Packs `folder` and compares its answers with those of `reference_folder`.
-fn check(folder: &Path, reference_folder: &Path) -> store::Manifest {
+pub(crate) fn check(folder: &Path, reference_folder: &Path) -> store::Manifest {
     let (onnx, place) = (onnx(), place());
     let what = folder.display();
     let manifest = pack(&place.store, &onnx, &request(folder.to_owned(), "m")).unwrap().manifest;
@@ -126,9 +126,9 @@ fn the_configuration_says_the_task() {
 }
 
 /// A tensor of a checkpoint: its name, type, shape and bytes.
-type Row = (String, Dtype, Vec<usize>, Vec<u8>);
+pub(crate) type Row = (String, Dtype, Vec<usize>, Vec<u8>);
 
-fn rows(folder: &Path) -> Vec<Row> {
+pub(crate) fn rows(folder: &Path) -> Vec<Row> {
     let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     file.iter()
@@ -143,7 +143,7 @@ fn write(path: &Path, rows: &[Row]) {
 }
 
 /// A copy of a fixture's configuration with the checkpoint `rows`.
-fn rewritten(name: &str, rows: &[Row]) -> tempfile::TempDir {
+pub(crate) fn rewritten(name: &str, rows: &[Row]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(fixture(name).join("config.json"), folder.path().join("config.json")).unwrap();
     write(&folder.path().join("model.safetensors"), rows);
@@ -280,16 +280,8 @@ fn fine_tunes_share_their_program_and_their_tokenizer() {
     assert_eq!(place.store.file(&first.manifest, "tokenizer.json").unwrap_err().kind, ErrorKind::Corrupt);
 }
 
-#[test]
-fn a_vocabulary_is_stored_once_when_the_decoder_is_tied_to_it() {
-    let place = place();
-    let manifest = pack(&place.store, &onnx(), &request(fixture("bert-mlm"), "m")).unwrap().manifest;
-    let used: u64 = manifest.weights.segments.iter().map(|segment| segment.used_bytes).sum();
-    assert!(used < manifest.weights.bytes);
-}
-
 /// How many files outside the store hold weights of `packed`.
-fn outside(packed: &Packed) -> usize {
+pub(crate) fn outside(packed: &Packed) -> usize {
     packed.manifest.weights.segments.iter().filter(|segment| segment.external.is_some()).count()
 }
 
@@ -351,11 +343,16 @@ fn folders_that_cannot_be_packed_are_refused_with_the_way_out() {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name);
     let config = std::fs::read(fixture("bert-qa").join("config.json")).unwrap();
-    for folder in ["pickle", "none", "missing"] {
+    for folder in ["pickle", "none", "missing", "shards", "adapter", "pointer"] {
         std::fs::create_dir(at(folder)).unwrap();
         std::fs::write(at(folder).join("config.json"), &config).unwrap();
     }
     std::fs::write(at("pickle").join("pytorch_model.bin"), b"PK").unwrap();
+    std::fs::write(at("shards").join("model-00001-of-00002.safetensors"), b"x").unwrap();
+    std::fs::write(at("adapter").join("adapter_model.bin"), b"PK").unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 438000000\n";
+    std::fs::write(at("pointer").join("model.safetensors"), pointer).unwrap();
+    std::fs::write(at("pointer.onnx"), pointer).unwrap();
     let mut rows = rows(&fixture("bert-qa"));
     rows.retain(|(name, ..)| name != "qa_outputs.bias");
     write(&at("missing").join("model.safetensors"), &rows);
@@ -369,6 +366,10 @@ fn folders_that_cannot_be_packed_are_refused_with_the_way_out() {
         ("m.ckpt", ErrorKind::Unsupported, "safe_serialization=True"),
         ("m.safetensors", ErrorKind::Unsupported, "config.json"),
         ("none", ErrorKind::NotFound, "model.safetensors"),
+        ("shards", ErrorKind::NotFound, "model.safetensors.index.json, but model-00001-of-00002.safetensors"),
+        ("adapter", ErrorKind::Unsupported, "merge"),
+        ("pointer", ErrorKind::InvalidInput, "model.safetensors: only git's pointer"),
+        ("pointer.onnx", ErrorKind::InvalidInput, "git lfs pull"),
         ("missing", ErrorKind::InvalidInput, "qa_outputs.bias"),
     ] {
         let error = pack(&place.store, &onnx, &request(at(name), "m")).unwrap_err();

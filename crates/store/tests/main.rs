@@ -16,6 +16,7 @@ use store::{Joined, Manifest, Store};
 mod eight_bits;
 mod forms;
 mod hf;
+mod hf_odd;
 mod repositories;
 mod saved_models;
 mod torch_scripts;

@@ -136,7 +136,7 @@ fn text(signature: &Signature, wish: &TextWish, beside: &Beside, tokenizer: &Tok
         return Err(Error::invalid(format!("rows of {tokens_max} tokens have no room for a text")));
     }
     let lowercase = wish.lowercase.map_or_else(|| beside.lowercase(), Ok)?;
-    Ok(task::Text { ids, mask, types, tokens_max, pad: pad(wish, beside, tokenizer)?, lowercase })
+    Ok(task::Text { ids, mask, types, tokens_max, pad: pad(wish, beside, tokenizer)?, lowercase, prompt: None })
 }
 
 /// The input that is called what was `said`, or as exporters do.

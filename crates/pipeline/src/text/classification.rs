@@ -60,9 +60,11 @@ impl Pipeline for Classification {
         let options = options.reader();
         let problems =
             [("none", Problem::Regression), ("softmax", Problem::SingleLabel), ("sigmoid", Problem::MultiLabel)];
+        // As in the reference, none at all is a way to ask for all, and so is nothing; not to say it asks for one.
+        let all = options.is_nothing("top_k").then_some(0);
+        let count = options.whole("top_k", 0..=usize::MAX)?.or(all);
         let asked = Asked {
-            // As in the reference, none at all is a way to ask for all.
-            count: options.whole("top_k", 0..=usize::MAX)?.map(|count| if count == 0 { usize::MAX } else { count }),
+            count: count.map(|count| if count == 0 { usize::MAX } else { count }),
             problem: options.choice("function_to_apply", &problems)?.unwrap_or(self.problem),
         };
         let cut = options.flag("truncate")?.unwrap_or(false);

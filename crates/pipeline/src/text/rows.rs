@@ -29,6 +29,7 @@ pub(crate) struct Rows {
     pub(crate) fixed: Option<usize>,
     pad: i64,
     lowercase: bool,
+    prompt: Option<String>,
 }
 
 impl Rows {
@@ -67,11 +68,21 @@ impl Rows {
             inputs.push((role, dtype));
         }
         let tokens_max = fixed.map_or(text.tokens_max, |fixed| fixed.min(text.tokens_max));
-        Ok(Self { tokenizer, inputs, tokens_max, fixed, pad: text.pad, lowercase: text.lowercase })
+        Ok(Self {
+            tokenizer,
+            inputs,
+            tokens_max,
+            fixed,
+            pad: text.pad,
+            lowercase: text.lowercase,
+            prompt: text.prompt.clone(),
+        })
     }
 
     /// The tokens of `text`.
     pub(super) fn encode(&self, text: &str) -> Result<Encoding> {
+        let prompted = self.prompt.as_ref().map(|prompt| format!("{prompt}{text}"));
+        let text = prompted.as_deref().unwrap_or(text);
         if self.lowercase { self.tokenizer.encode(&text.to_lowercase()) } else { self.tokenizer.encode(text) }
     }
 

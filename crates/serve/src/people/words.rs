@@ -128,7 +128,7 @@ pub(crate) fn input(task: &Task, value: Value) -> Result<Input> {
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the option whose value is none.
 pub(crate) fn options(fields: Map<String, Value>) -> Result<Options> {
-    fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| option(name, value)).collect()
+    fields.into_iter().map(|(name, value)| option(name, value)).collect()
 }
 
 /// The option called `name`.
@@ -144,7 +144,8 @@ pub(crate) fn option(name: String, value: Value) -> Result<(String, Setting)> {
             let text = |value| if let Value::String(text) = value { Some(text) } else { None };
             values.into_iter().map(text).collect::<Option<_>>().map(Setting::Texts)
         }
-        Value::Null | Value::Object(_) => None,
+        Value::Null => Some(Setting::Nothing),
+        Value::Object(_) => None,
     };
     match setting {
         Some(setting) => Ok((name, setting)),
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     fn text() -> Text {
-        Text { ids: "ids".to_owned(), mask: None, types: None, tokens_max: 8, pad: 0, lowercase: false }
+        Text { ids: "ids".to_owned(), mask: None, types: None, tokens_max: 8, pad: 0, lowercase: false, prompt: None }
     }
 
     fn qa() -> Task {
@@ -225,8 +226,12 @@ mod tests {
     #[test]
     fn options_are_plain_values() {
         let of = |value: Value| value.as_object().cloned().map(options).unwrap();
-        let want =
-            [("a", Setting::Number(1.0)), ("b", Setting::Flag(true)), ("c", Setting::Texts(vec!["x".to_owned()]))];
+        let want = [
+            ("a", Setting::Number(1.0)),
+            ("b", Setting::Flag(true)),
+            ("c", Setting::Texts(vec!["x".to_owned()])),
+            ("d", Setting::Nothing),
+        ];
         let want: Options = want.into_iter().map(|(name, setting)| (name.to_owned(), setting)).collect();
         assert_eq!(of(json!({"a": 1, "b": true, "c": ["x"], "d": null})).unwrap(), want);
         for value in [json!({"a": {}}), json!({"a": [1]})] {

@@ -15,6 +15,8 @@ use crate::place::Origin;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// What numbers are copied to multiples of.
+const ALIGN: usize = 8;
 /// More files than any published checkpoint has.
 const FILES_MAX: usize = 1024;
 
@@ -60,6 +62,14 @@ struct Held {
     dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
+}
+
+impl Held {
+    /// Whether its numbers, of the type `dtype`, do not start at a multiple of their size, as in files of writers that do
+    /// not fill up the header.
+    fn is_askew(&self, dtype: DataType) -> bool {
+        !self.range.start.is_multiple_of(dtype.size_bytes().unwrap_or(1))
+    }
 }
 
 impl Checkpoint {
@@ -117,9 +127,10 @@ impl Checkpoint {
         let (path, bytes) = &self.files[held.file];
         let raw = bytes.slice(held.range.clone());
         let (data, origin) = match held.dtype {
-            as_wanted if datatype(as_wanted) == Some(wanted.dtype) => {
-                (raw, Some(Origin { path: path.clone(), offset_bytes: held.range.start as u64 }))
-            }
+            as_wanted if datatype(as_wanted) == Some(wanted.dtype) => match held.is_askew(wanted.dtype) {
+                true => (engine::map::aligned(&raw, ALIGN), None),
+                false => (raw, Some(Origin { path: path.clone(), offset_bytes: held.range.start as u64 })),
+            },
             Dtype::F16 => (widened(&raw, |half| half::f16::from_le_bytes(half).to_f32()), None),
             Dtype::BF16 => (widened(&raw, |half| half::bf16::from_le_bytes(half).to_f32()), None),
             other => {
@@ -129,6 +140,13 @@ impl Checkpoint {
             }
         };
         Ok((Tensor::new(wanted.dtype, wanted.declared.clone(), data)?, origin))
+    }
+
+    /// Whether what `wanted` describes is what the graph takes, and cannot be mapped all the same: it starts in the middle of
+    /// a number's place.
+    pub(super) fn is_askew(&self, wanted: &Wanted) -> bool {
+        let found = wanted.names.iter().find_map(|name| self.tensors.get(name.as_str()));
+        found.is_some_and(|held| datatype(held.dtype) == Some(wanted.dtype) && held.is_askew(wanted.dtype))
     }
 
     /// The precision that the tensor called `name` has here, single when there is no such tensor.

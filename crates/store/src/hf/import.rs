@@ -1,7 +1,7 @@
 //! From a folder to a program and its weights.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use engine::onnx::Onnx;
@@ -25,6 +25,7 @@ use crate::onnx::probe;
 use crate::onnx::tensor::datatype_number;
 use crate::onnx::wire::TensorProto;
 use crate::place::Origin;
+use crate::pointer;
 use crate::task::Task;
 
 /// What a manifest calls a folder's format.
@@ -34,6 +35,9 @@ pub(crate) const FORMAT: &str = "hugging-face";
 pub(super) const KEPT_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"];
 /// What decides the graph and what it is for, besides the weights.
 const CONFIGURATIONS: [&str; 4] = ["config.json", "modules.json", "1_Pooling/config.json", SPECIAL_TOKENS];
+
+/// How files end that run code when they are read.
+const PICKLES: [&str; 3] = ["bin", "pkl", "ckpt"];
 
 /// A folder on its way into the store.
 pub(crate) struct Folder {
@@ -63,7 +67,7 @@ pub(crate) fn refuse_other_formats(path: &Path) -> Result<()> {
         Some("safetensors") => Err(Error::unsupported(
             "weights alone say nothing of the graph; give the folder that holds them and config.json",
         )),
-        Some("bin" | "pkl" | "ckpt") => Err(pickled()),
+        Some(ending) if PICKLES.contains(&ending) => Err(pickled()),
         _ => Ok(()),
     }
 }
@@ -87,9 +91,14 @@ pub(crate) fn identify(folder: &Path) -> Result<Source> {
     }
     let mut hasher = blake3::Hasher::new();
     let mut total = 0;
-    let named = CONFIGURATIONS.iter().chain(&KEPT_FILES).map(|name| folder.join(name)).filter(|path| path.is_file());
+    // Folders mostly have such a file, and it mostly says nothing.
+    let prompts = text::prompt(folder).is_ok_and(|prompt| prompt.is_none());
+    let prompts = (!prompts).then_some(&text::PROMPTS);
+    let named = CONFIGURATIONS.iter().chain(&KEPT_FILES).chain(prompts);
+    let named = named.map(|name| folder.join(name)).filter(|path| path.is_file());
     for path in named.chain(checkpoint::files(folder)?) {
         let bytes = engine::map::map_file(&path)?;
+        pointer::refuse(&bytes).map_err(|error| error.context(path.display()))?;
         // Lengths keep the end of one file apart from the beginning of the next.
         hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
         total += bytes.len() as u64;
@@ -98,10 +107,27 @@ pub(crate) fn identify(folder: &Path) -> Result<Source> {
 }
 
 fn no_weights(folder: &Path) -> Error {
-    let pickle = |path: PathBuf| refuse_other_formats(&path).err().filter(|_| !path.ends_with("training_args.bin"));
-    let found =
-        std::fs::read_dir(folder).ok().and_then(|mut entries| entries.find_map(|entry| pickle(entry.ok()?.path())));
-    found.unwrap_or_else(|| Error::not_found("the folder holds neither model.safetensors nor its index"))
+    let named = |entry: std::fs::DirEntry| entry.file_name().into_string().ok();
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |entries| entries.flatten().filter_map(named).collect());
+    names.sort_unstable();
+    let ends = |name: &&String, endings: &[&str]| {
+        Path::new(name).extension().and_then(|ending| ending.to_str()).is_some_and(|ending| endings.contains(&ending))
+    };
+    if names.iter().any(|name| name.starts_with("adapter_")) {
+        return Error::unsupported(
+            "the folder holds an adapter, which is no model without its base; merge the two (peft's merge_and_unload) and \
+             give what save_pretrained makes of that",
+        );
+    }
+    if names.iter().any(|name| ends(&name, &PICKLES) && name != "training_args.bin") {
+        return pickled();
+    }
+    let other = names.iter().find(|name| ends(name, &["safetensors", "h5", "msgpack", "gguf"]));
+    let instead = other.map_or_else(String::new, |other| {
+        format!(", but {other}; save_pretrained(..., safe_serialization=True) writes what is needed")
+    });
+    Error::not_found(format!("the folder holds neither model.safetensors nor model.safetensors.index.json{instead}"))
 }
 
 /// Generates the program of `folder` and finds its weights.
@@ -116,7 +142,8 @@ pub(crate) fn import(engine: &Onnx, folder: &Path, asked: Option<&Asked<'_>>) ->
     let (weights, origins): (Vec<Tensor>, Vec<Option<Origin>>) =
         program.wanted.iter().map(|wanted| checkpoint.tensor(wanted)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let mut files = kept_files(folder)?;
-    let notes = notes(&origins, &files);
+    let askew = program.wanted.iter().filter(|wanted| checkpoint.is_askew(wanted)).count();
+    let notes = notes(&origins, askew, &files);
     let imported = match asked {
         None => runnable(engine, program, weights, origins)?,
         Some(asked) => {
@@ -125,7 +152,8 @@ pub(crate) fn import(engine: &Onnx, folder: &Path, asked: Option<&Asked<'_>>) ->
             imported
         }
     };
-    let notes = if asked.is_some() { Vec::new() } else { notes };
+    let notes: Vec<String> = if asked.is_some() { Vec::new() } else { notes };
+    let notes = notes.into_iter().chain(unknown_token(&files, config.vocabulary)).collect();
     let imported = Imported { notes, ..imported };
     Ok(Folder { imported, task: text::task(folder, &config)?, labels: config.labels, files })
 }
@@ -195,9 +223,15 @@ pub(super) fn kept_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {
     there.map(|name| Ok(((*name).to_owned(), engine::map::map_file(&folder.join(name))?))).collect()
 }
 
-fn notes(origins: &[Option<Origin>], files: &[(String, Bytes)]) -> Vec<String> {
+fn notes(origins: &[Option<Origin>], askew: usize, files: &[(String, Bytes)]) -> Vec<String> {
     let mut notes = Vec::new();
-    let converted = origins.iter().filter(|origin| origin.is_none()).count();
+    if askew > 0 {
+        notes.push(format!(
+            "{askew} weights do not start at a multiple of a number's size in their file and are stored; \
+             save_pretrained of today's libraries writes files that can be mapped"
+        ));
+    }
+    let converted = origins.iter().filter(|origin| origin.is_none()).count() - askew;
     if converted > 0 {
         notes.push(format!(
             "{converted} weights were in half precision and are stored as FP32, twice as large; tables of embeddings stay"
@@ -207,4 +241,26 @@ fn notes(origins: &[Option<Origin>], files: &[(String, Bytes)]) -> Vec<String> {
         notes.push("there is no tokenizer.json: the model takes token ids, and only those".to_owned());
     }
     notes
+}
+
+/// The first token that the tokenizer adds and the model, which knows so many, does not: texts with it are refused by the model.
+fn unknown_token(files: &[(String, Bytes)], vocabulary: usize) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Tokenizer {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Added {
+        id: u64,
+        content: String,
+    }
+    let (_, bytes) = files.iter().find(|(name, _)| name == KEPT_FILES[0])?;
+    // What is wrong with the file is told by who reads all of it.
+    let tokenizer: Tokenizer = serde_json::from_slice(bytes).ok()?;
+    let unknown = tokenizer.added_tokens.iter().find(|added| added.id >= vocabulary as u64)?;
+    Some(format!(
+        "tokenizer.json gives '{}' the number {}, and the model knows {vocabulary} tokens from 0 on: texts with it fail",
+        unknown.content, unknown.id
+    ))
 }

@@ -68,19 +68,44 @@ fn modules(folder: &Path, value: &Value) -> Result<Sentence> {
 fn pooling_of(value: &Value) -> Result<Pooling> {
     const PREFIX: &str = "pooling_mode_";
     let fields = value.as_object().ok_or_else(|| Error::invalid("it is no JSON object"))?;
-    let modes: Vec<_> = fields
-        .iter()
-        .filter(|(_, value)| value.as_bool() == Some(true))
-        .filter_map(|(name, _)| name.strip_prefix(PREFIX))
-        .collect();
+    let flags = fields.iter().filter(|(_, value)| value.as_bool() == Some(true));
+    let mut modes: Vec<_> = flags.filter_map(|(name, _)| name.strip_prefix(PREFIX)).collect();
+    // Said as one word as well, as whoever makes such a module says it.
+    modes.extend(fields.get("pooling_mode").and_then(Value::as_str).filter(|_| modes.is_empty()));
     match modes[..] {
-        ["cls_token"] => Ok(Pooling::First),
-        ["mean_tokens"] => Ok(Pooling::Mean),
-        ["max_tokens"] => Ok(Pooling::Max),
+        ["cls_token" | "cls"] => Ok(Pooling::First),
+        ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
+        ["max_tokens" | "max"] => Ok(Pooling::Max),
         [] => Err(Error::invalid(format!("no field '{PREFIX}...' is true"))),
         _ => Err(Error::unsupported(format!(
             "it pools by {}; known are cls_token, mean_tokens and max_tokens, one at a time",
             modes.join(" and ")
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pooling_is_said_by_flags_or_by_a_word() {
+        for (value, want) in [
+            (json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), Ok(Pooling::First)),
+            (json!({"pooling_mode_mean_tokens": true, "include_prompt": true}), Ok(Pooling::Mean)),
+            (json!({"pooling_mode": "max", "embedding_dimension": 8}), Ok(Pooling::Max)),
+            (json!({"pooling_mode": "mean", "pooling_mode_cls_token": true}), Ok(Pooling::First)),
+            (json!({"pooling_mode": "lasttoken"}), Err("it pools by lasttoken")),
+            (json!({"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": true}), Err("max_tokens and mean")),
+            (json!({"pooling_mode_mean_tokens": false}), Err("no field")),
+        ] {
+            match (pooling_of(&value), want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want, "{value}"),
+                (Err(error), Err(says)) => assert!(error.message.contains(says), "{value}: {error}"),
+                (got, want) => panic!("{value}: got {got:?}, want {want:?}"),
+            }
+        }
     }
 }

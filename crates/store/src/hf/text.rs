@@ -16,6 +16,34 @@ pub(super) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// What sentence-transformers does before the tokenizer.
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 
+/// Where sentence-transformers keeps what it puts before texts.
+pub(super) const PROMPTS: &str = "config_sentence_transformers.json";
+/// How it pools.
+const POOLING: &str = "1_Pooling/config.json";
+
+/// What sentence-transformers puts before each text when nobody says which of its prompts to put there.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for a prompt that is not there, and
+/// [`Unsupported`](engine::ErrorKind::Unsupported) where its tokens are not pooled.
+pub(super) fn prompt(folder: &Path) -> Result<Option<String>> {
+    let value = optional(folder, PROMPTS)?.unwrap_or_default();
+    let Some(name) = value.get("default_prompt_name").and_then(Value::as_str) else { return Ok(None) };
+    let prompt = value.get("prompts").and_then(|prompts| prompts.get(name)).and_then(Value::as_str);
+    let prompt = prompt.ok_or_else(|| {
+        Error::invalid(format!("{PROMPTS}: 'default_prompt_name' is '{name}', and 'prompts' has no text of that name"))
+    })?;
+    let pooling = optional(folder, POOLING)?.unwrap_or_default();
+    match (prompt.is_empty(), pooling.get("include_prompt").and_then(Value::as_bool)) {
+        (true, _) => Ok(None),
+        (false, Some(false)) => Err(Error::unsupported(format!(
+            "{POOLING}: 'include_prompt' is false, and vectors are pooled from the tokens of the prompt '{name}' as well; \
+             set 'default_prompt_name' in {PROMPTS} to null and give texts without it"
+        ))),
+        (false, _) => Ok(Some(prompt.to_owned())),
+    }
+}
+
 /// What the tensors of `config` mean to a person; `None` for plain vectors.
 ///
 /// # Errors
@@ -43,7 +71,7 @@ pub(super) fn task(folder: &Path, config: &Config) -> Result<Option<Task>> {
             mask_token: mask_token(folder, config.family)?,
         }),
         Head::Sentence(_) => Task::SentenceEmbedding(Embedding {
-            text: text(folder, config)?,
+            text: task::Text { prompt: prompt(folder)?, ..text(folder, config)? },
             vectors: "sentence_embedding".to_owned(),
             // The program does both.
             pooling: None,
@@ -66,6 +94,7 @@ fn text(folder: &Path, config: &Config) -> Result<task::Text> {
         tokens_max,
         pad: config.pad,
         lowercase: lowercase(folder)?,
+        prompt: None,
     })
 }
 

@@ -21,6 +21,9 @@ pub struct Text {
     /// Whether a text is put in lower case before the tokenizer sees it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lowercase: bool,
+    /// What is put before each text, before anything else is done with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
 }
 
 /// A question and a context in, passages of the context out.

@@ -127,7 +127,8 @@ fn question(task: &Task, head: &Head, body: &bytes::Bytes) -> Result<Question> {
             let inputs = vec![Input::Text(text.to_owned())];
             return Ok(Question { inputs, options: texts(pairs(query)?), alone: true, plain: false });
         }
-        if is("application/x-www-form-urlencoded") {
+        // JSON goes by this name as well, when it is sent with curl and nothing more is said.
+        if is("application/x-www-form-urlencoded") && !text.trim_start().starts_with(['{', '[']) {
             return by_pairs(task, [pairs(text)?, pairs(query)?].concat());
         }
         if let Some(boundary) = multipart::boundary(kind) {
