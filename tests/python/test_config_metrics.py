@@ -65,6 +65,7 @@ class Settings(unittest.TestCase):
         code, out, said = _serve(["--check", "--store", "models"])
         self.assertEqual((code, out), (0, ""))
         self.assertRegex(said, r"store +models +flag --store")
+        self.assertRegex(said, "(?s)would not start here: models: .*packhorse pack")
 
     def test_what_is_wrong_is_named(self):
         unknown = self._file('store = "models"\nqueue-capcity = 3\n')

@@ -136,7 +136,8 @@ class Triton(Repositories):
         self.config("shape", 'input [ { name: "x" data_type: TYPE_FP32 dims: [ -1, 4 ] } ]')
         self.config("sequence", "sequence_batching { oldest { max_candidate_sequences: 4 } }")
         self.config("text", "max_batch: 4")
-        for name in ("shape", "sequence", "text"):
+        self.config("absent", "version_policy { specific { versions: [ 7 ] } }")
+        for name in ("shape", "sequence", "text", "absent"):
             put(self.root / name / "1" / "model.onnx", 1)
         self.config("python", 'backend: "python"')
         for name, file in (("python", "model.py"), ("engine", "model.plan")):
@@ -165,13 +166,20 @@ class Triton(Repositories):
         for line in lines:
             states.setdefault(line["name"], []).append((line.get("version"), line["state"], line["reason"]))
         self.assertEqual([version for version, *_ in states["every"]], ["1", "2", "10"])
-        for name, says in (("shape", "[-1, 4]"), ("sequence", "sequence_batching"), ("text", "max_batch"), ("python", "'python'"),
+        for name, says in (("shape", "[-1, 4]"), ("absent", "policy names (7)"), ("sequence", "sequence_batching"), ("text", "max_batch"), ("python", "'python'"),
                            ("engine", "TensorRT"), ("ensemble", "ensemble")):
             (_, state, reason), = states[name]
             self.assertEqual(state, "UNAVAILABLE", name)
             self.assertIn(says, reason)
         self.assertEqual({name for name, lines in states.items() if lines[0][1] == "READY"},
                          {"plain", "apart", "latest", "every", "some", "full"})
+
+    def test_every_model_can_be_asked_for_at_the_start(self):
+        self.fill()
+        with self.served(control="explicit", load="*") as server:
+            (module, client), _ = self.clients(server)
+            self.index(client)
+            self.assertEqual(self.factor(module, client, "plain"), 2)
 
     def test_configuration_and_metadata_are_the_repositorys(self):
         self.fill()
@@ -346,6 +354,8 @@ class TensorFlowServing(Repositories):
             for path, want in (("canary", 2), ("canary/versions/1", 1), ("canary/labels/stable", 1), ("canary/labels/mine", 2),
                                ("canary/labels/next", 404), ("canary/labels/nobody", 404), ("gone", 404)):
                 self.assertEqual(self.predicted(server, path), want, path)
+            self.assertRegex(server.log(), r"of a version that is not there.* label=next version=3")
+            self.assertNotIn("label=stable", server.log())
             status, told = self.rest(server, "/v1/models/canary/labels/stable")
             self.assertEqual((status, told["model_version_status"][0]["version"]), (200, "1"))
             with grpc.insecure_channel(server.grpc) as channel:

@@ -165,7 +165,7 @@ impl Store {
     /// [`NotFound`](engine::ErrorKind::NotFound) or [`Corrupt`](engine::ErrorKind::Corrupt), naming the file.
     pub fn program(&self, program: &ProgramRef) -> Result<Bytes> {
         let path = self.content(Content::Program, &program.hash)?;
-        let bytes = self.maps.open(&path)?;
+        let bytes = self.maps.open(&path).map_err(gone)?;
         if program_hash(&bytes, &program.target) != program.hash {
             return Err(Error::corrupt(format!(
                 "{}: the program's bytes are not those of its hash; pack the model again",
@@ -228,7 +228,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let path = self.content(Content::Table, &weights.table)?;
-        let bytes = std::fs::read(&path).map_err(|source| io_error(&path, "cannot be read", &source))?;
+        let bytes = std::fs::read(&path).map_err(|source| gone(io_error(&path, "cannot be read", &source)))?;
         let corrupt = |reason: String| Error::corrupt(format!("{}: {reason}; pack the model again", path.display()));
         if blake3::hash(&bytes).to_hex().as_str() != weights.table {
             return Err(corrupt("its bytes are not those of its hash".to_owned()));
@@ -244,11 +244,14 @@ impl Store {
     pub(crate) fn segment(&self, segment: &SegmentRef) -> Result<Bytes> {
         let long = |map: &Map| segment.bytes == 0 || map.len_bytes() == segment.bytes;
         match &segment.external {
-            None => self.maps.open_if(&self.content(Content::Segment, &segment.hash)?, |map| {
-                let (is, was) = (map.len_bytes(), segment.bytes);
-                let cut = || Error::corrupt(format!("it has {is} bytes and had {was}; pack the model again"));
-                long(map).then_some(()).ok_or_else(cut)
-            }),
+            None => self
+                .maps
+                .open_if(&self.content(Content::Segment, &segment.hash)?, |map| {
+                    let (is, was) = (map.len_bytes(), segment.bytes);
+                    let cut = || Error::corrupt(format!("it has {is} bytes and had {was}; pack the model again"));
+                    long(map).then_some(()).ok_or_else(cut)
+                })
+                .map_err(gone),
             Some(external) => self.outside.map(&self.maps, segment, external),
         }
     }
@@ -277,7 +280,7 @@ impl Store {
             Error::not_found(format!("model '{}' version {} has no {name}", manifest.name, manifest.version))
         })?;
         let path = self.content(Content::File, hash)?;
-        let bytes = self.maps.open(&path)?;
+        let bytes = self.maps.open(&path).map_err(gone)?;
         if blake3::hash(&bytes).to_hex().as_str() != hash {
             let reason = "the file's bytes are not those of its hash; pack the model again";
             return Err(Error::corrupt(format!("{}: {reason}", path.display())));
@@ -352,6 +355,16 @@ impl Store {
     /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is no hash.
     pub(crate) fn content(&self, content: Content, hash: &str) -> Result<PathBuf> {
         Ok(self.root.join(content.path(hash)?))
+    }
+}
+
+/// What becomes of `error` when a file of the store's own is not there, which somebody is most likely to have removed.
+fn gone(error: Error) -> Error {
+    let fix =
+        "if the model was removed from the store while it was still served, pack it again, or serve what is there now";
+    match error.kind {
+        ErrorKind::NotFound => Error { message: format!("{}; {fix}", error.message), ..error },
+        _ => error,
     }
 }
 

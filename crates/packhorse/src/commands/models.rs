@@ -104,7 +104,7 @@ fn here(args: &Args) -> Result<Found, Exit> {
     let listing = repository.list()?;
     let mut manifests = repository.all_at_hand(&listing);
     for (name, listed) in listing {
-        if let Some(refusal) = &listed.refusal {
+        if let Some(refusal) = listed.refusal.clone().or_else(|| listed.unmet()) {
             found.broken.push(format!("model '{name}': {refusal}"));
             continue;
         }

@@ -1,5 +1,6 @@
 //! `packhorse serve`
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// A TOML file with settings
     #[arg(long, env = "PACKHORSE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print every setting and where it came from, and do not start
+    /// Print every setting and where it came from, and whether the store is there, and do not start
     #[arg(long)]
     check: bool,
     /// With --check, print one JSON object on standard output
@@ -78,44 +79,67 @@ pub(crate) struct Addresses {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     let resolved = args.resolve()?;
-    match (args.check, args.json) {
-        (true, true) => print_json(&resolved.json()),
-        (true, false) => {
+    if args.check {
+        if args.json {
+            print_json(&resolved.json())?;
+        } else {
             say(resolved.table());
             misspelt().for_each(say);
-            Ok(())
         }
-        (false, _) => {
-            let log = logging::start(&resolved.settings);
-            misspelt().for_each(|told| tracing::warn!("{told}"));
-            serve_until_stopped(&resolved, log)
+        // Settings may be checked on another machine than the one that they are for, so this is no reason to refuse them.
+        if let Err(missing) = place(&resolved.settings).check() {
+            say(format_args!("with this store the server would not start here: {}", missing.reason()));
         }
+        return Ok(());
     }
+    let log = logging::start(&resolved.settings);
+    misspelt().for_each(|told| tracing::warn!("{told}"));
+    serve_until_stopped(&resolved, log)
+}
+
+/// Where models come from.
+fn place(settings: &Settings) -> Place<'_> {
+    Place {
+        store: &settings.store,
+        pack_cache: settings.pack_cache.as_deref(),
+        cache: settings.cache.as_deref(),
+        cache_bytes_max: settings.cache_bytes_max.get(),
+    }
+}
+
+/// What `load` stands for: every model of the store.
+const EVERY: &str = "*";
+
+/// Loads what is to be served from the start.
+fn load(scheduler: &Scheduler, names: &[String]) -> Outcome {
+    let residency = scheduler.residency();
+    for name in names {
+        if name == EVERY {
+            let there: BTreeSet<String> = residency.index().into_iter().map(|entry| entry.name).collect();
+            // What of them cannot be served is logged, and named by the index.
+            there.iter().for_each(|name| drop(residency.load_named(name, &LoadOptions::default())));
+            continue;
+        }
+        residency.load_named(name, &LoadOptions::default()).map_err(|error| Exit::configuration(&error))?;
+    }
+    Ok(())
 }
 
 fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     let settings = &resolved.settings;
     let Settings { http, grpc, admin, manage, .. } = *settings;
     let wanted = Addresses { http, grpc, admin, manage };
-    let place = Place {
-        store: &settings.store,
-        pack_cache: settings.pack_cache.as_deref(),
-        cache: settings.cache.as_deref(),
-        cache_bytes_max: settings.cache_bytes_max.get(),
-    };
     let (limits, budget) = (settings.limits()?, Budget::new(settings.memory_budget_bytes()));
     budget.set_aside(&limits.http.bodies);
     let overrides = resolved.servings().clone();
     let hot = node::scratch(settings.hot_cache.as_deref())?;
     let (control, budget) = (settings.control, Some(budget));
     let options = ResidencyOptions { control, overrides, budget, hot, ..ResidencyOptions::default() };
-    let scheduler = node::start(place, settings.queue_limits(), options)?;
+    let scheduler = node::start(place(settings), settings.queue_limits(), options)?;
     leaves_room(scheduler.residency().budget())?;
-    for model in &settings.load {
-        let loaded = scheduler.residency().load_named(model, &LoadOptions::default());
-        loaded.map_err(|error| Exit::configuration(&error))?;
-    }
+    load(&scheduler, &settings.load)?;
     label(&scheduler, settings)?;
+    tell_of_labels(&scheduler);
     if settings.control == Control::Poll {
         scheduler.poll_every(settings.poll_interval_s.get())?;
     }
@@ -167,12 +191,23 @@ fn label(scheduler: &Scheduler, settings: &Settings) -> Outcome {
         let mut labels = residency.labels(model);
         labels.insert(label.clone(), *version);
         residency.label(model, labels).map_err(|error| Exit::configuration(&error))?;
-        // A name may wait for its version, or be mistyped.
-        if !residency.index_of(model).iter().any(|entry| entry.version == Some(*version)) {
-            tracing::warn!(%model, %label, version, "the label is of a version that is not there; it waits for it");
-        }
     }
     Ok(())
+}
+
+/// Tells which names, whoever gave them, are of versions that are not there: they may wait for those, or be mistyped.
+fn tell_of_labels(scheduler: &Scheduler) {
+    let residency = scheduler.residency();
+    let known: BTreeSet<(String, Option<u64>)> =
+        residency.index().into_iter().map(|entry| (entry.name, entry.version)).collect();
+    let models: BTreeSet<&String> = known.iter().map(|(name, _)| name).collect();
+    for model in models {
+        for (label, version) in residency.labels(model) {
+            if !known.contains(&(model.clone(), Some(version))) {
+                tracing::warn!(%model, %label, version, "the label is of a version that is not there; it waits for it");
+            }
+        }
+    }
 }
 
 /// A server that runs on threads of its own.

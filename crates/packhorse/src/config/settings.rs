@@ -152,7 +152,7 @@ settings! {
     control: Control = "none";
     /// With `control = poll`, the time between two looks at the store.
     poll_interval_s: Seconds<1, 86_400> = "15";
-    /// With `control = explicit`, a model to load at the start; may be given several times.
+    /// With `control = explicit`, a model to load at the start; may be given several times. `*` is every model there is.
     load: Vec<String> = "";
     /// A name for a version of a model, `MODEL/LABEL=VERSION`, for clients of TensorFlow Serving's APIs; may be given several
     /// times.

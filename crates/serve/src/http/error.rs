@@ -51,7 +51,7 @@ impl Refusal {
     }
 
     pub(crate) fn no_such_path(path: &str) -> Self {
-        let message = format!("no such path '{path}'; the Open Inference Protocol's begin with /v2");
+        let message = format!("no such path '{path}'; GET /openapi.json lists those that there are");
         Self::new(StatusCode::NOT_FOUND, message)
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::Method;
+use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::error::Refusal;
@@ -65,7 +65,7 @@ pub(crate) struct Target {
 /// # Errors
 /// 404 for a path that is none of ours, 405 with `Allow` for a method that its path does not take.
 pub(crate) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
-    let mut route = of_path(path).ok_or_else(|| Refusal::no_such_path(path))?;
+    let mut route = of_path(path).ok_or_else(|| no_route(path))?;
     // The one path that takes both.
     if route == Route::LogSettings && *method == Method::POST {
         route = Route::LogChange;
@@ -155,6 +155,28 @@ fn of_memory(call: &[&str]) -> Option<Route> {
     }
 }
 
+/// Why `path` is none of ours; of what clients of other servers know, with what to do instead.
+fn no_route(path: &str) -> Refusal {
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let instead = match segments.as_slice() {
+        ["v2", "cudasharedmemory", ..] => {
+            "there are no accelerators here; use system shared memory, or send tensors in the request"
+        }
+        ["v2", "trace", "setting"] | ["v2", "models", _, "trace", "setting"] => {
+            "traces are not kept here; a request's traceparent is answered with traceresponse, and is in the log"
+        }
+        ["v2", "models", .., "generate" | "generate_stream"] => {
+            "no texts are generated here; ask for what the model gives with infer"
+        }
+        ["v2", "models", _, "versions", version, ..] if number(version).is_none() => {
+            let message = format!("no such path '{path}': a version is a whole number; leave it out for the newest");
+            return Refusal::new(StatusCode::NOT_FOUND, message);
+        }
+        _ => return Refusal::no_such_path(path),
+    };
+    Refusal::new(StatusCode::NOT_IMPLEMENTED, format!("'{path}' is not served: {instead}"))
+}
+
 /// `[0-9]+`, and nothing else that a number's parser may take.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
@@ -162,8 +184,6 @@ fn number(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
-
     use super::*;
 
     #[track_caller]
@@ -249,9 +269,19 @@ mod tests {
             "/v2/repository/models/m/reload",
             "/v2/systemsharedmemory",
             "/v2/systemsharedmemory/region/r",
-            "/v2/cudasharedmemory/status",
         ] {
             check(&Method::GET, path, none.clone());
+        }
+        let elsewhere = Err((StatusCode::NOT_IMPLEMENTED, None));
+        for path in [
+            "/v2/cudasharedmemory/status",
+            "/v2/cudasharedmemory/region/r/register",
+            "/v2/trace/setting",
+            "/v2/models/bert/trace/setting",
+            "/v2/models/bert/generate",
+            "/v2/models/bert/versions/1/generate_stream",
+        ] {
+            check(&Method::GET, path, elsewhere.clone());
         }
         let status = StatusCode::METHOD_NOT_ALLOWED;
         for (method, path, allow) in [

@@ -92,6 +92,8 @@ fn every_path_over_a_socket() {
         ("/v2/models/none/ready", 400, r#""ready":false"#),
         ("/v2/models/none", 404, r#"{"error":"model 'none'"#),
         ("/v2/none", 404, r#"{"error":"no such path"#),
+        ("/v2/models/echo/versions/x", 404, "a version is a whole number"),
+        ("/v2/trace/setting", 501, "traces are not kept here"),
         (INFER, 405, "allow: POST"),
         ("/-/healthz", 200, r#"{"live":true}"#),
         ("/v2/models/echo/config", 200, r#""versions":[1,12]"#),

@@ -45,7 +45,7 @@ impl Residency {
             Control::None | Control::Poll => self.repository.all_at_hand(&listing),
         };
         for (name, listed) in listing {
-            let mut known = known(&listed);
+            let mut known = known(&name, &listed);
             log_refusal(&name, &known, None);
             for version in listed.wanted().into_iter().filter(|_| listed.refusal.is_none()) {
                 let found = &listed.versions[&version];
@@ -137,7 +137,7 @@ impl Residency {
             return Err(refusal.clone());
         }
         let before = self.catalog().get(name).cloned().unwrap_or_default();
-        let mut after = known(&listed);
+        let mut after = known(name, &listed);
         for version in listed.wanted() {
             let found = &listed.versions[&version];
             let same = before.versions.get(&version).filter(|old| options.keep && old.stamp == found.stamp);
@@ -153,7 +153,9 @@ impl Residency {
         let outcome = match after.versions.values().next_back().map(|newest| &newest.state) {
             Some(State::Unserved(error)) => Err(error.clone()),
             Some(State::Served(_) | State::Packing) => Ok(()),
-            None => Err(Error::not_found(format!("none of the versions that are wanted of model '{name}' is there"))),
+            None => Err(after.refusal.clone().unwrap_or_else(|| {
+                Error::not_found(format!("none of the versions that are wanted of model '{name}' is there"))
+            })),
         };
         if outcome.is_ok() || before.served().next().is_none() {
             self.change(|catalog| drop(catalog.insert(name.to_owned(), after)));
@@ -266,9 +268,10 @@ impl Residency {
     }
 }
 
-/// The model without its versions.
-pub(super) fn known(listed: &Listed) -> Known {
-    let refusal = listed.refusal.clone().map(refused);
+/// The model called `name` without its versions.
+pub(super) fn known(name: &str, listed: &Listed) -> Known {
+    let unmet = || listed.unmet().map(|error| error.context(format!("model '{name}'")));
+    let refusal = listed.refusal.clone().or_else(unmet).map(refused);
     Known { versions: BTreeMap::new(), labels: listed.labels.clone(), refusal }
 }
 

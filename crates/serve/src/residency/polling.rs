@@ -99,7 +99,7 @@ impl Residency {
 
     /// The model called `name` as `listed` has it, given what it was; and how many of its versions are new.
     fn looked_at(&self, name: &str, listed: &Listed, old: &Known) -> (Known, usize) {
-        let mut new = known(listed);
+        let mut new = known(name, listed);
         log_refusal(name, &new, old.refusal.as_ref());
         let mut changed = 0;
         for version in listed.wanted().into_iter().filter(|_| listed.refusal.is_none()) {

@@ -94,6 +94,18 @@ impl Listed {
             }
         }
     }
+
+    /// That its policy names none of the versions that are there, when that is so.
+    pub fn unmet(&self) -> Option<Error> {
+        let VersionPolicy::Specific(named) = &self.policy else { return None };
+        let list = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let there: Vec<u64> = self.versions.keys().copied().collect();
+        let why = || {
+            let (named, there) = (list(named), list(&there));
+            format!("none of the versions that its policy names ({named}) is there; it has {there}")
+        };
+        self.wanted().is_empty().then(|| Error::not_found(why()))
+    }
 }
 
 /// A file or folder as a folder's listing tells of it.
@@ -165,5 +177,12 @@ mod tests {
             let listed = Listed { versions: versions.clone(), policy: policy.clone(), ..Listed::default() };
             assert_eq!(listed.wanted(), want, "{policy:?}");
         }
+        let said = |policy| {
+            let listed = Listed { versions: versions.clone(), policy, ..Listed::default() };
+            listed.unmet().map(|error| error.message)
+        };
+        assert_eq!(said(VersionPolicy::Specific(vec![7, 10])), None);
+        let why = said(VersionPolicy::Specific(vec![7, 8])).unwrap();
+        assert_eq!(why, "none of the versions that its policy names (7, 8) is there; it has 1, 2, 10");
     }
 }

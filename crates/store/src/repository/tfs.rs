@@ -144,7 +144,12 @@ fn place(beside: &Path, model: ModelConfig) -> Result<Place> {
     if model.base_path.is_empty() {
         return Err(Error::invalid("it has no base_path"));
     }
-    let base = beside.join(crate::folder::local(&model.base_path)?);
+    let base = crate::folder::local(&model.base_path).map_err(|_| {
+        let place = &model.base_path;
+        let fix = "mount it, or pack what lies there and bring it into a bucket with 'packhorse push'";
+        Error::unsupported(format!("its base_path {place} is no folder of this machine; {fix}"))
+    })?;
+    let base = beside.join(base);
     let policy = model.model_version_policy.map(policy).transpose()?.unwrap_or_default();
     let labels = model.version_labels.into_iter().map(|(label, version)| {
         let number = u64::try_from(version);

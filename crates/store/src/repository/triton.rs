@@ -146,6 +146,8 @@ fn missing(folder: &Path, file: &str, there: impl Fn(&str) -> bool) -> Error {
             "{folder} holds {what}, and this build runs ONNX, SavedModels and TorchScript; export the model as ONNX and put \
              it there as {file}"
         )),
-        None => Error::not_found(format!("{folder} holds no {file}")),
+        None => Error::not_found(format!(
+            "{folder} holds no {file}; call the model so, or name it as default_model_filename in {CONFIG}"
+        )),
     }
 }

@@ -229,6 +229,19 @@ fn what_no_model_needs_goes_when_its_time_has_come() {
 }
 
 #[test]
+fn whoever_serves_what_was_removed_hears_what_to_do() {
+    let place = Place::new();
+    let (manifest, _) = place.pack("a", &[tensor(1, 100 * KB)]);
+    remove(&place.store, "a", None).unwrap();
+    place.gc();
+    let (weights, program) =
+        (place.store.weights(&manifest).map(drop), place.store.program(&manifest.program).map(drop));
+    for error in [weights.unwrap_err(), program.unwrap_err()] {
+        assert!(error.kind == ErrorKind::NotFound && error.message.contains("pack it again"), "{error}");
+    }
+}
+
+#[test]
 fn a_dry_run_and_an_unreadable_manifest_remove_nothing() {
     let place = Place::new();
     place.pack("m", &model(100));
