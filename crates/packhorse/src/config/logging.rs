@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use engine::{Error, Result};
 use serve::{LogLevels, LogSwitch};
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Filter, Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::Settings;
+use super::repeats::Repeats;
 use super::value::{LogFormat, LogLevel};
 
 /// Says in detail what is logged, in the words of <https://docs.rs/tracing-subscriber>'s `EnvFilter`.
@@ -66,6 +67,7 @@ fn start_with(format: LogFormat, level: LogLevel) -> Log {
         Err(error) => (None, Some(error)),
     };
     let (filter, handle) = reload::Layer::new(detailed.map_or_else(|| lines(levels), |filter| Box::new(filter)));
+    let filter = filter.and(Repeats::default());
     // Colours are for eyes: a file or a collector gets the bare words.
     let colours = std::io::stderr().is_terminal();
     let log = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);

@@ -22,6 +22,7 @@ mod limits;
 pub(crate) use limits::Limits;
 pub(crate) mod logging;
 pub(crate) use logging::Log;
+mod repeats;
 
 #[cfg(test)]
 mod tests;
