@@ -17,6 +17,10 @@ fn wrong_usage_and_configuration_are_named() {
     let place = Place::with_store();
     std::fs::write(place.path("garbage"), "not a queue at all").unwrap();
     std::fs::write(place.path("odd.txt"), "1: a\n1: b\n").unwrap();
+    for (model, file) in [("fleet/a", "config.json"), ("fleet/b", "model.safetensors")] {
+        std::fs::create_dir_all(place.path(model)).unwrap();
+        std::fs::write(place.path(model).join(file), "{}").unwrap();
+    }
     rusqlite::Connection::open(place.path("foreign")).unwrap().execute_batch("CREATE TABLE songs (title)").unwrap();
     place.clip("clip.mp4", 2);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -33,6 +37,9 @@ fn wrong_usage_and_configuration_are_named() {
         ("pack assets/nanodet_g_coco80.onnx --store new --labels none.txt", &["none.txt", "label file"]),
         ("pack assets/nanodet_g_coco80.onnx --store new --labels odd.txt", &["odd.txt", "line 2"]),
         ("pack none.onnx --store new", &["none.onnx", "no such file"]),
+        ("pack tmp --store new", &["tmp", "ends in .onnx"]),
+        ("pack fleet --store new", &["holds folders of models", "fleet/*"]),
+        ("pack fleet/b --store new", &["no config.json"]),
         ("submit none.mp4 --queue new-queue --model nanodet", &["none.mp4", "no such file"]),
         ("submit clip.mp4 tmp --queue new-queue --model nanodet", &["tmp", "no video in it"]),
         // Places.
@@ -63,6 +70,8 @@ fn wrong_usage_and_configuration_are_named() {
         ("queue --queue amqp://host/q", &["amqp://host/q", "sqs://NAME"]),
         ("queue --queue queue redrive", &["required"]),
         ("doctor none.mp4 nanodet --store store", &["none.mp4", "no such file"]),
+        ("doctor clip.mp4 nanodet --store store --picture none/x.png", &["none", "no such folder", "--picture"]),
+        ("doctor tmp nanodet --store store", &["tmp", "this is a folder"]),
         ("doctor s3://bucket nanodet --store store", &["s3://bucket", "field 'input'"]),
         ("serve --store store --check --grace-s 2 --lame-duck-s 2", &["lame-duck-s is 2", "grace-s, 2"]),
         ("serve --store store --memory-budget-bytes 2000000", &["memory-budget-bytes is 2000000", "the server itself"]),

@@ -191,9 +191,18 @@ impl Task {
                 "the task's body has format {format}, but this build reads format {FORMAT}: update the worker"
             )));
         }
-        let task: Self = serde_json::from_str(body).map_err(wrong)?;
+        let task: Self = serde_json::from_str(body).map_err(|error| match field_at_fault(body) {
+            Some((field, error)) => Error::invalid(format!("field '{field}': {error}")),
+            None => wrong(error),
+        })?;
         task.check()?;
         Ok(task)
+    }
+
+    /// The video that `body` speaks of, for others to see, where it says so much, whatever else is wrong with it.
+    pub(crate) fn shown_input_of(body: &str) -> Option<String> {
+        let value: serde_json::Value = serde_json::from_str(body).ok()?;
+        value.get("input")?.as_str().map(|input| shown(input).into_owned())
     }
 
     /// The body that carries this task.
@@ -233,14 +242,7 @@ impl Task {
 
     /// The input for others to see, in results, reasons and logs: without a URL's query and user, which may be secrets.
     pub fn shown_input(&self) -> Cow<'_, str> {
-        let url = self.input.split_once("://").filter(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("http"));
-        let Some((scheme, rest)) = url else { return Cow::Borrowed(&self.input) };
-        let shown = rest.split('?').next().unwrap_or_default();
-        let (host, path) = shown.split_at(shown.find('/').unwrap_or(shown.len()));
-        match host.rsplit_once('@') {
-            Some((_, host)) => Cow::Owned(format!("{scheme}://{host}{path}")),
-            None => Cow::Borrowed(&self.input[..self.input.len() - rest.len() + shown.len()]),
-        }
+        shown(&self.input)
     }
 
     /// Whether the input is elsewhere than on this machine.
@@ -301,6 +303,30 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// See [`Task::shown_input`].
+fn shown(input: &str) -> Cow<'_, str> {
+    let url = input.split_once("://").filter(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("http"));
+    let Some((scheme, rest)) = url else { return Cow::Borrowed(input) };
+    let shown = rest.split('?').next().unwrap_or_default();
+    let (host, path) = shown.split_at(shown.find('/').unwrap_or(shown.len()));
+    match host.rsplit_once('@') {
+        Some((_, host)) => Cow::Owned(format!("{scheme}://{host}{path}")),
+        None => Cow::Borrowed(&input[..input.len() - rest.len() + shown.len()]),
+    }
+}
+
+/// A field of `body` that a task cannot have so, and why, which the parser tells by its column alone: each is tried in a
+/// task that is right but for it.
+fn field_at_fault(body: &str) -> Option<(String, serde_json::Error)> {
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(body).ok()?;
+    let right = serde_json::json!({"format": FORMAT, "id": "id", "input": "/input", "model": "model"});
+    fields.into_iter().find_map(|(name, value)| {
+        let mut task = right.clone();
+        task[&name] = value;
+        serde_json::from_value::<Task>(task).err().map(|error| (name, error))
+    })
 }
 
 /// An id that sorts by the time it was made and that no other process makes.
@@ -404,7 +430,20 @@ mod tests {
         check(r#"{"format":2,"id":"a","frames":[]}"#, Err((ErrorKind::Unsupported, "format 2")));
         check(r#"{"format":1,"input":"/v","model":"m"}"#, wrong("missing field `id`"));
         check(r#"{"format":1,"id":"a","input":"/v","model":"m","colour":1}"#, wrong("unknown field `colour`"));
-        check(r#"{"format":1,"id":"a","input":"/v","model":7}"#, wrong("expected a string"));
+        check(r#"{"format":1,"id":"a","input":"/v","model":7}"#, wrong("field 'model': invalid type: integer `7`"));
+        let with = |field: &str| format!(r#"{{"format":1,"id":"a","input":"/v","model":"m",{field}}}"#);
+        for (field, says) in [
+            (r#""threshold":"x""#, "field 'threshold': invalid type"),
+            (r#""track":"yes","threshold":0.5"#, "field 'track': invalid type"),
+            (r#""sampling":"often""#, "field 'sampling': 'often' does not say which frames"),
+            (r#""sampling":{"every":2}"#, "field 'sampling': invalid type"),
+            (r#""zones":[{"name":"a"}]"#, "field 'zones': missing field `polygon`"),
+            (r#""outputs":["x"]"#, "field 'outputs': unknown variant `x`"),
+            (r#""reply_form":"xml""#, "field 'reply_form': unknown variant `xml`"),
+            (r#""track":true,"colour":[]"#, "unknown field `colour`"),
+        ] {
+            check(&with(field), wrong(says));
+        }
         check(r#"{"format":1,"id":"../etc","input":"/v","model":"m"}"#, wrong("field 'id'"));
         check(r#"{"format":1,"id":".hidden","input":"/v","model":"m"}"#, wrong("field 'id'"));
         check(r#"{"format":1,"id":"","input":"/v","model":"m"}"#, wrong("field 'id'"));

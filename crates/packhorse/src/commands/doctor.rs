@@ -71,9 +71,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let tools = Tools::from_env();
     let decoder = tools.check().map_err(|error| Exit::Configuration(error.message))?;
     let task = Task::new(&args.video, &args.model).map_err(|error| Exit::configuration(&error))?;
-    if !task.is_remote() && !args.video.is_file() {
-        let fix = "give a video's file, or s3://, gs://, az:// or http(s)://";
-        return Err(Exit::Configuration(format!("{}: there is no such file: {fix}", args.video.display())));
+    if !task.is_remote() {
+        let path = task.input_path().map_err(|error| Exit::configuration(&error))?;
+        if !path.is_file() {
+            let is = if path.is_dir() { "this is a folder" } else { "there is no such file" };
+            let fix = "give a video's file, or s3://, gs://, az:// or http(s)://";
+            return Err(Exit::Configuration(format!("{}: {is}: {fix}", args.video.display())));
+        }
+    }
+    let folder = args.picture.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let fix = "make it, or give another file as --picture";
+        return Err(Exit::Configuration(format!("{}: there is no such folder: {fix}", folder.display())));
     }
     let spool = if task.is_remote() { args.spool.open(&Arc::new(Outside::default()))? } else { None };
     let spool = spool.as_deref().map(Result::as_ref).transpose().map_err(Exit::configuration)?;

@@ -19,6 +19,7 @@ pub(crate) mod serve;
 mod spool;
 pub(crate) mod submit;
 pub(crate) mod verify;
+mod wait;
 pub(crate) mod work;
 
 use std::io::Write;

@@ -1,8 +1,9 @@
 //! `packhorse pack`
 
+mod files;
 mod meaning;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,13 +13,13 @@ use pipeline::recognise::{Understood, Wish, understand};
 use serde::Serialize;
 use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
-use store::pack::{Packed, Request, Targets, is_checkpoint, is_model_folder, name_of, pack};
+use store::pack::{Packed, Request, Targets, is_checkpoint, pack};
 use store::task::Task;
 use store::torch_script::Declared;
 use store::{Manifest, Precision, Store};
 
-use meaning::Meaning;
-
+use self::files::files;
+use self::meaning::Meaning;
 use super::{human_bytes, migrate, print_json, say};
 use crate::exit::Exit;
 use crate::{Outcome, node};
@@ -219,55 +220,6 @@ fn meant(runtimes: &Runtimes, request: &mut Request, wish: &Wish) -> engine::Res
     let Understood { task, labels, files, notes } = understand(runtimes, &request.path, wish, &request.labels)?;
     (request.task, request.labels, request.files) = (Some(task), labels, files);
     Ok(notes)
-}
-
-/// Every file that was asked for. All that can be wrong with the asking is found before anything is packed.
-fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
-    let mut files = Vec::new();
-    for path in &args.paths {
-        if is_model_folder(path) {
-            files.push(path.clone());
-        } else if path.is_dir() {
-            files.extend(files_in(path)?);
-        } else if path.is_file() {
-            files.push(path.clone());
-        } else {
-            return Err(Exit::Configuration(format!("{}: there is no such file", path.display())));
-        }
-    }
-    if files.len() > 1 && args.name.is_some() {
-        let many = files.len();
-        return Err(Exit::Configuration(format!("--name is for one file, and there are {many}; leave it out")));
-    }
-    let mut known: HashMap<_, &Path> = HashMap::new();
-    for file in &files {
-        if let Some(other) = known.insert(name_of(file)?, file) {
-            return Err(Exit::Configuration(format!(
-                "{} and {} would be one model by name; pack them one by one, each with its --name",
-                other.display(),
-                file.display()
-            )));
-        }
-    }
-    Ok(files)
-}
-
-/// The ONNX files of a folder, by name; not those of folders inside it.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Exit> {
-    let unreadable =
-        |source: std::io::Error| Exit::Configuration(format!("{}: cannot be read: {source}", folder.display()));
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|ending| ending == "onnx") && path.is_file() {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        return Err(Exit::Configuration(format!("{}: no file in this folder ends in .onnx", folder.display())));
-    }
-    files.sort_unstable();
-    Ok(files)
 }
 
 fn report<'a>(packed: &'a Packed, accuracy: Option<&'a Accuracy>) -> Report<'a> {

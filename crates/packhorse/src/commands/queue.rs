@@ -4,6 +4,7 @@ use serde::Serialize;
 use work::TaskQueue;
 use work::queue::{Depth, SqsOptions};
 
+use super::wait::{Awaited, Teller, wait};
 use super::{counted, print_json, say};
 use crate::Outcome;
 use crate::exit::Exit;
@@ -42,6 +43,15 @@ enum What {
         /// All of them
         #[arg(long)]
         all: bool,
+    },
+    /// Stay until tasks have ended, and print a line for each, as 'packhorse submit --wait' does
+    Wait {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Where their results go, which tell the end where a queue cannot: needed for tasks in SQS
+        #[arg(long, env = "PACKHORSE_OUTPUT")]
+        output: Option<String>,
     },
 }
 
@@ -86,11 +96,17 @@ pub(crate) fn run(args: &Args) -> Outcome {
         None | Some(What::Depth) => depth(queue.as_ref()),
         Some(What::Dead { max }) => dead(queue.as_ref(), *max),
         Some(What::Redrive { ids, .. }) => redrive(queue.as_ref(), ids),
+        Some(What::Wait { ids, output }) => {
+            let teller = Teller::of(queue.as_ref(), place, output.as_deref(), &outside)?;
+            let awaited = ids.iter().map(|id| Awaited { id, input: None, shown: id.clone() });
+            wait(&teller, &awaited.collect::<Vec<_>>())
+        }
     }
 }
 
 fn depth(queue: &dyn TaskQueue) -> Outcome {
-    let Depth { visible, delayed, in_flight, dead, done, oldest_age } = queue.depth()?;
+    let depth = queue.depth().map_err(|error| Exit::configuration(&error))?;
+    let Depth { visible, delayed, in_flight, dead, done, oldest_age } = depth;
     let oldest_s = oldest_age.map(|age| age.as_secs_f64());
     print_json(&Counts { visible, delayed, in_flight, dead, done, oldest_s })?;
     let oldest = oldest_s.map_or_else(String::new, |age_s| format!(", the oldest sent {age_s:.0} s ago"));

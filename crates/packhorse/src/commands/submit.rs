@@ -1,17 +1,14 @@
 //! `packhorse submit`
 
 mod videos;
-mod wait;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use work::Task;
 use work::queue::SqsOptions;
 
-use self::wait::{Teller, wait};
-
 use super::look::Look;
+use super::wait::{Awaited, Line, Teller, wait};
 use super::work::FormChoice;
 use super::{counted, print_json, say};
 use crate::Outcome;
@@ -37,22 +34,12 @@ pub(crate) struct Args {
     /// What it is told
     #[arg(long, value_enum, value_name = "FORM")]
     reply_form: Option<FormChoice>,
-    /// Stay until every one of them has ended
+    /// Stay until every one of them has ended; 'packhorse queue wait' takes that up again
     #[arg(long)]
     wait: bool,
     /// Where the results go, which tell the end where a queue cannot: needed to wait for tasks in SQS
     #[arg(long, env = "PACKHORSE_OUTPUT")]
     output: Option<String>,
-}
-
-/// What a program reads about a submitted task; with `--wait` a second line tells its end.
-#[derive(Serialize)]
-struct Line<'a> {
-    id: &'a str,
-    input: &'a str,
-    state: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -61,24 +48,20 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let inputs = videos::gather(&args.videos, &outside)?;
     let tasks = inputs.iter().map(|input| task(input, args)).collect::<Result<Vec<_>, _>>()?;
     let queue = outside.queue(&args.queue, SqsOptions::default())?;
-    let results = match (args.wait && !queue.keeps_tasks(), &args.output) {
-        (true, None) => {
-            let why = "this queue cannot tell when a task has ended: say where its results go with --output, or do not --wait";
-            return Err(Exit::Configuration(format!("{}: {why}", args.queue)));
-        }
-        (true, Some(output)) => Some(outside.output(output)?),
-        (false, _) => None,
-    };
+    // Who cannot be waited for is known before anything is sent.
+    let teller = || Teller::of(queue.as_ref(), &args.queue, args.output.as_deref(), &outside);
+    let teller = args.wait.then(teller).transpose()?;
     for task in &tasks {
         queue.send(task)?;
-        print_json(&Line { id: &task.id, input: &task.input, state: "queued", reason: None })?;
+        print_json(&Line { id: &task.id, input: Some(&task.input), state: "queued", reason: None })?;
     }
     say(format_args!("submitted {} to {}", counted(tasks.len(), "video"), args.queue));
-    if !args.wait {
-        return Ok(());
-    }
-    let of_queue = Teller::Queue(queue.as_ref());
-    wait(&results.as_deref().map_or(of_queue, Teller::Results), &tasks)
+    let Some(teller) = teller else { return Ok(()) };
+    let awaited = tasks.iter().map(|task| {
+        let (id, input, shown) = (&*task.id, Some(&*task.input), task.shown_input().into_owned());
+        Awaited { id, input, shown }
+    });
+    wait(&teller, &awaited.collect::<Vec<_>>())
 }
 
 fn task(input: &str, args: &Args) -> Result<Task, Exit> {

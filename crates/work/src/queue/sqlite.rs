@@ -249,7 +249,7 @@ impl TaskQueue for SqliteQueue {
     fn dead_letters(&self, count_max: usize) -> Result<Vec<DeadLetter>> {
         let sql = "SELECT id, body, reason FROM tasks WHERE state = 'dead' ORDER BY rowid LIMIT ?1";
         let read = |row: &Row<'_>| {
-            let input = Task::from_json(&text(row, 1)?).ok().map(|task| task.shown_input().into_owned());
+            let input = Task::shown_input_of(&text(row, 1)?);
             let reason = row.get::<_, Option<String>>(2)?.unwrap_or_default();
             Ok(DeadLetter { id: text(row, 0)?, input, reason })
         };

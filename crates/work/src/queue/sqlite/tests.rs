@@ -172,6 +172,18 @@ fn rows_that_anyone_wrote_go_to_the_dead_letters_and_the_next_task_is_received()
 }
 
 #[test]
+fn a_dead_letter_names_its_video_whatever_else_is_wrong_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = SqliteQueue::open(&folder.path().join("queue.db"), Options::default()).unwrap();
+    let body = sample("a").to_json().unwrap().replace(r#""format":1"#, r#""format":1,"track":"yes""#);
+    let sql = format!("INSERT INTO tasks (id, body, visible_at_ms, sent_ms) VALUES ('a', '{body}', 0, 0)");
+    queue.connection.lock().unwrap().execute(&sql, []).unwrap();
+    let Received::DeadLetter { reason, .. } = queue.receive(VISIBILITY).unwrap() else { panic!("{body}") };
+    assert!(reason.starts_with("field 'track': invalid type"), "{reason}");
+    assert_eq!(queue.dead_letters(10).unwrap()[0].input, Some(sample("a").input));
+}
+
+#[test]
 fn what_a_clock_that_was_ahead_has_hidden_is_received() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("queue.db");

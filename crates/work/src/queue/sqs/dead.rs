@@ -8,6 +8,7 @@ use engine::Result;
 use super::history::{REASON, unmarked};
 use super::service::{Letter, Outgoing};
 use super::{LEISURE, SqsQueue};
+use crate::Task;
 use crate::body::{self, Content};
 use crate::queue::DeadLetter;
 
@@ -96,8 +97,10 @@ impl SqsQueue {
         };
         let said = letter.attributes.get(REASON).and_then(MessageAttributeValue::string_value);
         let reason = said.unwrap_or("no reason is with it: the queue's own policy took it, or somebody else sent it");
-        let (id, input) = task
-            .map_or_else(|| (letter.id.clone(), None), |task| (task.id.clone(), Some(task.shown_input().into_owned())));
+        let (id, input) = match task {
+            Some(task) => (task.id.clone(), Some(task.shown_input().into_owned())),
+            None => (letter.id.clone(), Task::shown_input_of(&letter.body)),
+        };
         DeadLetter { id, input, reason: reason.to_owned() }
     }
 }

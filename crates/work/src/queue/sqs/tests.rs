@@ -136,12 +136,17 @@ fn bodies_of_others_are_tasks_and_what_is_none_is_a_dead_letter() {
     inputs.sort_unstable();
     assert_eq!(inputs, ["s3://in/a", "s3://in/b", "s3://in/c"]);
     assert_eq!(queue.depth().unwrap(), Depth { in_flight: 3, ..Depth::default() });
-    for (body, says) in [("work on a.mp4", "not JSON"), (r#"{"bucket": "in"}"#, "'object'")] {
+    let wrong = r#"{"format": 1, "id": "a", "input": "https://me@host/v.mp4?signature", "model": 7}"#;
+    for (body, says, input) in [
+        ("work on a.mp4", "not JSON", None),
+        (r#"{"bucket": "in"}"#, "'object'", None),
+        (wrong, "field 'model'", Some("https://host/v.mp4")),
+    ] {
         pair.write(body);
         let Received::DeadLetter { id, reason, .. } = queue.receive(VISIBILITY).unwrap() else { panic!("{body}") };
         assert!(reason.contains(says), "{reason}");
         let dead = queue.dead_letters(10).unwrap();
-        assert!(dead.iter().any(|dead| dead.reason == reason && dead.input.is_none()), "{id}: {dead:?}");
+        assert!(dead.iter().any(|dead| dead.reason == reason && dead.input.as_deref() == input), "{id}: {dead:?}");
     }
 }
 

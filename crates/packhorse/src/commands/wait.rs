@@ -1,27 +1,69 @@
 //! Waiting for the end of what was submitted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use work::queue::Phase;
 use work::refusal::failed_key;
 use work::result::summary_key;
-use work::{ObjectStore, Refusal, Task, TaskQueue};
+use work::{ObjectStore, Refusal, TaskQueue};
 
-use super::Line;
+use super::{counted, print_json, say};
 use crate::Outcome;
-use crate::commands::{counted, print_json, say};
 use crate::exit::Exit;
+use crate::places::Outside;
+
+/// What a program reads about a task, when it is submitted and when it has ended.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    pub(super) id: &'a str,
+    /// Where whoever waits knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) input: Option<&'a str>,
+    pub(super) state: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+}
+
+/// A task whose end is waited for.
+pub(super) struct Awaited<'a> {
+    pub(super) id: &'a str,
+    pub(super) input: Option<&'a str>,
+    /// What people call it.
+    pub(super) shown: String,
+}
 
 /// Who tells that a task has ended.
 pub(super) enum Teller<'a> {
     /// The queue, which keeps tasks.
     Queue(&'a dyn TaskQueue),
     /// The place of results, where the queue forgets what it gave out.
-    Results(&'a dyn ObjectStore),
+    Results(Arc<dyn ObjectStore>),
 }
 
-impl Teller<'_> {
+impl<'a> Teller<'a> {
+    /// Who tells it of tasks in `queue`, the one at `place`, whose results go to `output`.
+    ///
+    /// # Errors
+    /// Where nobody could.
+    pub(super) fn of(
+        queue: &'a dyn TaskQueue,
+        place: &str,
+        output: Option<&str>,
+        outside: &Outside,
+    ) -> Result<Self, Exit> {
+        match (queue.keeps_tasks(), output) {
+            (true, _) => Ok(Self::Queue(queue)),
+            (false, Some(output)) => Ok(Self::Results(outside.output(output)?)),
+            (false, None) => {
+                let why = "this queue cannot tell when a task has ended: say where its results go with --output, or do not wait";
+                Err(Exit::Configuration(format!("{place}: {why}")))
+            }
+        }
+    }
+
     /// Between two looks: a service wants money for each.
     fn pause(&self) -> Duration {
         match self {
@@ -31,10 +73,10 @@ impl Teller<'_> {
     }
 
     /// How the task ended; `None` as long as it has not. An error within is why it has no result.
-    fn end(&self, task: &Task) -> engine::Result<Option<Result<(), String>>> {
+    fn end(&self, id: &str) -> engine::Result<Option<Result<(), String>>> {
         match self {
             Self::Queue(queue) => {
-                let state = queue.state(&task.id)?;
+                let state = queue.state(id)?;
                 let reason = || state.reason.clone().unwrap_or_else(|| "no reason was kept".to_owned());
                 Ok(match state.phase {
                     Phase::Done => Some(Ok(())),
@@ -43,10 +85,10 @@ impl Teller<'_> {
                 })
             }
             Self::Results(objects) => {
-                if objects.head(&summary_key(&task.id))?.is_some() {
+                if objects.head(&summary_key(id))?.is_some() {
                     return Ok(Some(Ok(())));
                 }
-                match objects.read(&failed_key(&task.id)) {
+                match objects.read(&failed_key(id)) {
                     Ok(bytes) => Refusal::from_json(&bytes).map(|refusal| Some(Err(refusal.reason))),
                     Err(error) if error.kind == engine::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(error),
@@ -57,7 +99,7 @@ impl Teller<'_> {
 }
 
 /// Prints a line for each of `tasks` as it ends, in their order.
-pub(super) fn wait(teller: &Teller<'_>, tasks: &[Task]) -> Outcome {
+pub(super) fn wait(teller: &Teller<'_>, tasks: &[Awaited<'_>]) -> Outcome {
     let bar = ProgressBar::new(tasks.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} videos ended  {elapsed}") {
         bar.set_style(style);
@@ -65,7 +107,7 @@ pub(super) fn wait(teller: &Teller<'_>, tasks: &[Task]) -> Outcome {
     let mut dead = 0;
     for task in tasks {
         let end = loop {
-            match teller.end(task)? {
+            match teller.end(task.id)? {
                 Some(end) => break end,
                 None => std::thread::sleep(teller.pause()),
             }
@@ -76,9 +118,9 @@ pub(super) fn wait(teller: &Teller<'_>, tasks: &[Task]) -> Outcome {
         };
         if let Some(reason) = &reason {
             dead += 1;
-            bar.suspend(|| say(format_args!("{}: {reason}", task.shown_input())));
+            bar.suspend(|| say(format_args!("{}: {reason}", task.shown)));
         }
-        print_json(&Line { id: &task.id, input: &task.input, state, reason })?;
+        print_json(&Line { id: task.id, input: task.input, state, reason })?;
         bar.inc(1);
     }
     bar.finish_and_clear();
