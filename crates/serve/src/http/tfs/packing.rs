@@ -241,8 +241,7 @@ fn by_json(task: &Task, value: Value) -> Result<Question> {
         _ => Err(Error::invalid(format!("'{name}' must be a text"))),
     };
     let (input, rest) = given(task, fields, text)?;
-    let rest = rest.into_iter().filter(|(_, value)| !value.is_null());
-    let options = rest.map(|(name, value)| option(name, value)).collect::<Result<_>>()?;
+    let options = rest.into_iter().map(|(name, value)| option(name, value)).collect::<Result<_>>()?;
     Ok(Question { inputs: vec![input], options, alone: true, plain })
 }
 
