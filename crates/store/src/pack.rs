@@ -354,10 +354,8 @@ fn outside(manifest: &Manifest) -> Option<String> {
 }
 
 fn taken(name: &str, version: u64) -> Error {
-    Error::new(
-        ErrorKind::AlreadyExists,
-        format!("'{name}' version {version} is there and holds something else; choose another --version"),
-    )
+    let why = format!("'{name}' version {version} is there and holds something else; choose another --version");
+    Error::new(ErrorKind::AlreadyExists, why)
 }
 
 fn existing(store: &Store, name: &str) -> Result<Vec<Manifest>> {
