@@ -98,7 +98,7 @@ fn credentials_that_are_nowhere_are_one_line() {
         command.env_remove(variable);
     }
     let ran = Running::start(command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")).end();
-    assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(1), "", 1), "{}", ran.err);
+    assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(2), "", 1), "{}", ran.err);
     assert_says(ran.complaint(), &["there are no AWS credentials", "set AWS_ACCESS_KEY_ID"]);
 }
 
