@@ -278,6 +278,7 @@ fn what_the_protocol_does_not_know_are_options() {
         ("top_k", Setting::Number(3.0)),
         ("truncate", Setting::Flag(true)),
         ("targets", Setting::Texts(vec!["a".to_owned(), "b".to_owned()])),
+        ("stride", Setting::Nothing),
     ];
     let options: Options = options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     assert_eq!((reply.options, request.priority, reply.binary_by_default), (options, 2, true));
