@@ -114,8 +114,9 @@ impl Fixture {
             Damage::Cut => bytes[..length * 2 / 3].to_vec(),
             Damage::Scratched => {
                 let mut bytes = bytes;
-                let middle = length * 5 / 8;
-                bytes[middle..middle + 40].fill(0x5a);
+                // Over where one frame ends and the next begins: within a frame a decoder need not notice.
+                let place = length * 6 / 8;
+                bytes[place..place + 400].fill(0x5a);
                 bytes
             }
         };
