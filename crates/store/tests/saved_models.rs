@@ -70,6 +70,18 @@ fn run(runtimes: &Runtimes, store: &Store, manifest: &Manifest, inputs: &[Tensor
     first
 }
 
+/// Answers of another CPU than that on which the reference was made are summed in another order.
+#[track_caller]
+fn same_numbers(got: &Tensor, want: &Tensor, what: &str) {
+    let (Some(found), Some(wanted)) = (got.as_f32(), want.as_f32()) else {
+        assert_eq!(got, want, "{what}");
+        return;
+    };
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    let near = |(one, other): (&f32, &f32)| one == other || (one - other).abs() <= 1e-6 * other.abs().max(0.1);
+    assert!(found.iter().zip(wanted).all(near), "{what}: {found:?} instead of {wanted:?}");
+}
+
 #[test]
 fn a_saved_model_answers_as_tensorflow_does() {
     let (runtimes, place) = (onnx(), place());
@@ -84,7 +96,7 @@ fn a_saved_model_answers_as_tensorflow_does() {
             let inputs: Vec<_> = manifest.inputs.iter().map(|io| ask.inputs[&io.name].tensor()).collect();
             assert_eq!(inputs.len(), ask.inputs.len(), "{name}");
             for (io, got) in manifest.outputs.iter().zip(run(&runtimes, &place.store, manifest, &inputs)) {
-                assert_eq!(got, ask.outputs[&io.name].tensor(), "{name}: {}", io.name);
+                same_numbers(&got, &ask.outputs[&io.name].tensor(), &format!("{name}: {}", io.name));
             }
         }
         let before = listing(&place.store);
