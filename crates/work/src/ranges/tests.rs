@@ -18,7 +18,7 @@ use crate::media::fixtures::FIXTURES;
 use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Input, Probe, Span, Tools, probe, survey};
 use crate::segment::Outline;
 
-/// What a web server does about a request for the bytes from an offset on.
+/// What a web server does about a request for some of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Does {
     Give,
@@ -37,8 +37,8 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// Serves `bytes`; `does` is asked at every range, with where it begins.
-    pub(crate) fn start(name: &str, bytes: Vec<u8>, does: impl Fn(u64) -> Does + Send + Sync + 'static) -> Self {
+    /// Serves `bytes`; `does` is asked at every range.
+    pub(crate) fn start(name: &str, bytes: Vec<u8>, does: impl Fn(Range<u64>) -> Does + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/{name}", listener.local_addr().unwrap());
         let given = Arc::new(AtomicU64::new(0));
@@ -58,7 +58,7 @@ impl Web {
     }
 }
 
-fn answer(stream: &TcpStream, bytes: &[u8], does: &dyn Fn(u64) -> Does, given: &AtomicU64) -> Option<()> {
+fn answer(stream: &TcpStream, bytes: &[u8], does: &dyn Fn(Range<u64>) -> Does, given: &AtomicU64) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(io::Result::ok);
     loop {
         let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
@@ -66,7 +66,7 @@ fn answer(stream: &TcpStream, bytes: &[u8], does: &dyn Fn(u64) -> Does, given: &
         let range = head.iter().find_map(|line| Some(line.strip_prefix("range: bytes=")?.split_once('-')?.to_owned()));
         let range = range.and_then(|(start, last)| Some((start.parse().ok()?, last.parse::<usize>().ok()? + 1)));
         let (start, end) = range.unwrap_or((0, bytes.len()));
-        let does = if is_head { Does::Give } else { does(start as u64) };
+        let does = if is_head { Does::Give } else { does(start as u64..end as u64) };
         let (status, tag) = match does {
             Does::Fail => ("503 Unavailable", "1"),
             Does::Replace => ("206 Partial", "2"),
@@ -267,8 +267,10 @@ fn a_place_that_fails_is_no_end_of_the_video() {
         {
             let bytes = std::fs::read(path).unwrap();
             let tail = bytes.len() as u64 - BLOCK_BYTES;
-            // The end, where the index may be, is there.
-            let does = move |offset| if (middle..tail).contains(&offset) { then } else { Does::Give };
+            // The end, where the index may be, is there. A request may begin before the middle and reach into it.
+            let does = move |asked: Range<u64>| {
+                if asked.start < tail && asked.end > middle { then } else { Does::Give }
+            };
             let web = Web::start("noise", bytes, does);
             let error = read(&web, PLENTY, |input, _| {
                 let error = look(input, &as_it_is).unwrap_err();
@@ -287,8 +289,8 @@ fn a_place_that_is_slow_is_no_decoder_that_stands_still() {
     let limit = Duration::from_secs(5);
     let slow = Arc::new(AtomicBool::new(true));
     let middle = bytes.len() as u64 / 2;
-    let does = move |offset| {
-        if offset > middle && slow.swap(false, Ordering::SeqCst) {
+    let does = move |asked: Range<u64>| {
+        if asked.start > middle && slow.swap(false, Ordering::SeqCst) {
             std::thread::sleep(limit + Duration::from_secs(1));
         }
         Does::Give

@@ -191,6 +191,18 @@ fn kinds(input: &Path) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(first).filter(|kind| !kind.is_empty()).collect()
 }
 
+/// Whether `task` ends with the word that a frame is shown when its container knows of none; else it is done.
+fn is_refused_for_its_times(task: &Task) -> bool {
+    let yard = Yard::new();
+    yard.queue.send(task).unwrap();
+    let (worker, _) = worker(&yard, 15, 2, no_hook(), no_hook());
+    let report = run(&worker, Mode::DrainOnce).unwrap();
+    let reason = yard.state("a").reason.unwrap_or_default();
+    let is_refused = reason.contains("of which its container does not know") && reason.contains("every:N");
+    assert_eq!((report.completed, report.dead), if is_refused { (0, 1) } else { (1, 0) }, "{reason}");
+    is_refused
+}
+
 #[test]
 fn reference_frames_are_the_same_however_the_video_is_cut() {
     for fixture in FIXTURES {
@@ -209,6 +221,10 @@ fn reference_frames_are_the_same_however_the_video_is_cut() {
                 reason.contains("when each of its frames is shown") && reason.contains("every:N"),
                 "{name}: {reason}"
             );
+            continue;
+        }
+        // In place of what was scratched a decoder may show frames at times of its own making.
+        if fixture.damage == Damage::Scratched && is_refused_for_its_times(&task) {
             continue;
         }
         let is_told = ["h26", "hevc", "mpeg", "scratched", "cut"].iter().any(|start| name.starts_with(start));
