@@ -49,6 +49,20 @@ impl Fair {
         self.classes.is_empty()
     }
 
+    /// The models of a class that take part, in the order of their turns.
+    pub(crate) fn waiting(&self, class: LatencyClass) -> impl Iterator<Item = u64> {
+        self.models[place(class)].waiting.iter().map(|&(_, key)| key)
+    }
+
+    /// The model `key` has nothing to run any more, and takes no part.
+    pub(crate) fn withdraw(&mut self, key: u64, class: LatencyClass) {
+        let place = place(class);
+        self.models[place].withdraw(key);
+        if self.models[place].is_empty() {
+            self.classes.withdraw(place as u64);
+        }
+    }
+
     /// Charges the model `key` and its class for `cost` of a lane's time.
     pub(crate) fn charge(&mut self, key: u64, class: LatencyClass, cost: Duration) {
         let place = place(class);
@@ -96,6 +110,13 @@ impl Turns {
         let (time, key) = self.waiting.pop_first()?;
         self.present = self.present.max(time);
         Some(key)
+    }
+
+    /// `key` takes no part any more.
+    fn withdraw(&mut self, key: u64) {
+        if let Some(&time) = self.times.get(&key) {
+            self.waiting.remove(&(time, key));
+        }
     }
 
     /// Charges `key` for `cost` of a lane's time.

@@ -1,5 +1,7 @@
 //! Lanes, the poller and the packer: threads that carry out what is decided elsewhere.
 
+mod company;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -30,9 +32,11 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
 
 /// Runs `batch` on `lane`, which is the caller's own or lent to it, and answers it.
 pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, batch: Batch) {
-    let Batch { jobs, program, files: _files } = batch;
+    let Batch { jobs, program, files: _files, shared } = batch;
     let started = Instant::now();
     let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
+    // Of a batch for one model there is nothing to be found out.
+    let models = if shared.is_some() { company::models(&jobs) } else { Vec::new() };
     let (due, overdue): (Vec<_>, Vec<_>) =
         jobs.into_iter().map(|job| (scheduler.overdue(&job, started), job)).partition(|(overdue, _)| overdue.is_none());
     for (error, job) in overdue {
@@ -41,20 +45,25 @@ pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, batch: Batch) {
     }
     let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
     let lane = Lane { scheduler, model: &model, program: &program, lane, started };
-    let answers = lane.answers(&jobs);
+    let answers = match &shared {
+        Some(shared) => lane.answers_of_several(&jobs, &shared.trunk),
+        None => lane.answers(&jobs),
+    };
     let cost = if jobs.is_empty() { Duration::ZERO } else { started.elapsed() };
     // Counted before it is sent, so that whoever has the answer finds it in the metrics.
     for (job, answer) in jobs.iter().zip(&answers) {
         scheduler.metrics().answered(answer.as_ref().map(|response| response.timing));
-        model.recorder().answered(answer.is_ok(), queued(job, started), job.submitted.elapsed());
+        job.model.recorder().answered(answer.is_ok(), queued(job, started), job.submitted.elapsed());
     }
-    scheduler.finished(&model, cost);
+    let (own, others) = company::shares(&models, &jobs, cost);
+    scheduler.finished(&model, own, &others);
     for (job, answer) in jobs.into_iter().zip(answers) {
         job.into_reply().send(answer);
     }
 }
 
-/// A lane with a batch of one model before it.
+/// A lane with requests for one model before it.
+#[derive(Clone, Copy)]
 struct Lane<'a> {
     scheduler: &'a Scheduler,
     model: &'a Model,
@@ -92,12 +101,7 @@ impl Lane<'_> {
     fn together(&self, jobs: &[Job]) -> Result<Vec<InferResponse>> {
         let (begun, clock) = (Instant::now(), CpuClock::start(jobs));
         let filled = Filled::of(self.model.padding(), jobs);
-        let inputs = (0..jobs[0].inputs.len())
-            .map(|index| {
-                let parts: Vec<&Tensor> = jobs.iter().map(|job| &job.inputs[index]).collect();
-                filled.as_ref().map_or_else(|| join(&parts), |filled| filled.join(index, &parts))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let inputs = joined_inputs(filled.as_ref(), jobs)?;
         let joined = Instant::now();
         let outputs = self.compute(&inputs, &jobs[0].outputs)?;
         let computed = Instant::now();
@@ -164,6 +168,15 @@ impl Lane<'_> {
             timing: Timing { queue: queued(job, self.started), compute: self.started.elapsed(), compute_cpu },
         })
     }
+}
+
+/// The inputs of all `jobs`, one after the other.
+fn joined_inputs(filled: Option<&Filled<'_>>, jobs: &[Job]) -> Result<Vec<Tensor>> {
+    let join = |index| {
+        let parts: Vec<&Tensor> = jobs.iter().map(|job| &job.inputs[index]).collect();
+        filled.map_or_else(|| join(&parts), |filled| filled.join(index, &parts))
+    };
+    (0..jobs[0].inputs.len()).map(join).collect()
 }
 
 /// The lane's CPU time, for a batch in which somebody wants it.

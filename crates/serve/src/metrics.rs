@@ -41,6 +41,8 @@ pub struct Metrics {
     queue_seconds: Histogram,
     compute_seconds: Histogram,
     batch_items: Histogram,
+    shared_runs: Counter,
+    shared_requests: Counter,
     lane_busy_seconds: Family<Lane, Counter<f64, AtomicU64>>,
     program_loads: Family<Outcome, Counter>,
     program_load_seconds: Histogram,
@@ -66,6 +68,7 @@ pub(crate) enum Evicted {
     Weights,
     Program,
     Hot,
+    Trunk,
 }
 
 /// What became of a model that looked hot, or was.
@@ -113,6 +116,7 @@ impl From<Evicted> for Gone {
             Evicted::Weights => "weights",
             Evicted::Program => "program",
             Evicted::Hot => "hot",
+            Evicted::Trunk => "trunk",
         };
         Self { what }
     }
@@ -197,6 +201,8 @@ impl Default for Metrics {
             queue_seconds: seconds(),
             compute_seconds: seconds(),
             batch_items: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
+            shared_runs: Counter::default(),
+            shared_requests: Counter::default(),
             lane_busy_seconds: Family::default(),
             program_loads: Family::default(),
             program_load_seconds: seconds(),
@@ -217,7 +223,7 @@ impl Default for Metrics {
         for outcome in Promoted::ALL {
             drop(metrics.promotions.get_or_create(&outcome.into()));
         }
-        for what in [Evicted::Weights, Evicted::Program, Evicted::Hot] {
+        for what in [Evicted::Weights, Evicted::Program, Evicted::Hot, Evicted::Trunk] {
             drop(metrics.evictions.get_or_create(&what.into()));
         }
         for reason in REASONS {
@@ -243,6 +249,8 @@ impl Metrics {
         own.register_with_unit("request_queue", "Wait from submission to a lane", Unit::Seconds, queue);
         own.register_with_unit("request_compute", "Time on a lane, with whatever shared it", Unit::Seconds, compute);
         own.register("batch_items", "Items of the batch in one run on a lane", self.batch_items.clone());
+        own.register("shared_runs", "Runs of requests for several models that share a trunk", self.shared_runs.clone());
+        own.register("shared_requests", "Requests in such runs", self.shared_requests.clone());
         let busy = self.lane_busy_seconds.clone();
         own.register_with_unit("lane_busy", "Time that a lane spent computing", Unit::Seconds, busy);
         own.register("program_loads", "Programs built", self.program_loads.clone());
@@ -355,6 +363,12 @@ impl Metrics {
     /// A version of a model serves no more.
     pub(crate) fn model_unloaded(&self) {
         self.model_unloads.inc();
+    }
+
+    /// So many requests, for several models, ran through the trunk that these share.
+    pub(crate) fn ran_together(&self, requests: usize) {
+        self.shared_runs.inc();
+        self.shared_requests.inc_by(requests as u64);
     }
 
     /// Something went because memory was short.

@@ -16,7 +16,7 @@ use crate::costs::Costs;
 use crate::hold::Arrivals;
 use crate::lengths::Lengths;
 use crate::reshape::Reshapes;
-use crate::residency::{AtHand, Files, Heat, Program, Ready, Slot, Traffic};
+use crate::residency::{AtHand, Files, Heat, Program, Ready, Slot, Traffic, Trunk};
 use crate::stats::{Recorder, Statistics};
 
 /// After a failure to make a model ready it is tried again, but not sooner than this.
@@ -208,6 +208,16 @@ impl Model {
     #[cfg(test)]
     pub(crate) fn set_program(&self, program: Arc<Program>) {
         self.slot.put(program);
+    }
+
+    /// The trunk that it shares with others, when it is ready and there is one.
+    pub(crate) fn trunk(&self) -> Option<Arc<Trunk>> {
+        self.slot.trunk().filter(|trunk| self.shares(trunk))
+    }
+
+    /// Whether it is ready and has `trunk`.
+    pub(crate) fn shares(&self, trunk: &Trunk) -> bool {
+        self.ready.load().as_ref().is_some_and(|ready| ready.head(trunk).is_some())
     }
 
     /// Whether its weights are inside its program, which is then its own.

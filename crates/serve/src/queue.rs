@@ -2,6 +2,7 @@
 //! [`Scheduler`](crate::Scheduler) keeps it under a lock and carries out what it says.
 
 mod fetches;
+mod kin;
 pub(crate) use fetches::Waiter;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -211,19 +212,20 @@ impl Queues {
 
     /// The next batch for a lane at `now`: one request, or several of one model that fit together.
     pub(crate) fn next_batch(&mut self, now: Instant) -> Next<Batch> {
-        self.next(now, |_| Some(u64::MAX))
+        self.next(now, |_| Some(u64::MAX), true)
     }
 
     /// The same for a guest, if it is over sooner than a lane could be there. What is not is left to the lanes.
     pub(crate) fn next_brief(&mut self, now: Instant) -> Option<Batch> {
-        match self.next(now, Queue::brief) {
+        match self.next(now, Queue::brief, false) {
             Next::Do(batch) => Some(batch),
             Next::Wait | Next::WaitUntil(_) | Next::Leave => None,
         }
     }
 
-    /// The next batch for somebody who takes at most so many items, or nothing, from the queue whose turn it is.
-    fn next(&mut self, now: Instant, at_most: impl Fn(&Queue) -> Option<u64>) -> Next<Batch> {
+    /// The next batch for somebody who takes at most so many items, or nothing, from the queue whose turn it is, and with
+    /// them what can go along of other models if he is `open` to that.
+    fn next(&mut self, now: Instant, at_most: impl Fn(&Queue) -> Option<u64>, open: bool) -> Next<Batch> {
         if self.phase == Phase::Stopped {
             return Next::Leave;
         }
@@ -245,6 +247,11 @@ impl Queues {
                 self.take_part(key);
                 return Next::Wait;
             };
+            if let Some(batch) = if open { self.together(key, now, most) } else { None } {
+                self.running += 1;
+                return Next::Do(batch);
+            }
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
             let jobs = queue.take(now, idle, most);
             let (program, files) = (queue.program.clone(), queue.files.clone());
             if !queue.is_empty() {
@@ -256,7 +263,7 @@ impl Queues {
                 continue;
             };
             self.running += 1;
-            return Next::Do(Batch { jobs, program, files });
+            return Next::Do(Batch { jobs, program, files, shared: None });
         }
         self.unannounced = false;
         self.holds.first().map_or(Next::Wait, |&(until, _)| Next::WaitUntil(until))
@@ -296,15 +303,20 @@ impl Queues {
     /// A lane is done with a batch of `model` that took `cost`. Whether everything is done with that.
     pub(crate) fn finished(&mut self, model: &Model, cost: Duration) -> bool {
         self.running -= 1;
-        self.fair.charge(model.id(), model.class(), cost);
-        self.retire(model.id());
-        self.fair.forget_if_idle(model.id(), model.class());
+        self.shared(model, cost);
         let idle = self.is_idle();
         if idle {
             // Models come and go; the times of those that ran once must not outlive them.
             self.fair.rest();
         }
         idle
+    }
+
+    /// `model` had part in a batch, which took `cost` for it.
+    pub(crate) fn shared(&mut self, model: &Model, cost: Duration) {
+        self.fair.charge(model.id(), model.class(), cost);
+        self.retire(model.id());
+        self.fair.forget_if_idle(model.id(), model.class());
     }
 
     /// The next model whose program somebody waits for.

@@ -26,6 +26,10 @@ mod program;
 pub(crate) use program::{Program, Slot};
 mod ready;
 pub(crate) use ready::Ready;
+mod trunk;
+pub(crate) use trunk::Trunk;
+#[cfg(test)]
+pub(crate) use trunk::share;
 
 mod hot;
 pub(crate) use hot::{Heat, promote};

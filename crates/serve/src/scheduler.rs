@@ -358,9 +358,10 @@ impl Scheduler {
         job.into_reply().send(Err(why));
     }
 
-    /// A lane is done with a batch of `model` that took `cost`.
-    pub(crate) fn finished(&self, model: &Model, cost: Duration) {
+    /// A lane is done with a batch of `model` that took `cost`, and of the `others` that took so much for each.
+    pub(crate) fn finished(&self, model: &Model, cost: Duration, others: &[(Arc<Model>, Duration)]) {
         let mut queues = self.lock();
+        others.iter().for_each(|(model, cost)| queues.shared(model, *cost));
         // Telling is a call into the kernel even where nobody listens.
         let tell = queues.finished(model, cost) && queues.is_draining();
         drop(queues);
@@ -387,10 +388,8 @@ impl Scheduler {
     }
 
     pub(crate) fn wake(&self, lanes: impl IntoIterator<Item = usize>) {
-        for lane in lanes {
-            // Only the lane itself waits there.
-            self.work[lane].notify_one();
-        }
+        // Only the lane itself waits there.
+        lanes.into_iter().for_each(|lane| self.work[lane].notify_one());
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Queues> {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind};
+use store::LatencyClass;
 
 use crate::costs::Curve;
 use crate::job::Job;
 use crate::lengths::{self, Room, Row};
 use crate::model::Model;
-use crate::residency::{AtHand, Program};
+use crate::residency::{AtHand, Program, Trunk};
 use crate::{QueueLimits, batch, hold};
 
 /// Requests looked at when a queue is swept, for each one that is refused.
@@ -45,7 +46,20 @@ pub(crate) struct Batch {
     pub(crate) program: Arc<Program>,
     /// What they run on stays in its place until they are done.
     pub(crate) files: AtHand,
+    /// Set when they are for several models; those of a model are next to each other.
+    pub(crate) shared: Option<Shared>,
 }
+
+/// What requests for several models run through together.
+pub(crate) struct Shared {
+    pub(crate) trunk: Arc<Trunk>,
+    /// As [`Batch::files`], of the others.
+    #[expect(dead_code, reason = "they are there while somebody holds them")]
+    pub(crate) files: Vec<AtHand>,
+}
+
+/// Where a request waits: its model, its rank, its age.
+pub(crate) type Place = (u64, (u32, u64));
 
 impl std::ops::Deref for Batch {
     type Target = [Job];
@@ -193,16 +207,80 @@ impl Queue {
     /// The requests that run next, together: the first, and those behind it that fit it, as many as pay, and `most`
     /// items.
     pub(crate) fn take(&mut self, now: Instant, idle: usize, most: u64) -> Vec<Job> {
-        let size = usize::try_from(self.size(now, idle).min(most)).unwrap_or(usize::MAX);
-        let Some((_, first)) = self.jobs.pop_first() else { return Vec::new() };
-        let chosen = match self.row(&first) {
-            Some(row) => self.near(&first, row, size),
-            None => self.fitting(&first, size),
-        };
-        let others = chosen.iter().filter_map(|place| self.jobs.remove(place)).collect::<Vec<_>>();
-        let batch: Vec<Job> = std::iter::once(first).chain(others).collect();
-        self.items -= batch.iter().map(Job::items).sum::<usize>();
-        batch
+        let size = usize::try_from(self.size(now, idle, 0).min(most)).unwrap_or(usize::MAX);
+        let Some(first) = self.pop_first() else { return Vec::new() };
+        let chosen = self.beside(&first, size, self.jobs());
+        std::iter::once(first).chain(chosen.into_iter().filter_map(|(_, place)| self.remove(place))).collect()
+    }
+
+    /// The request whose turn it is.
+    pub(crate) fn pop_first(&mut self) -> Option<Job> {
+        let (_, job) = self.jobs.pop_first()?;
+        self.items -= job.items();
+        Some(job)
+    }
+
+    pub(crate) fn remove(&mut self, place: (u32, u64)) -> Option<Job> {
+        let job = self.jobs.remove(&place)?;
+        self.items -= job.items();
+        Some(job)
+    }
+
+    /// Everything that waits, in order.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = (Place, &Job)> {
+        self.jobs.iter().map(|(&place, job)| ((self.model.id(), place), job))
+    }
+
+    /// Items of everything that waits.
+    pub(crate) fn items(&self) -> usize {
+        self.items
+    }
+
+    pub(crate) fn class(&self) -> LatencyClass {
+        self.model.class()
+    }
+
+    /// Whether there is no place in a batch for anything from elsewhere.
+    pub(crate) fn fills_batches(&self) -> bool {
+        self.items as u64 >= self.model.max_batch_size()
+    }
+
+    /// The trunk that the model shares with others, when its requests may go with theirs.
+    pub(crate) fn trunk(&self) -> Option<Arc<Trunk>> {
+        self.model.trunk().filter(|_| self.is_free())
+    }
+
+    /// Whether nobody asked for sizes of the model's batches, or for times to wait for them.
+    fn is_free(&self) -> bool {
+        let serving = self.model.serving();
+        serving.preferred_batch_sizes.is_empty() && serving.max_queue_delay_us.is_none()
+    }
+
+    /// Whether requests that wait here may go with those of `other`, through its `trunk`.
+    pub(crate) fn goes_with(&self, other: &Queue, trunk: &Trunk) -> bool {
+        let (model, others) = (&self.model, &other.model);
+        Arc::ptr_eq(model.slot(), others.slot())
+            && !self.is_empty()
+            && self.state != State::Loading
+            && self.program.is_some()
+            && self.is_free()
+            && model.class() == others.class()
+            && model.max_batch_size() == others.max_batch_size()
+            && model.padding() == others.padding()
+            && model.shares(trunk)
+    }
+
+    /// Those of `others`, which wait, that run with `first`: `size` items in all.
+    pub(crate) fn beside<'a>(
+        &self,
+        first: &Job,
+        size: usize,
+        others: impl Iterator<Item = (Place, &'a Job)>,
+    ) -> Vec<Place> {
+        match self.row(first) {
+            Some(row) => self.near(first, row, size, others),
+            None => fitting(first, size, others),
+        }
     }
 
     /// `job` as a row among others of other lengths, when it may be one. Sizes that somebody asked for are made of what is
@@ -213,13 +291,19 @@ impl Queue {
     }
 
     /// Those that go with `first`, which is `row`, because together they are cheaper by their lengths: `size` items in all.
-    fn near(&self, first: &Job, row: Row, size: usize) -> Vec<(u32, u64)> {
+    fn near<'a>(
+        &self,
+        first: &Job,
+        row: Row,
+        size: usize,
+        others: impl Iterator<Item = (Place, &'a Job)>,
+    ) -> Vec<Place> {
         if size <= row.items {
             return Vec::new();
         }
-        let others = self.jobs.iter().filter(|(_, job)| job.outputs == first.outputs);
+        let others = others.filter(|(_, job)| job.outputs == first.outputs);
         let (places, rows): (Vec<_>, Vec<_>) =
-            others.filter_map(|(&place, job)| Some((place, self.row(job)?))).take(NEIGHBOURS_MAX).unzip();
+            others.filter_map(|(place, job)| Some((place, self.row(job)?))).take(NEIGHBOURS_MAX).unzip();
         let room = Room { items: size, tokens: TOKENS_MAX };
         lengths::company(row, &rows, room, self.model.lengths().line().as_ref())
             .into_iter()
@@ -227,25 +311,9 @@ impl Queue {
             .collect()
     }
 
-    /// Those that go with `first` because they are of its shape: `size` items in all.
-    fn fitting(&self, first: &Job, size: usize) -> Vec<(u32, u64)> {
-        let mut room = size.saturating_sub(first.items());
-        let mut fitting = Vec::new();
-        for (&place, job) in &self.jobs {
-            if room == 0 {
-                break;
-            }
-            if job.items() <= room && first.fits(job) {
-                room -= job.items();
-                fitting.push(place);
-            }
-        }
-        fitting
-    }
-
-    /// The most items of the next run.
-    fn size(&self, now: Instant, idle: usize) -> u64 {
-        let (max, waiting) = (self.model.max_batch_size(), self.items as u64);
+    /// The most items of the next run, when so many wait elsewhere that could run with those here.
+    pub(crate) fn size(&self, now: Instant, idle: usize, elsewhere: usize) -> u64 {
+        let (max, waiting) = (self.model.max_batch_size(), (self.items + elsewhere) as u64);
         let costs = self.model.costs();
         if max <= 1 || waiting <= 1 {
             return 1;
@@ -301,4 +369,20 @@ impl Queue {
         }
         Some((oldest, deadline))
     }
+}
+
+/// Those of `others` that go with `first` because they are of its shape: `size` items in all.
+fn fitting<'a>(first: &Job, size: usize, others: impl Iterator<Item = (Place, &'a Job)>) -> Vec<Place> {
+    let mut room = size.saturating_sub(first.items());
+    let mut fitting = Vec::new();
+    for (place, job) in others {
+        if room == 0 {
+            break;
+        }
+        if job.items() <= room && first.fits(job) {
+            room -= job.items();
+            fitting.push(place);
+        }
+    }
+    fitting
 }

@@ -44,6 +44,7 @@ pub mod untrusted;
 pub use folder::{Listed, Store};
 pub use hf::Beside;
 pub use manifest::Manifest;
+pub use onnx::cut::{Cut, Example, Group, Halves};
 pub use onnx::joined::Joined;
 pub use onnx::laid_out::Own;
 pub use precision::Precision;

@@ -12,6 +12,8 @@ use crate::bodies::Held;
 use crate::reply::Reply;
 use crate::residency::{AtHand, Program};
 
+mod kin;
+
 struct Nobody;
 
 impl Reply for Nobody {

@@ -167,12 +167,18 @@ enum Outcome {
 pub(crate) fn promote(scheduler: &Scheduler) {
     cpu::step_back();
     let residency = scheduler.residency();
+    let mut heats = residency.heats();
     while scheduler.sleep(LOOK) {
+        residency.see_to_trunks(&|| !scheduler.is_stopped());
+        if !heats {
+            continue;
+        }
         residency.cool();
         let Some(model) = residency.next_hot() else { continue };
         if let Err(error) = residency.hot.as_ref().map_or(Ok(()), |scratch| scratch.open().map(drop)) {
             tracing::info!(%error, "no model is made hot; give a folder that can be written as --hot-cache");
-            return;
+            heats = false;
+            continue;
         }
         model.heat().begin_sampling();
         let goes_on = scheduler.sleep(LOOK);

@@ -15,6 +15,7 @@ use super::Residency;
 use super::budget::{Charge, MemoryKind};
 use super::files::AtHand;
 use super::room::least_private_bytes;
+use super::trunk::Trunk;
 use crate::costs::Costs;
 use crate::lengths::Lengths;
 use crate::model::Model;
@@ -69,6 +70,10 @@ pub(crate) struct Slot {
     lengths: Lengths,
     /// Until when none of its models is made hot, because that was of no use. The promoter's.
     left_alone: Mutex<Option<Instant>>,
+    /// What its models share, in a part of its own. Put there by the promoter, taken away when memory is short.
+    trunk: ArcSwapOption<Trunk>,
+    /// Until when it is not cut in two, because that was of no use. The promoter's.
+    left_in_one: Mutex<Option<Instant>>,
 }
 
 impl Slot {
@@ -87,6 +92,33 @@ impl Slot {
 
     pub(super) fn is_left_alone(&self, now: Instant) -> bool {
         self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    }
+
+    /// The part that its models share, when there is one.
+    pub(crate) fn trunk(&self) -> Option<Arc<Trunk>> {
+        self.trunk.load_full()
+    }
+
+    pub(crate) fn put_trunk(&self, trunk: Option<Arc<Trunk>>) {
+        self.trunk.store(trunk);
+    }
+
+    /// Puts `trunk` away, if it is still the one.
+    pub(crate) fn give_up_trunk(&self, trunk: &Trunk) {
+        self.trunk.rcu(|now| now.clone().filter(|now| !std::ptr::eq(Arc::as_ptr(now), trunk)));
+    }
+
+    pub(super) fn take_trunk(&self) -> Option<Arc<Trunk>> {
+        self.trunk.swap(None)
+    }
+
+    /// Does not cut it in two until then.
+    pub(super) fn leave_in_one(&self, until: Instant) {
+        *self.left_in_one.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    pub(super) fn is_left_in_one(&self, now: Instant) -> bool {
+        self.left_in_one.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 
     pub(super) fn hash(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use engine::map::{self, Advice};
 use engine::{ErrorKind, Result, Tensor, Weights};
 use store::Manifest;
@@ -10,24 +11,47 @@ use store::Manifest;
 use super::Residency;
 use super::budget::{Charge, MemoryKind};
 use super::files::AtHand;
+use super::trunk::{Beside, Head, Trunk};
 use crate::model::Model;
 
 /// A model's weights, bound to the runtime. Whoever holds them can run on them, and they count until nobody does.
 pub(crate) struct Ready {
     weights: Arc<dyn Weights>,
     charge: Charge,
+    /// What is known of them and its program's trunk: put there by the lane that binds them or by the promoter.
+    beside: ArcSwapOption<Beside>,
     /// What is mapped stays in the cache that it was mapped from.
     _files: AtHand,
 }
 
 impl Ready {
+    /// These, and no file.
+    #[cfg(test)]
+    pub(super) fn of(weights: Arc<dyn Weights>, charge: Charge) -> Self {
+        Self { weights, charge, beside: ArcSwapOption::empty(), _files: AtHand::default() }
+    }
+
     pub(crate) fn weights(&self) -> &dyn Weights {
         self.weights.as_ref()
     }
 
     /// What pointing at the weights takes of this process's own memory.
     pub(super) fn private_bytes(&self) -> u64 {
-        self.charge.bytes()
+        let head = self.beside.load().as_ref().and_then(|beside| beside.any_head().map(|head| head.bytes()));
+        self.charge.bytes() + head.unwrap_or(0)
+    }
+
+    /// What the model has of its own beside `trunk`, when that is its own.
+    pub(crate) fn head(&self, trunk: &Trunk) -> Option<Arc<Head>> {
+        self.beside.load().as_ref()?.head(trunk).cloned()
+    }
+
+    pub(super) fn beside(&self) -> Option<Arc<Beside>> {
+        self.beside.load_full()
+    }
+
+    pub(super) fn set_beside(&self, beside: Beside) {
+        self.beside.store(Some(Arc::new(beside)));
     }
 }
 
@@ -79,6 +103,7 @@ impl Residency {
         let manifest = model.manifest();
         let tensors = self.weights(manifest)?;
         bring_in(&tensors);
+        let trunk = model.slot().trunk().map(|trunk| (trunk, tensors.clone()));
         let weights = self.engine.bind(tensors)?;
         let charge = self.admit(MemoryKind::Weights, weights.private_bytes(), model, Duration::ZERO)?;
         if self.budget.mapping(weights.mapped_bytes()) {
@@ -86,7 +111,11 @@ impl Residency {
         }
         // A model without weights holds no file; those of one that is kept whole are its program.
         let files = if manifest.weights.is_empty() { None } else { model.files().held() };
-        Ok(Ready { weights, charge, _files: files.unwrap_or_default() })
+        let ready = Ready { weights, charge, beside: ArcSwapOption::empty(), _files: files.unwrap_or_default() };
+        if let Some((trunk, tensors)) = trunk {
+            self.put_beside(&ready, &tensors, &trunk);
+        }
+        Ok(ready)
     }
 }
 

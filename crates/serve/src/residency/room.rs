@@ -23,6 +23,8 @@ use crate::model::Model;
 const BIND_MS: f64 = 0.1;
 /// Bytes of weights that a disk reads in a millisecond.
 const READ_BYTES_PER_MS: f64 = 500_000.0;
+/// What gave way to something else is not made again at once.
+const TRUNK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Freeing weights may leave their program without a model, which then may go as well.
 const ROUNDS: usize = 3;
 /// What the kernel is told of pages that go: see docs/decisions/016-what-stays-in-memory.md.
@@ -46,6 +48,8 @@ enum What<'a> {
     Program(&'a Arc<Slot>),
     /// A model's own session, beside the one that it runs on when that goes.
     Hot(&'a Arc<Model>),
+    /// What models run through together, who run one by one when it goes.
+    Trunk(&'a Arc<Slot>),
 }
 
 /// How many models that are ready have weights in each segment, by its hash.
@@ -194,6 +198,11 @@ impl Residency {
                 drop(model.heat().take());
                 self.count(|metrics| metrics.evicted(Evicted::Hot));
             }
+            What::Trunk(slot) => {
+                drop(slot.take_trunk());
+                slot.leave_in_one(Instant::now() + TRUNK_AGAIN_AFTER);
+                self.count(|metrics| metrics.evicted(Evicted::Trunk));
+            }
         }
     }
 }
@@ -238,6 +247,11 @@ fn holdings<'a>(
     }
     for slot in slots.iter().filter(|_| measure != Measure::Maps) {
         let place = Arc::as_ptr(slot);
+        if let Some(trunk) = slot.trunk() {
+            let rate_hz = rates.get(&place).copied().unwrap_or(0.0);
+            let (key, cost_ms, bytes) = (What::Trunk(slot), BIND_MS, trunk.bytes());
+            holdings.push(Holding { key, rate_hz, cost_ms, bytes, pinned: false, in_use: false, spare: true });
+        }
         let Some(program) = slot.program().filter(|_| !needed.contains(&place)) else { continue };
         let rate_hz = rates.get(&place).copied().unwrap_or(0.0);
         let (cost_ms, bytes) = (program.took().as_secs_f64() * 1e3, program.bytes());

@@ -118,15 +118,12 @@ fn tell(waiters: Vec<Waiter>, what: &Result<AtHand>) {
 }
 
 impl Scheduler {
-    /// Has models that are asked for most run on sessions of their own, where there is a place for those. They are made on a
-    /// thread of its own with a low priority.
+    /// Has requests for models that share a trunk run through it together, and models that are asked for most on sessions of
+    /// their own, where there is a place for those. Both are made on a thread of its own with a low priority.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
     pub fn promote(self: &Arc<Self>) -> Result<()> {
-        if !self.residency.heats() {
-            return Ok(());
-        }
         let scheduler = Arc::clone(self);
         let thread = lane::spawn("promoter", move || residency::promote(&scheduler))?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);

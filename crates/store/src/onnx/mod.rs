@@ -8,6 +8,7 @@ pub(crate) mod import;
 // enough to the original.
 pub(crate) mod canonical;
 pub(crate) mod compile;
+pub(crate) mod cut;
 pub(crate) mod fit;
 pub(crate) mod joined;
 pub(crate) mod laid_out;
