@@ -147,9 +147,14 @@ impl Lane<'_> {
 
     /// A run of so many requests and items is over; of texts, each is `length` tokens with its padding.
     fn ran(&self, requests: usize, items: usize, length: Option<usize>, times: RunTimes) {
+        self.model.recorder().ran(requests as u64, items as u64, times);
+        self.learn(items, length, times);
+    }
+
+    /// What a run of so many items takes, the longest of such a length: of one model or of several of one program.
+    fn learn(&self, items: usize, length: Option<usize>, times: RunTimes) {
         let all = times.input + times.infer + times.output;
         self.scheduler.metrics().ran(self.lane, items, all);
-        self.model.recorder().ran(requests as u64, items as u64, times);
         self.model.costs().learn(items as u64, all);
         if let Some(length) = length {
             self.model.lengths().learn(items.saturating_mul(length), all);

@@ -247,7 +247,7 @@ impl Queues {
                 self.take_part(key);
                 return Next::Wait;
             };
-            if let Some(batch) = if open { self.together(key, now, most) } else { None } {
+            if let Some(batch) = open.then(|| self.together(key, now, most)).flatten() {
                 self.running += 1;
                 return Next::Do(batch);
             }
@@ -396,4 +396,4 @@ impl Queues {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -87,9 +87,8 @@ impl Lane<'_> {
 
     /// A run for several models is over; each has had its part of it.
     fn ran_together(&self, jobs: &[Job], times: RunTimes) {
-        let all = times.input + times.infer + times.output;
         let items: usize = jobs.iter().map(Job::items).sum();
-        self.scheduler.metrics().ran(self.lane, items, all);
+        self.learn(items, jobs.iter().map(|job| job.length).max().flatten(), times);
         self.scheduler.metrics().ran_together(jobs.len());
         for jobs in by_model(jobs) {
             let own: usize = jobs.iter().map(Job::items).sum();
@@ -99,21 +98,30 @@ impl Lane<'_> {
             jobs[0].model.recorder().ran(jobs.len() as u64, own as u64, times);
             jobs[0].model.heat().ran(&jobs[0].inputs, &jobs[0].outputs);
         }
-        // What runs of a program cost is told of all of its models.
-        self.model.costs().learn(items as u64, all);
-        if let Some(length) = jobs.iter().map(|job| job.length).max().flatten() {
-            self.model.lengths().learn(items.saturating_mul(length), all);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::tests::{batched, job};
 
     #[test]
-    fn a_run_of_one_model_is_all_its_own() {
-        let (own, others) = shares(&[], &[], Duration::from_millis(7));
-        assert!(own == Duration::from_millis(7) && others.is_empty());
+    fn each_model_is_charged_for_its_items() {
+        let models = [1, 2, 3].map(|id| batched(id, 8));
+        let of = |model: &Arc<Model>, items: usize| {
+            let x = Tensor::from_f32(vec![items, 1], vec![0.0; items]).unwrap();
+            Job { inputs: vec![x], ..job(model) }
+        };
+        let cost = Duration::from_millis(8);
+        // Whatever the second had asked for is not wanted any more.
+        let jobs = [of(&models[0], 1), of(&models[0], 2), of(&models[2], 1)];
+        assert_eq!(super::models(&jobs).iter().map(|model| model.id()).collect::<Vec<_>>(), [1, 3]);
+        let (own, others) = shares(&models, &jobs, cost);
+        let others: Vec<_> = others.into_iter().map(|(model, cost)| (model.id(), cost)).collect();
+        assert_eq!((own, others), (cost / 4 * 3, vec![(2, Duration::ZERO), (3, cost / 4)]));
+        // Of a run for one model, all is its own.
+        let (own, others) = shares(&[], &jobs, cost);
+        assert!(own == cost && others.is_empty());
     }
 }

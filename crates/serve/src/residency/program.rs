@@ -69,11 +69,25 @@ pub(crate) struct Slot {
     /// The same by length, of models that are padded.
     lengths: Lengths,
     /// Until when none of its models is made hot, because that was of no use. The promoter's.
-    left_alone: Mutex<Option<Instant>>,
+    left_alone: Rest,
     /// What its models share, in a part of its own. Put there by the promoter, taken away when memory is short.
     trunk: ArcSwapOption<Trunk>,
     /// Until when it is not cut in two, because that was of no use. The promoter's.
-    left_in_one: Mutex<Option<Instant>>,
+    left_in_one: Rest,
+}
+
+/// Until when something is not tried again.
+#[derive(Default)]
+struct Rest(Mutex<Option<Instant>>);
+
+impl Rest {
+    fn begin(&self, until: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    }
 }
 
 impl Slot {
@@ -87,11 +101,11 @@ impl Slot {
 
     /// Makes none of its models hot until then.
     pub(super) fn leave_alone(&self, until: Instant) {
-        *self.left_alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        self.left_alone.begin(until);
     }
 
     pub(super) fn is_left_alone(&self, now: Instant) -> bool {
-        self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+        self.left_alone.lasts(now)
     }
 
     /// The part that its models share, when there is one.
@@ -99,8 +113,8 @@ impl Slot {
         self.trunk.load_full()
     }
 
-    pub(crate) fn put_trunk(&self, trunk: Option<Arc<Trunk>>) {
-        self.trunk.store(trunk);
+    pub(crate) fn put_trunk(&self, trunk: Arc<Trunk>) {
+        self.trunk.store(Some(trunk));
     }
 
     /// Puts `trunk` away, if it is still the one.
@@ -114,11 +128,11 @@ impl Slot {
 
     /// Does not cut it in two until then.
     pub(super) fn leave_in_one(&self, until: Instant) {
-        *self.left_in_one.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        self.left_in_one.begin(until);
     }
 
     pub(super) fn is_left_in_one(&self, now: Instant) -> bool {
-        self.left_in_one.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+        self.left_in_one.lasts(now)
     }
 
     pub(super) fn hash(&self) -> &str {

@@ -186,7 +186,7 @@ impl Residency {
             Ok(Made::Trunk(trunk)) => {
                 let (ms, bytes) = (started.elapsed().as_millis(), trunk.bytes());
                 tracing::info!(program, ms, bytes, "requests for models that share a trunk run together");
-                slot.put_trunk(Some(Arc::new(trunk)));
+                slot.put_trunk(Arc::new(trunk));
                 SOON
             }
             Ok(Made::NothingShared) => SOON,
@@ -296,7 +296,7 @@ pub(crate) fn share(models: &[Arc<Model>]) -> Arc<Trunk> {
         let ready = model.ready_or(|| Ok(Ready::of(Arc::new(Nothing), charge()))).unwrap();
         let head = Some(Arc::new(Head { weights: Arc::new(Nothing), charge: charge() }));
         ready.set_beside(Beside { trunk: Arc::downgrade(&trunk), head });
-        model.slot().put_trunk(Some(Arc::clone(&trunk)));
+        model.slot().put_trunk(Arc::clone(&trunk));
     }
     trunk
 }
