@@ -2,9 +2,10 @@
 
 Usage: bench_ranges.py PACKHORSE MODEL LABELS [--seconds SECONDS] [--rates MB_A_SECOND ...] [--videos NAME ...] [--samples FRAMES ...]
 
-The video is H.264 of 1280x720 with noise in it, so that it is large, as MP4 with its index at the end and as Matroska. A web server in
-this process gives it, in ranges, no faster than a rate in all, and counts what it gives. One frame in 25 is looked at, or key frames, of which there is one in 50. The first frame is
-there when the first part of the results is. Prints a table in Markdown.
+The video is H.264 of 1280x720 with noise in it, so that it is large, as MP4 with its index at the end, as Matroska, as MP4 in
+fragments and as a transport stream. A web server in this process gives it, in ranges, no faster than a rate in all, and counts
+what it gives. One frame in 25 is looked at, or key frames, of which there is one in 50. The first frame is there when the first
+part of the results is. Prints a table in Markdown.
 """
 
 import argparse
@@ -115,7 +116,7 @@ def main():
     parser.add_argument("labels", type=pathlib.Path)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--rates", type=int, nargs="+", default=[40, 1000])
-    parser.add_argument("--videos", nargs="+", default=["video.mp4", "video.mkv"])
+    parser.add_argument("--videos", nargs="+", default=["video.mp4", "video.mkv", "fragments.mp4", "video.ts"])
     parser.add_argument("--samples", nargs="+", default=["every:25", "key-frames"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +126,9 @@ def main():
         source = f"testsrc2=s=1280x720:r=25:d={args.seconds},noise=alls=24:allf=t"
         run("ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "ultrafast", "-qp", "20", "-g", "50",
             folder / "video.mp4")
-        run("ffmpeg", "-v", "error", "-i", folder / "video.mp4", "-c", "copy", folder / "video.mkv")
+        fragments = ["-movflags", "+frag_keyframe+empty_moov+default_base_moof"]
+        for name, how in [("video.mkv", []), ("fragments.mp4", fragments), ("video.ts", [])]:
+            run("ffmpeg", "-v", "error", "-i", folder / "video.mp4", "-c", "copy", *how, folder / name)
         print("| video | MB | `--sample` | at most, MB/s | | first frame, s | all, s | fetched, MB |")
         print("|---|---|---|---|---|---|---|---|")
         ways = [("copy first", 10**12), ("in ranges", 0)]

@@ -98,7 +98,8 @@ pub struct Cost {
     pub fps: f64,
     /// From the probe to the durable results, of the attempt that finished.
     pub wall_s: f64,
-    /// Frames that earlier attempts had decoded and that were taken over; where not all are decoded, of those alone.
+    /// Frames that earlier attempts had decoded and that were taken over, or this one, before it began the video again; where
+    /// not all are decoded, of those alone.
     pub frames_resumed: u64,
     /// Frames that were looked at, of all attempts.
     pub frames_looked: u64,

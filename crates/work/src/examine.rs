@@ -138,7 +138,7 @@ fn look_at(
     let detector = detect::for_model(manifest)?;
     let mut listed = Listed::new()?;
     let mut each = |packet: &_| listed.add(packet);
-    let (probe, outline) = media::survey(tools, &source.input, STALL_LIMIT, &mut each)?;
+    let (probe, outline) = media::outlined(tools, &source.input, STALL_LIMIT, &mut each)?;
     let is_listed = listed.end()?.is_some() && outline.is_in_order();
     let lengths = Lengths::default();
     let entries = task.sampling.gate().map(|gate| gate.entries(&probe, &outline));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use engine::{Error, ErrorKind};
 
 use super::draw::draw;
+use super::listing::Video as Listed;
 use super::walk::{Told, Walk};
 use super::{Job, Running, Setup};
 use crate::cost::Spent;
@@ -27,16 +28,16 @@ pub(super) struct Assembled {
 }
 
 /// Writes every frame of the video down, in order and in every form that the task wants, and sums up.
-pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
+pub(super) fn assemble(running: &Running<'_>, video: &Listed) -> Result<Assembled, Failure> {
     let Running { job, setup, .. } = running;
     let ledger = running.ledger();
     let manifest = &setup.manifest;
     let model = (manifest.name.as_str(), manifest.version);
-    let about = About { task: job.task, probe: &setup.probe, model, labels: &manifest.labels };
+    let about = About { task: job.task, probe: &video.probe, model, labels: &manifest.labels };
     let mut files = Files::begin(about, job.objects)?;
     let (mut tally, mut decoded) = (Tally::default(), Decoded::default());
     let mut before = None;
-    let mut walk = Walk::new(job, setup, &ledger);
+    let mut walk = Walk::new(job, video, &ledger);
     while let Some(Told { index, pts_us, sightings, crossings }) = walk.next()? {
         files.frame(&Seen { index, pts_us, sightings: &sightings, crossings: &crossings })?;
         tally.add(&sightings);
@@ -44,17 +45,17 @@ pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
         before = Some((index, pts_us));
     }
     // What was not decoded is known from the container.
-    let is_listed = setup.times.is_some();
+    let is_listed = video.times.is_some();
     let last_us = match is_listed {
-        true => setup.outline.span.and_then(|(_, last)| setup.probe.microseconds(last)),
+        true => video.outline.span.and_then(|(_, last)| video.probe.microseconds(last)),
         false => walk.last_us,
     };
-    decoded.frames = if is_listed { setup.outline.frames } else { walk.frames() };
+    decoded.frames = if is_listed { video.outline.frames } else { walk.frames() };
     decoded.span_us =
         decoded.span_us.map(|(first_us, looked_us)| (first_us, last_us.unwrap_or(looked_us).max(looked_us)));
     let (spent, frames) = (walk.spent, decoded.frames);
     let found = Found { tally, decoded, errors: walk.errors, first_error: walk.first_error };
-    let mut summary = sum_up(job, setup, ledger.plan(), found)?;
+    let mut summary = sum_up(job, (setup, video), ledger.plan(), found)?;
     summary.inference = job.inference.tolerance().map(|tolerance| {
         let remote = spent.remote.unwrap_or_default();
         Inferred { tolerance, frames_remote: remote.frames_remote, frames_local: remote.frames_local }
@@ -64,7 +65,7 @@ pub(super) fn assemble(running: &Running<'_>) -> Result<Assembled, Failure> {
     summary.zones = by_name(walk.places.in_zones(), names);
     summary.lines = by_name(walk.places.over_lines(), names);
     let mut files = files.end()?;
-    files.extend(draw(running, &ledger, &about, frames)?);
+    files.extend(draw((running, video), &ledger, &about, frames)?);
     setup.source.check_unchanged().map_err(Failure::Task)?;
     summary.outputs = files.iter().map(|file| file.written.clone()).collect();
     Ok(Assembled { summary, spent, files })
@@ -103,9 +104,10 @@ pub(super) fn stored(job: &Job<'_>, name: &PartName, with_looks: bool) -> engine
     }
 }
 
-fn sum_up(job: &Job<'_>, setup: &Setup, plan: &Plan, found: Found) -> Result<Summary, Failure> {
+fn sum_up(job: &Job<'_>, (setup, video): (&Setup, &Listed), plan: &Plan, found: Found) -> Result<Summary, Failure> {
     let Found { tally, decoded, errors, first_error } = found;
-    let Setup { source, probe, outline, manifest, .. } = setup;
+    let Setup { source, manifest, .. } = setup;
+    let Listed { probe, outline, .. } = video;
     let frames = decoded.frames;
     let report_of_decoder =
         DecodeReport { frames, damage_count: errors, first_damage: first_error, ..DecodeReport::default() };

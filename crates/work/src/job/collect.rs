@@ -92,7 +92,7 @@ impl<'a> Collector<'a> {
         drop(place);
         self.reader.unpark();
         let mark = thread_cpu();
-        let found = setup.detector.detect(&answer.outputs, &setup.placement, job.task.threshold_of_use());
+        let found = setup.detector.detect(&answer.outputs, &self.running.placement, job.task.threshold_of_use());
         let found = found.map_err(Failure::Task)?;
         self.found += found.len();
         self.part.looks.push(Look { offset, pts_us, found });
@@ -123,10 +123,10 @@ impl<'a> Collector<'a> {
 
     /// Puts the part in hand away, which is `frames` long.
     fn keep(&mut self, frames: u64) -> Result<(), Failure> {
-        let Running { job, setup, .. } = self.running;
+        let job = self.running.job;
         let part = std::mem::take(&mut self.part);
         let name = PartName {
-            hash: setup.hash.clone(),
+            hash: self.running.hash(self.segment).map_err(Failure::Task)?,
             access: self.access,
             segment: self.segment,
             first: self.first,
@@ -138,7 +138,7 @@ impl<'a> Collector<'a> {
         // A video that is over before a part was due has no use for one.
         let is_all = {
             let ledger = self.running.ledger();
-            name.is_end && ledger.is_empty() && ledger.plan().segments.len() == 1
+            name.is_end && ledger.is_empty() && ledger.is_only(name.segment)
         };
         let in_memory = if is_all {
             Some(part)

@@ -9,6 +9,7 @@ use engine::{Error, ErrorKind};
 use pipeline::picture::draw::Mark;
 
 use super::Running;
+use super::listing::Video;
 use super::walk::{Told, Walk};
 use crate::media::{Annotate, SheetPlan, annotate};
 use crate::object::ObjectStore;
@@ -22,7 +23,7 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// Draws what the task wants drawn of a video of so many `frames`.
 pub(super) fn draw(
-    running: &Running<'_>,
+    (running, listed): (&Running<'_>, &Video),
     ledger: &Ledger,
     about: &About<'_>,
     frames: u64,
@@ -39,12 +40,12 @@ pub(super) fn draw(
     let annotating = Annotate {
         tools: job.tools,
         source: running.setup.source.input.clone(),
-        probe: &running.setup.probe,
+        probe: &listed.probe,
         figures: &about.figures(),
         video: wanted(Form::Annotated).then_some(&*video),
         sheet: wanted(Form::ContactSheet).then_some(&plan),
     };
-    let mut marks = Marks::new(Walk::new(job, running.setup, ledger))?;
+    let mut marks = Marks::new(Walk::new(job, listed, ledger))?;
     // What stops the walk is told instead of what annotating makes of it.
     let mut stopped = None;
     let mut of_frame = |frame| {

@@ -1,4 +1,5 @@
-//! One video: cut into segments, each worked by a decoder and put away in parts, then put together.
+//! One video: cut into segments, each worked by a decoder and put away in parts, then put together. Its frames are listed
+//! meanwhile, and a segment is worked as soon as it is known where that ends.
 //!
 //! What is in flight is bounded by places that all videos of a worker share, so a slow model slows the decoders and memory
 //! stays level. A part is durable at the latest a while after its first frame, so whoever dies loses no more than that.
@@ -7,40 +8,38 @@ mod assemble;
 mod clock;
 mod collect;
 mod draw;
+mod listing;
 mod room;
+mod send;
 mod setup;
 mod stream;
 mod walk;
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::Scope;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::Error;
+use pipeline::Placement;
 
 use crate::cost::{Cost, Spent};
 use crate::inference::Inference;
-use crate::media::Tools;
+use crate::media::{Choice, Tools};
 use crate::object::{ObjectStore, Put};
 use crate::output::files::Whole;
 use crate::policy::{Failure, placed};
-use crate::result::Summary;
-use crate::segment::{Ledger, Lengths, Next};
+use crate::result::{Summary, parts_folder};
+use crate::segment::{Ledger, Lengths, PartName, Plan};
 use crate::source::Source;
 use crate::task::Task;
 
-use self::assemble::Assembled;
+use self::assemble::{Assembled, stored};
+use self::listing::{Listing, Sure, Video};
 pub use self::room::Shared;
+use self::send::Worked;
 use self::setup::Setup;
-use self::stream::{Arrival, Course, Stream};
-
-/// Between two looks whether another decoder would help.
-const PACE: Duration = Duration::from_millis(500);
 
 /// One video to be worked, and what it takes.
 pub struct Job<'a> {
@@ -115,16 +114,29 @@ pub fn run(job: &Job<'_>) -> Result<Finished, Failure> {
     let begun = Instant::now();
     // What a panic may leave half done is this job's own, and goes with it.
     let worked = catch_unwind(AssertUnwindSafe(|| {
-        let (setup, plan) = Setup::new(job).map_err(Failure::Task)?;
-        let ledger = setup.ledger(job, plan).map_err(placed)?;
-        let frames_resumed = ledger.frames();
-        let running = Running::new(job, &setup, ledger);
-        running.work()?;
-        let Assembled { summary, spent, files } = assemble::assemble(&running)?;
-        let cost = Cost::new(spent, (summary.frames, summary.frames_looked), frames_resumed, begun.elapsed());
-        Ok(Finished { summary, cost, files })
+        let setup = Setup::new(job).map_err(Failure::Task)?;
+        let listing = Listing::new(job);
+        std::thread::scope(|scope| {
+            let _ending = listing.start(scope);
+            let mut sure = listing.first()?;
+            job.source.input.awaits_list(false);
+            loop {
+                let running = Running::new(job, &setup, &listing, &sure)?;
+                match running.work()? {
+                    Worked::All(video) => return finish(&running, &video, begun),
+                    Worked::Otherwise(video) => sure = Arc::clone(&video.sure),
+                }
+            }
+        })
     }));
     worked.unwrap_or_else(|panic| Err(Failure::Task(panicked(panic.as_ref()))))
+}
+
+fn finish(running: &Running<'_>, video: &Video, begun: Instant) -> Result<Finished, Failure> {
+    let Assembled { summary, spent, files } = assemble::assemble(running, video)?;
+    let frames_resumed = running.resumed.load(Ordering::Relaxed);
+    let cost = Cost::new(spent, (summary.frames, summary.frames_looked), frames_resumed, begun.elapsed());
+    Ok(Finished { summary, cost, files })
 }
 
 /// A job under way: what its streams share.
@@ -132,10 +144,21 @@ struct Running<'a> {
     job: &'a Job<'a>,
     setup: &'a Setup,
     shared: &'a Shared,
+    listing: &'a Listing<'a>,
+    /// Where the video as it is displayed lies in what the model sees.
+    placement: Placement,
+    /// Which frames are decoded.
+    decoded: Choice,
+    /// What is known of the video by now.
+    sure: Mutex<Arc<Sure>>,
+    /// The parts that there were when it was begun.
+    there: Vec<PartName>,
     /// Changed by collectors as they put parts away.
     ledger: Mutex<Ledger>,
     /// Set when one stream failed, so that the others end.
     failed: AtomicBool,
+    /// Frames of earlier attempts.
+    resumed: AtomicU64,
     /// Frames looked at, those of earlier attempts too.
     looked: AtomicU64,
     /// What all readers waited since the last look, in microseconds.
@@ -144,87 +167,81 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn new(job: &'a Job<'a>, setup: &'a Setup, ledger: Ledger) -> Self {
-        let looked = AtomicU64::new(ledger.frames());
-        let (ledger, failed) = (Mutex::new(ledger), AtomicBool::new(false));
-        let (decoder_us, model_us) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { job, setup, shared: job.shared, ledger, failed, looked, decoder_us, model_us }
-    }
-
-    /// Sends decoders out until every frame is in a part.
-    fn work(&self) -> Result<(), Failure> {
-        std::thread::scope(|scope| {
-            let (arrived, arrivals) = sync_channel(1);
-            let mut out = Out::default();
-            let mut wanted = 1;
-            loop {
-                self.send_out(scope, &arrived, &mut out, wanted)?;
-                if out.streams == 0 {
-                    return Ok(());
-                }
-                match arrivals.recv_timeout(PACE) {
-                    Ok((course, arrival)) => {
-                        out.back(&course);
-                        match arrival {
-                            Ok(Arrival::Done) => {}
-                            Ok(Arrival::Refused) => self.refuse(&course),
-                            Err(failure) => {
-                                self.failed.store(true, Ordering::Relaxed);
-                                // The first to fail knows why; the rest were stopped for it.
-                                return Err(failure);
-                            }
-                        }
-                    }
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-                }
-                wanted = pace(out.streams, self.waits(), self.shared.decoders.is_wanted());
-            }
-        })
-    }
-
-    /// Sends decoders out while fewer than `wanted` are, and there is something to be done.
-    fn send_out<'scope>(
-        &'scope self,
-        scope: &'scope Scope<'scope, '_>,
-        arrived: &SyncSender<(Course, Result<Arrival, Failure>)>,
-        out: &mut Out,
-        wanted: usize,
-    ) -> Result<(), Failure> {
-        while out.streams < wanted.max(1) && !out.through {
-            let next = self.ledger().next(&out.segments, self.job.task.damage_tolerance == 0.0);
-            let course = match next {
-                Next::Seek(segments) if segments.is_empty() => break,
-                Next::Seek(segments) => Course::Seek(segments[0]),
-                Next::Through(segments) => Course::Through(segments),
-                Next::Assemble => break,
-            };
-            // The first may wait for its turn; more are only taken where nobody waits.
-            let permit = match out.streams {
-                0 => self.shared.decoders.enter(&|| self.is_halted()).ok_or(Failure::Stopped)?,
-                _ => match self.shared.decoders.try_enter() {
-                    Some(permit) => permit,
-                    None => break,
-                },
-            };
-            out.go(&course);
-            let arrived = arrived.clone();
-            scope.spawn(move || {
-                let run = || Stream::run(self, course.clone());
-                let arrival = catch_unwind(AssertUnwindSafe(run))
-                    .unwrap_or_else(|panic| Err(Failure::Task(panicked(panic.as_ref()))));
-                drop(permit);
-                // The job has ended when nobody listens.
-                let _ = arrived.send((course, arrival));
-            });
+    fn new(job: &'a Job<'a>, setup: &'a Setup, listing: &'a Listing<'a>, sure: &Arc<Sure>) -> Result<Self, Failure> {
+        let probe = &sure.probe;
+        let size_px = (probe.width, probe.height);
+        let placement = Placement::of(setup.detector.input().fit, size_px).map_err(Failure::Task)?;
+        let keys = job.objects.list(&parts_folder(&job.task.id)).map_err(placed)?;
+        let there = keys.iter().filter_map(|key| PartName::parse(key.rsplit('/').next()?)).collect();
+        let mut ledger = Ledger::new(Plan { segments: Vec::new(), whole: sure.plan.whole });
+        if sure.keys.spans.is_some() {
+            ledger.doubt_both();
         }
+        let running = Self {
+            job,
+            setup,
+            shared: job.shared,
+            listing,
+            placement,
+            decoded: job.task.sampling.decoded(probe),
+            sure: Mutex::new(Arc::clone(sure)),
+            there,
+            ledger: Mutex::new(ledger),
+            failed: AtomicBool::new(false),
+            resumed: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+            decoder_us: AtomicU64::new(0),
+            model_us: AtomicU64::new(0),
+        };
+        running.learn(sure).map_err(placed)?;
+        Ok(running)
+    }
+
+    /// Takes in what is sure by now, and what is there of it already.
+    fn learn(&self, sure: &Arc<Sure>) -> engine::Result<()> {
+        let known = self.ledger().plan().segments.len();
+        let new = &sure.plan.segments[known..];
+        let mut found = Vec::new();
+        for segment in new {
+            let hash = self.setup.hash(sure, segment);
+            for name in self.there.iter().filter(|name| name.segment == segment.index && name.hash == hash) {
+                // Both ends of a segment say whether it fits to its neighbours. They are read while nobody waits for the ledger.
+                let is_at_an_end = name.first == 0 || name.is_end;
+                let part = if is_at_an_end { stored(self.job, name, false)? } else { None };
+                if part.is_some() || !is_at_an_end {
+                    found.push((name, part));
+                }
+            }
+        }
+        let mut ledger = self.ledger();
+        ledger.grow(sure.plan.clone(), sure.is_complete);
+        *self.sure.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(sure);
+        for (name, part) in found {
+            if let Some(part) = part {
+                ledger.seam(name.segment, part.head, part.end.and_then(|end| end.seam));
+            }
+            ledger.add(name.clone(), None);
+        }
+        let frames = new.iter().map(|segment| ledger.progress(ledger.access(segment.index), segment.index).0).sum();
+        self.resumed.fetch_add(frames, Ordering::Relaxed);
+        self.looked.fetch_add(frames, Ordering::Relaxed);
         Ok(())
     }
 
-    fn refuse(&self, course: &Course) {
-        // One that comes through has nowhere else to come from, and is never refused.
-        if let Course::Seek(segment) = course {
-            self.ledger().refuse(segment.index);
-        }
+    /// What is sure by now.
+    fn sure(&self) -> Arc<Sure> {
+        Arc::clone(&self.sure.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What parts of `segment` are called by.
+    ///
+    /// # Errors
+    /// [`Internal`](engine::ErrorKind::Internal) of one that is in no plan.
+    fn hash(&self, segment: u32) -> engine::Result<String> {
+        let sure = self.sure();
+        let found = sure.plan.segments.iter().find(|one| one.index == segment);
+        let found = found.ok_or_else(|| Error::internal(format!("segment {segment} is in no plan")))?;
+        Ok(self.setup.hash(&sure, found))
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -241,7 +258,7 @@ impl<'a> Running<'a> {
             return;
         }
         let frames = self.looked.fetch_add(frames, Ordering::Relaxed) + frames;
-        (self.job.progress)(frames, self.setup.probe.frames_declared);
+        (self.job.progress)(frames, self.sure().probe.frames_declared);
     }
 
     fn waited_for_decoder(&self, wait: Duration, spent: &mut Spent) {
@@ -260,44 +277,6 @@ impl<'a> Running<'a> {
     }
 }
 
-/// The decoders that are out.
-#[derive(Default)]
-struct Out {
-    streams: usize,
-    segments: BTreeSet<u32>,
-    through: bool,
-}
-
-impl Out {
-    fn go(&mut self, course: &Course) {
-        self.streams += 1;
-        match course {
-            Course::Seek(segment) => drop(self.segments.insert(segment.index)),
-            Course::Through(_) => self.through = true,
-        }
-    }
-
-    fn back(&mut self, course: &Course) {
-        self.streams -= 1;
-        match course {
-            Course::Seek(segment) => drop(self.segments.remove(&segment.index)),
-            Course::Through(_) => self.through = false,
-        }
-    }
-}
-
-/// How many decoders a video should have that has `streams` now: one more while the lanes wait for decoders, one less
-/// while decoders wait for the lanes or other videos wait for a decoder. `waits` are what readers waited since the last
-/// time, for their decoder and for the model.
-fn pace(streams: usize, (decoder_us, model_us): (u64, u64), is_wanted: bool) -> usize {
-    let model_share = model_us.saturating_mul(100).checked_div(decoder_us + model_us);
-    match (is_wanted, model_share) {
-        (true, _) | (false, Some(60..)) => streams.saturating_sub(1).max(1),
-        (false, Some(0..20)) => streams + 1,
-        (false, Some(_) | None) => streams,
-    }
-}
-
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -305,26 +284,4 @@ fn microseconds(time: Duration) -> u64 {
 fn panicked(panic: &(dyn Any + Send)) -> Error {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     Error::internal(format!("a bug stopped this job: panic: {}", said.unwrap_or("without a message")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decoders_are_added_while_lanes_wait_for_them() {
-        let table = [
-            (1, (400, 0), false, 2),
-            (2, (0, 0), false, 2),
-            (3, (90, 10), false, 4),
-            (3, (60, 40), false, 3),
-            (3, (10, 90), false, 2),
-            (1, (10, 90), false, 1),
-            (3, (400, 0), true, 2),
-            (1, (400, 0), true, 1),
-        ];
-        for (streams, waits, is_wanted, want) in table {
-            assert_eq!(pace(streams, waits, is_wanted), want, "{streams} {waits:?} {is_wanted}");
-        }
-    }
 }

@@ -11,6 +11,7 @@ use pipeline::Planes;
 
 use super::clock::Clock;
 use super::collect::{Collector, Step};
+use super::listing::Sure;
 use super::{Running, panicked};
 use crate::gate::Patches;
 use crate::inference::Pending;
@@ -43,6 +44,8 @@ pub(super) enum Arrival {
 /// A decoder on its course.
 pub(super) struct Stream<'a> {
     running: &'a Running<'a>,
+    /// Of the video up to where the course ends.
+    sure: Arc<Sure>,
     access: Access,
     targets: Vec<Segment>,
     /// Frames of each target that are there already.
@@ -72,13 +75,15 @@ impl<'a> Stream<'a> {
         };
         let (sender, receiver) = sync_channel(running.job.inference.lanes().max(1) * 2);
         let collector = Collector::new(running, access, std::thread::current());
-        let keys = match (access, &targets[..], &running.setup.keys) {
+        let sure = running.sure();
+        let keys = match (access, &targets[..], &sure.keys) {
             (Access::Seek, [target], keys) if keys.spans.is_some() => {
                 Some(keys.between(target.from_us, target.before_us))
             }
             _ => None,
         };
-        let mut stream = Self { running, access, targets, done, sender, keys, before: None, clock: Clock::start() };
+        let mut stream =
+            Self { running, sure, access, targets, done, sender, keys, before: None, clock: Clock::start() };
         // The stream moves in, so that a panic in it hangs up on the collector, for which the scope waits.
         let (read, written) = std::thread::scope(move |scope| {
             let writing = scope.spawn(move || collector.run(&receiver));
@@ -100,10 +105,10 @@ impl<'a> Stream<'a> {
         let input = self.running.setup.detector.input();
         let stall_limit = self.running.job.stall_limit;
         let setup = self.running.setup;
-        let (placement, resample, span) = (setup.placement, input.resample, self.span());
+        let (placement, resample, span) = (self.running.placement, input.resample, self.span());
         let choice = self.choice(span.skip);
         let decode = Decode { placement, resample, stall_limit, span, choice };
-        let frames = Frames::open(self.running.job.tools, &setup.source.input, &setup.probe, &decode);
+        let frames = Frames::open(self.running.job.tools, &setup.source.input, &self.sure.probe, &decode);
         let mut frames = frames.map_err(Failure::Task)?;
         let outcome = self.follow(&mut frames);
         let outcome = match outcome {
@@ -150,18 +155,18 @@ impl<'a> Stream<'a> {
     /// by [`follow`](Self::follow) itself. Where frames have no time of their own, or several segments have frames of their
     /// own to begin with, it gives out all.
     fn choice(&self, skip: u64) -> Choice {
-        let Running { job, setup, .. } = self.running;
+        let Running { job, decoded, .. } = self.running;
         let [segment] = &self.targets[..] else {
-            return setup.decoded.clone();
+            return decoded.clone();
         };
         match job.task.sampling.expression(segment.frames_before + skip) {
-            Some(expression) if setup.outline.untimed == 0 => {
+            Some(expression) if self.sure.is_timed => {
                 let seam = segment.before_us.map(|before_us| format!("+gte(pts,{before_us})")).unwrap_or_default();
                 Choice::Where(format!("eq(n,0)+{expression}{seam}"))
             }
-            _ => match (&self.keys, &setup.keys.spans) {
+            _ => match (&self.keys, &self.sure.keys.spans) {
                 (Some(_), Some(spans)) => Choice::IndexedKeys(Arc::clone(spans)),
-                _ => setup.decoded.clone(),
+                _ => decoded.clone(),
             },
         }
     }
@@ -180,7 +185,7 @@ impl<'a> Stream<'a> {
         while let Some(mut frame) = self.next(frames)? {
             self.heed(frames)?;
             if let Some(keys) = &self.keys {
-                let Some(pts_us) = setup.keys.told(keys.start, (frame.index, frame.pts_us)) else {
+                let Some(pts_us) = self.sure.keys.told(keys.start, (frame.index, frame.pts_us)) else {
                     return Ok(Followed::Refused);
                 };
                 frame.pts_us = pts_us;
@@ -212,7 +217,7 @@ impl<'a> Stream<'a> {
             // Of a segment's first frame the plan knows what came before, whichever way the decoder came.
             let previous_us = if offset == 0 { segment.previous_us } else { frame.previous_us };
             let (number, pts_us) = (segment.frames_before + offset, frame.pts_us);
-            let (is_entry, is_key) = (setup.is_entry(previous_us, pts_us), setup.keys.has(pts_us));
+            let (is_entry, is_key) = (self.sure.is_entry(previous_us, pts_us), self.sure.keys.has(pts_us));
             let moment = Moment { number, pts_us, previous_us, is_entry, is_key, change: self.change(&frame.planes) };
             // What a decoder that comes through meets again is there already.
             if offset >= self.done[target] && task.sampling.wants(&moment) {

@@ -1,7 +1,8 @@
 //! Everything that is in the parts, frame by frame in order, read from the beginning as often as somebody walks along it.
 
+use super::Job;
 use super::assemble::stored;
-use super::{Job, Setup};
+use super::listing::Video;
 use crate::cost::Spent;
 use crate::output::Sighting;
 use crate::policy::{Failure, placed};
@@ -23,7 +24,7 @@ pub(super) struct Told {
 /// Where somebody is in a video whose frames are all in parts.
 pub(super) struct Walk<'a> {
     job: &'a Job<'a>,
-    setup: &'a Setup,
+    video: &'a Video,
     ledger: &'a Ledger,
     segments: std::slice::Iter<'a, Segment>,
     parts: Box<dyn Iterator<Item = &'a Kept> + 'a>,
@@ -45,17 +46,17 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(job: &'a Job<'a>, setup: &'a Setup, ledger: &'a Ledger) -> Self {
+    pub(super) fn new(job: &'a Job<'a>, video: &'a Video, ledger: &'a Ledger) -> Self {
         let segments = ledger.plan().segments.iter();
         let (parts, looks) = (Box::new(std::iter::empty()), Vec::new().into_iter());
         let task = job.task;
         let tracker = task.is_tracking().then(|| Tracker::new(task.threshold));
-        let places = Places::new(&task.zones, &task.lines, (setup.probe.width, setup.probe.height));
+        let places = Places::new(&task.zones, &task.lines, (video.probe.width, video.probe.height));
         let (spent, errors, first_error) = (Spent::default(), 0, None);
-        let numbers = setup.times.as_ref().map(Times::numbers);
+        let numbers = video.times.as_ref().map(Times::numbers);
         Self {
             job,
-            setup,
+            video,
             last_us: None,
             ledger,
             segments,
@@ -129,7 +130,7 @@ impl<'a> Walk<'a> {
     /// Which frame of the video it is.
     fn number(&mut self, look: &Look) -> Result<u64, Failure> {
         let Some(numbers) = &mut self.numbers else { return Ok(self.frames.0 + look.offset) };
-        let number = numbers.at(look.pts_us, |ticks| self.setup.probe.microseconds(ticks)).map_err(Failure::Task)?;
+        let number = numbers.at(look.pts_us, |ticks| self.video.probe.microseconds(ticks)).map_err(Failure::Task)?;
         number.ok_or_else(|| {
             let (input, seconds) = (self.job.task.shown_input(), look.pts_us as f64 / 1e6);
             Failure::Task(engine::Error::invalid(format!(

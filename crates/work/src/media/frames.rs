@@ -108,6 +108,10 @@ impl Frames {
             // Absolute, and what comes before the wanted time is taken out by its time and not by ffmpeg's reckoning.
             command.args(["-seek_timestamp", "1", "-noaccurate_seek", "-ss"]).arg(format!("{from_us}us"));
         }
+        if probe.in_fragments && decode.span.seek_us.is_none() && !matches!(decode.choice, Choice::IndexedKeys(_)) {
+            // Without a look at every fragment first, which only serves to find one.
+            command.args(["-fflags", "+ignidx"]);
+        }
         match decode.choice {
             Choice::All | Choice::Where(_) => &mut command,
             Choice::References => command.args(["-skip_frame", "noref"]),

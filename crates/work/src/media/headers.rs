@@ -159,6 +159,7 @@ impl Answer {
             },
             interlaced: said(stream.field_order).is_some_and(|order| order != "progressive"),
             duration_s: seconds(stream.duration).or_else(|| seconds(format_duration)),
+            in_fragments: false,
             frames_declared: stream.nb_frames.and_then(|text| text.parse().ok()),
         })
     }

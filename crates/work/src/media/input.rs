@@ -12,7 +12,10 @@ use engine::confine::LOOPBACK;
 use engine::{Error, Result};
 
 use super::ffprobe::input_url;
-use crate::ranges::Ranges;
+use crate::ranges::{Boxes, Ranges, boxes};
+
+/// ffprobe lists so much in about the time that it takes to start.
+const SHORT_BYTES_MAX: u64 = 64 << 20;
 
 /// A video that can be decoded.
 #[derive(Clone, Debug)]
@@ -61,6 +64,25 @@ impl Input {
             Self::File(path) | Self::Fetched(path, _) => Some(path),
             Self::Elsewhere(_) => None,
         }
+    }
+
+    /// That nobody reads it any more, so that whoever waits for more of it ends.
+    pub(crate) fn close(&self) {
+        if let Self::Elsewhere(ranges) = self {
+            ranges.close();
+        }
+    }
+
+    /// Whether its list is all that is waited for, and goes on before anybody decodes what it has read.
+    pub(crate) fn awaits_list(&self, is: bool) {
+        if let Self::Elsewhere(ranges) = self {
+            ranges.awaits_list(is);
+        }
+    }
+
+    /// Whether it is here, and of a size that is read in a moment.
+    pub(super) fn is_short(&self) -> bool {
+        self.file().and_then(|path| std::fs::metadata(path).ok()).is_some_and(|file| file.len() <= SHORT_BYTES_MAX)
     }
 
     /// What ffmpeg calls it.
@@ -119,6 +141,31 @@ impl Input {
         }
         Ok(head.ends_with(b"ftyp"))
     }
+
+    /// Whether it is an MP4 in fragments.
+    ///
+    /// # Errors
+    /// What keeps it from being read.
+    pub(super) fn is_in_fragments(&self) -> Result<bool> {
+        match self {
+            // As above.
+            Self::File(path) | Self::Fetched(path, _) => Ok(is_in_fragments(path).unwrap_or(false)),
+            Self::Elsewhere(ranges) => {
+                let boxes = boxes(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at))?;
+                Ok(boxes == Boxes::Fragments)
+            }
+        }
+    }
+}
+
+/// Whether a file is an MP4 in fragments.
+fn is_in_fragments(path: &Path) -> std::io::Result<bool> {
+    let file = File::open(path)?;
+    let read = |into: &mut [u8], at: u64| {
+        file.read_exact_at(into, at).map_err(|error| Error::unavailable(format!("{}: {error}", path.display())))
+    };
+    let boxes = boxes(file.metadata()?.len(), &read).map_err(std::io::Error::other)?;
+    Ok(boxes == Boxes::Fragments)
 }
 
 fn check_file(path: &Path, shown: &Input) -> Result<()> {

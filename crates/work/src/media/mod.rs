@@ -26,7 +26,8 @@ mod probe;
 pub use probe::{Colour, Probe, probe};
 
 mod survey;
-pub use survey::survey;
+pub(crate) use survey::outlined;
+pub use survey::{Told, survey};
 
 mod filters;
 

@@ -1,6 +1,7 @@
 //! What a video file says of itself.
 
 use engine::Result;
+use serde::Serialize;
 
 use super::ffprobe::{ask, ffprobe};
 use super::headers::understand;
@@ -18,7 +19,7 @@ const INDEXED: &[&str] = &["h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "pror
 const TELLING_REFERENCES: &[&str] = &["h264", "hevc", "mpeg2video", "mpeg4"];
 
 /// The first video stream of a file that is not cover art.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Probe {
     /// ffmpeg's names of the container, with commas between them, for example `matroska,webm`.
     pub container: String,
@@ -47,10 +48,12 @@ pub struct Probe {
     pub duration_s: Option<f64>,
     /// The number of frames that the file claims to have; what is decoded may differ.
     pub frames_declared: Option<u64>,
+    /// Whether it is an MP4 in fragments, of which each has an index of its own.
+    pub in_fragments: bool,
 }
 
 /// What the numbers of a picture mean, in ffmpeg's words; `None` where the file does not say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Colour {
     /// How the numbers lie in memory, for example `yuv420p`.
     pub layout: Option<String>,
@@ -71,6 +74,12 @@ impl Probe {
     /// Whether a decoder can be asked for those frames alone to which others refer.
     pub fn tells_references(&self) -> bool {
         TELLING_REFERENCES.contains(&&*self.codec)
+    }
+
+    /// What of it decides on what is decoded, of a video that says when each frame is shown or does not.
+    pub(crate) fn essence(&self, is_timed: bool) -> Self {
+        let frame_rate = self.frame_rate.filter(|_| !is_timed);
+        Self { frame_rate, duration_s: None, frames_declared: None, ..self.clone() }
     }
 
     /// `ticks` of its container in microseconds, as ffmpeg's `settb=AVTB` says them: to the nearest one, and half of one
@@ -119,6 +128,7 @@ impl Probe {
             frame_rate: Some(25.0),
             duration_s: Some(10.0),
             frames_declared: Some(250),
+            in_fragments: false,
         }
     }
 }
@@ -132,8 +142,23 @@ impl Probe {
 pub fn probe(tools: &Tools, input: impl Into<Input>) -> Result<Probe> {
     let input = input.into();
     input.check()?;
-    let show = ["-show_streams", "-show_format", "-of", "json"];
-    understand(&ask(&mut ffprobe(tools, &input, &show), (tools, &input))?, &input)
+    let in_fragments = input.is_in_fragments()?;
+    headers(tools, &input, &[], in_fragments)
+}
+
+/// The same, without a look at every fragment of one that is in fragments: how long it is is not told then.
+///
+/// # Errors
+/// As [`probe`].
+pub(super) fn first_headers(tools: &Tools, input: &Input) -> Result<Probe> {
+    let in_fragments = input.is_in_fragments()?;
+    headers(tools, input, if in_fragments { &["-fflags", "+ignidx"] } else { &[] }, in_fragments)
+}
+
+fn headers(tools: &Tools, input: &Input, flags: &[&str], in_fragments: bool) -> Result<Probe> {
+    let show = [flags, &["-show_streams", "-show_format", "-of", "json"]].concat();
+    let answer = ask(&mut ffprobe(tools, input, &show), (tools, input))?;
+    Ok(Probe { in_fragments, ..understand(&answer, input)? })
 }
 
 #[cfg(test)]

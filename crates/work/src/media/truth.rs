@@ -186,7 +186,7 @@ fn what_an_edit_list_hides_is_not_shown() {
     let edited = clips.make(&format!("-ss 1.45 -i {} -c copy", whole.display()), "edited.mp4");
     let (all, _) = decode(&whole, Fit::Source).unwrap();
     let (shown, report) = decode(&edited, Fit::Source).unwrap();
-    let (_, outline) = survey(&tools(), &edited, STALL_LIMIT, &mut |_| ()).unwrap();
+    let (_, outline) = outlined(&tools(), &edited, STALL_LIMIT, &mut |_| ()).unwrap();
     assert!(outline.hidden > 0, "{outline:?}");
     assert_eq!(shown.len() as u64, outline.frames);
     assert_eq!(report.damage_count, 0);

@@ -29,6 +29,8 @@ struct Reader {
     at: usize,
     /// So many behind that one will be asked for next, going by what was asked for until now.
     ahead: usize,
+    /// Whether it is to read no more than is still here when the others come to it.
+    leads: bool,
 }
 
 impl Reader {
@@ -54,6 +56,8 @@ pub(super) struct Blocks {
     here: usize,
     clock: u64,
     readers: BTreeMap<u64, Reader>,
+    /// Whether who leads may go on while nobody follows.
+    pub(super) list_is_awaited: bool,
     /// How many wait for each, of those for which anybody waits.
     demanded: BTreeMap<usize, u32>,
     /// How many are reading each at this moment; such a block stays.
@@ -64,8 +68,9 @@ impl Blocks {
     /// Of a video of `bytes`, in blocks of `block_bytes`, with `most` of them at a time; a few more while they are read.
     pub(super) fn new((bytes, block_bytes): (u64, u64), most: usize) -> Self {
         let blocks = vec![Block::Absent; usize::try_from(bytes.div_ceil(block_bytes)).unwrap_or(usize::MAX)];
-        let (readers, demanded, pinned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { bytes, block_bytes, blocks, most: most.max(1), here: 0, clock: 0, readers, demanded, pinned }
+        let (most, readers, list_is_awaited) = (most.max(1), BTreeMap::new(), true);
+        let (demanded, pinned) = (BTreeMap::new(), BTreeMap::new());
+        Self { bytes, block_bytes, blocks, most, here: 0, clock: 0, readers, list_is_awaited, demanded, pinned }
     }
 
     /// The block in which the byte at `offset` is.
@@ -113,6 +118,25 @@ impl Blocks {
             at = next;
         }
         self.readers.insert(reader, Reader { order: Some(order), ..Reader::default() });
+    }
+
+    /// That `reader` reads what others will read after it.
+    pub(super) fn leads(&mut self, reader: u64) {
+        self.readers.insert(reader, Reader { leads: true, ..Reader::default() });
+    }
+
+    /// Whether `reader` may read `block` now, or is to wait until the others have got on. What was used longest ago gives
+    /// way, which behind whoever follows is what he used himself: so both together have to be within half of what may be
+    /// here, with what is fetched ahead of the first. Where all of the video may be here nothing gives way.
+    pub(super) fn may_read(&self, reader: u64, block: usize) -> bool {
+        let Some(leader) = self.readers.get(&reader).filter(|reader| reader.leads) else { return true };
+        let followers = self.readers.values().filter(|other| !other.leads && other.order.is_none());
+        match followers.map(|other| other.at).min() {
+            _ if self.most >= self.blocks.len() => true,
+            Some(last) => block <= last + (self.most / 4).max(1),
+            // Somebody is about to follow.
+            None => self.list_is_awaited || block <= leader.at,
+        }
     }
 
     pub(super) fn leaves(&mut self, reader: u64) {
@@ -247,6 +271,53 @@ mod tests {
         }
         fetched.sort_unstable();
         assert_eq!(fetched, wanted);
+    }
+
+    #[test]
+    fn whoever_leads_is_still_followed_by_what_it_read() {
+        let mut blocks = Blocks::new((400 * BLOCK_BYTES, BLOCK_BYTES), 40);
+        blocks.leads(1);
+        // Nobody follows yet.
+        assert!(blocks.may_read(1, 30));
+        let mut fetched = 0;
+        let mut reads = |blocks: &mut Blocks, reader, block| {
+            blocks.reads(reader, block);
+            if !blocks.is_here(block) {
+                blocks.demand(block);
+            }
+            while let Some(run) = blocks.next() {
+                fetched += run.len();
+                for block in run {
+                    blocks.arrived(block);
+                }
+            }
+            blocks.came(block);
+            blocks.pin(block);
+            blocks.unpin(block);
+        };
+        let mut first = 0;
+        for last in 0..400 {
+            reads(&mut blocks, 2, last);
+            while first < 400 && blocks.may_read(1, first) {
+                reads(&mut blocks, 1, first);
+                first += 1;
+            }
+            assert!(blocks.may_read(2, 399) && first == 400.min(last + 11), "{first} {last}");
+        }
+        assert_eq!(fetched, 400);
+        blocks.leaves(2);
+        assert!(blocks.may_read(1, 399));
+        // While somebody is about to follow it stays where it is.
+        blocks.list_is_awaited = false;
+        blocks.reads(1, 5);
+        assert!(blocks.may_read(1, 5) && !blocks.may_read(1, 6));
+        blocks.reads(2, 0);
+        assert!(blocks.may_read(1, 10) && !blocks.may_read(1, 11));
+        // With room for all of it.
+        let mut blocks = Blocks::new((400 * BLOCK_BYTES, BLOCK_BYTES), 400);
+        blocks.leads(1);
+        blocks.reads(2, 0);
+        assert!(blocks.may_read(1, 399));
     }
 
     #[test]

@@ -36,8 +36,7 @@ impl<'a> Fetching<'a> {
 
 impl Drop for Fetching<'_> {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
+        self.0.close();
     }
 }
 

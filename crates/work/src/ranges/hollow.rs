@@ -10,15 +10,26 @@ use engine::Result;
 /// Boxes that are looked at; a file that is more than an index and its frames has many.
 const BOXES_MAX: usize = 64;
 
-/// What of a file of so many `bytes` is frames alone; `None` where it is not an MP4 with a single index.
+/// How the boxes of a file lie.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Boxes {
+    /// Those of an MP4 with a single index: frames alone are here.
+    Index(Vec<Range<u64>>),
+    /// Those of an MP4 in fragments, of which each has an index of its own.
+    Fragments,
+    /// Otherwise.
+    Other,
+}
+
+/// How the boxes of a file of so many `bytes` lie.
 ///
 /// # Errors
 /// Those of `read`, which fills a buffer with what is at an offset.
-pub(super) fn hollows(bytes: u64, read: &dyn Fn(&mut [u8], u64) -> Result<()>) -> Result<Option<Vec<Range<u64>>>> {
-    let (mut at, mut hollows, mut has_index) = (0, Vec::new(), false);
+pub(crate) fn boxes(bytes: u64, read: &dyn Fn(&mut [u8], u64) -> Result<()>) -> Result<Boxes> {
+    let (mut at, mut hollows, mut has_index, mut is_plain) = (0, Vec::new(), false, true);
     for number in 0..BOXES_MAX {
         if at == bytes {
-            return Ok(has_index.then_some(hollows));
+            return Ok(if has_index && is_plain { Boxes::Index(hollows) } else { Boxes::Other });
         }
         let mut head = [0; 16];
         let there = usize::try_from((bytes - at).min(16)).unwrap_or(16);
@@ -31,7 +42,7 @@ pub(super) fn hollows(bytes: u64, read: &dyn Fn(&mut [u8], u64) -> Result<()>) -
             size => (u64::from(size), 8),
         };
         if size < header || header > bytes - at || (number == 0) != (&name == b"ftyp") {
-            return Ok(None);
+            return Ok(Boxes::Other);
         }
         // One that is cut off ends where the file does.
         let end = at.saturating_add(size).min(bytes);
@@ -39,12 +50,14 @@ pub(super) fn hollows(bytes: u64, read: &dyn Fn(&mut [u8], u64) -> Result<()>) -
             b"mdat" => hollows.push(at + header..end),
             b"moov" => has_index = true,
             b"ftyp" | b"free" | b"skip" | b"wide" | b"uuid" | b"meta" | b"udta" => {}
-            // Files in fragments have an index in every one.
-            _ => return Ok(None),
+            b"moof" => return Ok(if has_index { Boxes::Fragments } else { Boxes::Other }),
+            // What comes before fragments.
+            b"sidx" | b"styp" | b"emsg" | b"prft" => is_plain = false,
+            _ => return Ok(Boxes::Other),
         }
         at = end;
     }
-    Ok(None)
+    Ok(Boxes::Other)
 }
 
 /// What is left of `hollows` without `frames`; both are in order.
@@ -86,21 +99,24 @@ mod tests {
         let long = [&1u32.to_be_bytes()[..], b"mdat", &116u64.to_be_bytes(), &[7; 100]].concat();
         let (kind, index) = (plain("ftyp", 12), plain("moov", 30));
         let table = [
-            (vec![kind.clone(), index.clone(), plain("mdat", 100)], Some([66, 166])),
-            (vec![kind.clone(), plain("free", 0), plain("mdat", 100), index.clone()], Some([36, 136])),
-            (vec![kind.clone(), long, index.clone()], Some([36, 136])),
-            (vec![kind.clone(), index.clone(), of("mdat", 0, 50)], Some([66, 116])),
+            (vec![kind.clone(), index.clone(), plain("mdat", 100)], Ok([66, 166])),
+            (vec![kind.clone(), plain("free", 0), plain("mdat", 100), index.clone()], Ok([36, 136])),
+            (vec![kind.clone(), long, index.clone()], Ok([36, 136])),
+            (vec![kind.clone(), index.clone(), of("mdat", 0, 50)], Ok([66, 116])),
             // Cut off.
-            (vec![kind.clone(), index.clone(), of("mdat", 1000, 50)], Some([66, 116])),
-            (vec![kind.clone(), index.clone(), of("mdat", 1, 3)], None),
-            (vec![kind.clone(), plain("mdat", 100)], None),
-            (vec![kind.clone(), index.clone(), plain("moof", 10), plain("mdat", 100)], None),
-            (vec![kind.clone(), index.clone(), of("mdat", 7, 50)], None),
-            (vec![index.clone(), plain("mdat", 100)], None),
-            (vec![b"RIFF....AVI LIST".to_vec()], None),
-            (vec![b"short".to_vec()], None),
-            (vec![vec![]], None),
-            (vec![kind, index, vec![plain("mdat", 1); 70].concat()], None),
+            (vec![kind.clone(), index.clone(), of("mdat", 1000, 50)], Ok([66, 116])),
+            (vec![kind.clone(), index.clone(), of("mdat", 1, 3)], Err(Boxes::Other)),
+            (vec![kind.clone(), plain("mdat", 100)], Err(Boxes::Other)),
+            (vec![kind.clone(), index.clone(), plain("moof", 10), plain("mdat", 100)], Err(Boxes::Fragments)),
+            (vec![kind.clone(), index.clone(), plain("sidx", 9), plain("moof", 10)], Err(Boxes::Fragments)),
+            (vec![kind.clone(), index.clone(), plain("sidx", 9), plain("mdat", 100)], Err(Boxes::Other)),
+            (vec![kind.clone(), plain("moof", 10), plain("mdat", 100)], Err(Boxes::Other)),
+            (vec![kind.clone(), index.clone(), of("mdat", 7, 50)], Err(Boxes::Other)),
+            (vec![index.clone(), plain("mdat", 100)], Err(Boxes::Other)),
+            (vec![b"RIFF....AVI LIST".to_vec()], Err(Boxes::Other)),
+            (vec![b"short".to_vec()], Err(Boxes::Other)),
+            (vec![vec![]], Err(Boxes::Other)),
+            (vec![kind, index, vec![plain("mdat", 1); 70].concat()], Err(Boxes::Other)),
         ];
         for (parts, want) in table {
             let file = parts.concat();
@@ -109,8 +125,12 @@ mod tests {
                 into.copy_from_slice(&file[at..at + into.len()]);
                 Ok(())
             };
-            let got = hollows(file.len() as u64, &read).unwrap();
-            let got = got.map(|got| got.into_iter().flat_map(|hollow| [hollow.start, hollow.end]).collect::<Vec<_>>());
+            let got = match boxes(file.len() as u64, &read).unwrap() {
+                Boxes::Index(hollows) => {
+                    Ok(hollows.into_iter().flat_map(|hollow| [hollow.start, hollow.end]).collect::<Vec<_>>())
+                }
+                other => Err(other),
+            };
             assert_eq!(got, want.map(Vec::from), "{file:?}");
         }
     }

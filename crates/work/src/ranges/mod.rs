@@ -28,6 +28,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use self::blocks::Blocks;
 pub(crate) use self::blocks::{BLOCK_BYTES, SMALL_BLOCK_BYTES};
 pub(crate) use self::fetch::Fetching;
+pub(crate) use self::hollow::{Boxes, boxes};
 pub(crate) use self::serve::{Serving, View};
 
 /// The least that a video may take of the spool, unless it is smaller itself: enough for whoever reads it at once.
@@ -110,6 +111,19 @@ impl Ranges {
         self.changed.notify_all();
     }
 
+    /// That nobody wants more of it: whoever waits for it, or fetches it, ends.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether its list is all that is waited for. Then that goes on whoever is to follow; else it stays where it is as long as
+    /// nobody follows.
+    pub(crate) fn awaits_list(&self, is: bool) {
+        self.lock().blocks.list_is_awaited = is;
+        self.changed.notify_all();
+    }
+
     /// That `reader` will read all but `hollows`, which are in order.
     fn follow(&self, reader: u64, hollows: &[Range<u64>]) {
         self.lock().blocks.follows(reader, hollows);
@@ -140,6 +154,8 @@ impl Ranges {
             }
         };
         self.lock().blocks.leaves(reader);
+        // Whoever was held for it goes on.
+        self.changed.notify_all();
         read
     }
 
@@ -148,6 +164,14 @@ impl Ranges {
     fn read_some_at(&self, reader: u64, into: &mut [u8], offset: u64, wait: &Wait<'_>) -> Result<usize> {
         let mut state = self.lock();
         let block = state.blocks.of(offset);
+        if !state.blocks.may_read(reader, block) {
+            (wait.begins_or_ends)(true);
+            let goes_on = |state: &State| state.fault.is_none() && !state.closed && (wait.is_wanted)();
+            while !state.blocks.may_read(reader, block) && goes_on(&state) {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            (wait.begins_or_ends)(false);
+        }
         state.blocks.reads(reader, block);
         // There may be something to fetch ahead of it, even where it is here.
         self.changed.notify_all();

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use engine::{Error, Result};
 
-use super::hollow::{but_for, hollows};
+use super::hollow::{Boxes, boxes, but_for};
 use super::request::Request;
 use super::{Ranges, Wait, given_up};
 
@@ -28,7 +28,10 @@ const SENT_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum View {
     Whole,
-    /// Of its frames only that they are there, where the rest of the file says all of them that a list takes: zeros.
+    /// The same, for a child that lists its frames: it does not get far ahead of those that decode them, so that what it
+    /// reads is still here when they need it.
+    List,
+    /// The same, and of its frames only that they are there, where the rest of the file says all of them that a list takes: zeros.
     Hollow,
     /// The same, but for those that lie here, in order.
     Frames(Arc<[Range<u64>]>),
@@ -60,17 +63,22 @@ impl Serving {
     /// [`Unavailable`](engine::ErrorKind::Unavailable) when the system gives no threads; what keeps the video from being
     /// read.
     pub(crate) fn start(listener: TcpListener, ranges: &Arc<Ranges>, view: &View) -> Result<Self> {
-        let all = || hollows(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at)).map(Option::unwrap_or_default);
+        let all = || match boxes(ranges.bytes(), &|into, at| ranges.read_exact_at(into, at))? {
+            Boxes::Index(hollows) => Ok(hollows),
+            Boxes::Fragments | Boxes::Other => Ok(Vec::new()),
+        };
         let (reader, hollows) = (
             ranges.reader(),
             match view {
-                View::Whole => Vec::new(),
+                View::Whole | View::List => Vec::new(),
                 View::Hollow => all()?,
                 View::Frames(frames) => but_for(&all()?, frames),
             },
         );
-        if let View::Frames(_) = view {
-            ranges.follow(reader, &hollows);
+        match view {
+            View::Whole => {}
+            View::List | View::Hollow => ranges.lock().blocks.leads(reader),
+            View::Frames(_) => ranges.follow(reader, &hollows),
         }
         let shared = Arc::new(Shared {
             listener,
@@ -114,6 +122,8 @@ impl Drop for Serving {
             let _ = accepting.join();
         }
         shared.ranges.lock().blocks.leaves(shared.reader);
+        // Somebody may have waited for it to get on.
+        shared.ranges.wake();
     }
 }
 

@@ -15,7 +15,7 @@ use pipeline::{Fit, Placement, Resample};
 
 use super::*;
 use crate::media::fixtures::FIXTURES;
-use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Input, Probe, Span, Tools, probe, survey};
+use crate::media::{Between, Choice, Decode, DecodeReport, Frame, Frames, Input, Probe, Span, Tools, outlined, probe};
 use crate::segment::Outline;
 
 /// What a web server does about a request for some of its bytes.
@@ -125,7 +125,7 @@ type Change<'a> = &'a dyn Fn(&mut Decode);
 /// What a video comes to, wherever it is; the decoder's time is its own.
 fn look(input: &Input, change: Change<'_>) -> Result<(Outline, Vec<Frame>, DecodeReport)> {
     let tools = Tools::from_env();
-    let (probe, outline) = survey(&tools, input, Duration::from_secs(30), &mut |_| ())?;
+    let (probe, outline) = outlined(&tools, input, Duration::from_secs(30), &mut |_| ())?;
     let mut decode = all_of(&probe);
     change(&mut decode);
     let mut frames = Frames::open(&tools, input, &probe, &decode)?;
@@ -151,6 +151,16 @@ static NOISE: LazyLock<(tempfile::TempDir, [PathBuf; 3])> = LazyLock::new(|| {
     ffmpeg(&format!("{copy} -movflags +faststart"), &paths[1]);
     ffmpeg(&copy, &paths[2]);
     (folder, paths)
+});
+
+/// The same as Matroska, as MP4 in fragments, as a transport stream and as AVI.
+pub(crate) static NOISE_LISTED_NOWHERE: LazyLock<[PathBuf; 4]> = LazyLock::new(|| {
+    let fragments = "-movflags +frag_keyframe+empty_moov+default_base_moof";
+    [("listed.mkv", ""), ("fragments.mp4", fragments), ("noise.ts", ""), ("noise.avi", "")].map(|(name, how)| {
+        let path = NOISE.0.path().join(name);
+        ffmpeg(&format!("-i {} -c copy {how}", NOISE.1[0].display()), &path);
+        path
+    })
 });
 
 fn ffmpeg(arguments: &str, path: &Path) {
@@ -221,7 +231,7 @@ fn the_first_frame_needs_no_more_than_its_beginning() {
     let web = Web::start("noise.mp4", noise().1, |_| Does::Give);
     let given = read(&web, PLENTY, |input, _| {
         let tools = Tools::from_env();
-        let (probe, outline) = survey(&tools, input, Duration::from_secs(30), &mut |_| ()).unwrap();
+        let (probe, outline) = outlined(&tools, input, Duration::from_secs(30), &mut |_| ()).unwrap();
         assert_eq!((outline.frames, outline.key_frames), (200, 4));
         // Full frames, so that few of them are on their way.
         let placement = Placement::of(Fit::Source, (probe.width, probe.height)).unwrap();

@@ -8,6 +8,8 @@ use super::{Access, Part, PartName, Plan, Segment};
 #[derive(Debug)]
 pub struct Ledger {
     plan: Plan,
+    /// Whether these are all of its segments.
+    is_complete: bool,
     parts: BTreeMap<(Access, u32), Vec<Kept>>,
     /// Segments that a fresh decoder shows otherwise than one that came through, or with errors. Found anew by every
     /// attempt, since what it takes to find it is less than a segment.
@@ -44,7 +46,7 @@ impl Ledger {
     pub fn new(plan: Plan) -> Self {
         let none = BTreeMap::new();
         let (heads, seams) = (BTreeMap::new(), BTreeMap::new());
-        Self { plan, parts: none, refused: BTreeSet::new(), doubts_both: false, heads, seams }
+        Self { plan, is_complete: true, parts: none, refused: BTreeSet::new(), doubts_both: false, heads, seams }
     }
 
     /// Has a seam that does not hold speak against both of the segments that it is between.
@@ -52,7 +54,12 @@ impl Ledger {
         self.doubts_both = true;
     }
 
-    /// How the video is cut.
+    /// That the video is cut as `plan` says, which has more segments than were known; and whether these are all.
+    pub fn grow(&mut self, plan: Plan, is_complete: bool) {
+        (self.plan, self.is_complete) = (plan, is_complete);
+    }
+
+    /// How the video is cut, as far as that is known.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -117,7 +124,8 @@ impl Ledger {
     }
 
     /// What is to be done, when no segment is being worked but `busy`. With `at_once`, a segment that was refused comes
-    /// before the others: where damage is not put up with, they may be for nothing.
+    /// before the others: where damage is not put up with, they may be for nothing. Else all that were refused are left to
+    /// one decoder, so that damage is counted once, and none is sent before the last of them is known.
     pub fn next(&self, busy: &BTreeSet<u32>, at_once: bool) -> Next {
         let open = |access: Access| {
             let segments = self.plan.segments.iter().filter(move |segment| self.access(segment.index) == access);
@@ -125,17 +133,18 @@ impl Ledger {
         };
         let through: Vec<Segment> = open(Access::Through).collect();
         let seek: Vec<Segment> = open(Access::Seek).filter(|segment| !busy.contains(&segment.index)).collect();
-        match (seek.is_empty() && busy.is_empty(), through.is_empty()) {
+        let is_complete = self.is_complete || self.plan.whole.is_some();
+        match (is_complete && seek.is_empty() && busy.is_empty(), through.is_empty()) {
             (true, true) => Next::Assemble,
             (done, false) if done || at_once => Next::Through(through),
             _ => Next::Seek(seek),
         }
     }
 
-    /// Frames that are there.
-    pub fn frames(&self) -> u64 {
-        let segments = self.plan.segments.iter().map(|segment| segment.index);
-        segments.map(|segment| self.progress(self.access(segment), segment).0).sum()
+    /// Whether `segment` is the only one, and all of the video.
+    pub fn is_only(&self, segment: u32) -> bool {
+        self.plan.segments.len() == 1
+            && self.plan.segments.iter().all(|one| one.index == segment && one.before_us.is_none())
     }
 
     /// Whether there is no part at all yet.
@@ -238,10 +247,24 @@ mod tests {
         check(3, "s0:0+10.", &[1], &[], false, ("seek", &[2]));
         check(3, "s0:0+10.", &[1], &[], true, ("through", &[1]));
         check(3, "s0:0+10. s2:0+10. t1:0+10.", &[1], &[], true, ("assemble", &[]));
+        // Of a video of which more may be to come.
+        for (parts, refused, at_once, want) in [
+            ("s0:0+10. s1:0+10.", &[][..], false, Next::Seek(Vec::new())),
+            ("s0:0+10. s1:0+10.", &[1][..], false, Next::Seek(Vec::new())),
+            ("s0:0+10. s1:0+10.", &[1][..], true, Next::Through(vec![plan(2).segments[1]])),
+        ] {
+            let mut ledger = ledger(plan(2), names(parts));
+            ledger.grow(plan(2), false);
+            refused.iter().for_each(|&segment| ledger.refuse(segment));
+            assert_eq!(ledger.next(&BTreeSet::new(), at_once), want, "{parts} {refused:?}");
+        }
         let uncut = ledger(Plan::uncut("why"), names("s0:0+10."));
         assert!(matches!(uncut.next(&BTreeSet::new(), false), Next::Through(segments) if segments.len() == 1));
         let uncut = ledger(Plan::uncut("why"), names("t0:0+10."));
-        assert_eq!((uncut.next(&BTreeSet::new(), false), uncut.frames()), (Next::Assemble, 10));
+        assert_eq!(
+            (uncut.next(&BTreeSet::new(), false), uncut.progress(uncut.access(0), 0)),
+            (Next::Assemble, (10, true))
+        );
     }
 
     #[test]

@@ -17,6 +17,10 @@ const INDEXED: [&str; 2] = ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"];
 const LEADING_LEFT_OUT: [&str; 3] = ["hevc", "mpeg2video", "mpeg4"];
 const LEADING_NONE: [&str; 10] = ["h264", "vp8", "vp9", "av1", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "png"];
 
+/// Frames that are shown after a key frame, as far as they are listed, when nothing that is shown before it is taken to follow:
+/// no codec lets a frame lie more than 16 places before one that is shown earlier.
+const SETTLED_FRAMES: u64 = 17;
+
 /// How long a segment is: it ends at the first key frame at which it has reached any of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Lengths {
@@ -71,6 +75,23 @@ impl Plan {
             }
             Err(why) => Self { segments: vec![segment(0, None, None)], whole: Some(why) },
         }
+    }
+
+    /// The same of a video whose list goes on: segments of which both ends are there. What is still to be listed may show that
+    /// it is cut otherwise, where a container has its frames in no order.
+    pub fn so_far(probe: &Probe, outline: &Outline, lengths: &Lengths, entries: Option<&BTreeSet<i64>>) -> Self {
+        let mut plan = Self::new(probe, outline, lengths, entries);
+        if plan.whole.is_none() {
+            let is_settled = |next: &&Segment| next.frames_before + SETTLED_FRAMES <= outline.frames;
+            let ended = plan.segments.iter().skip(1).take_while(is_settled).count();
+            plan.segments.truncate(ended);
+        }
+        plan
+    }
+
+    /// Whether `longer` says the same, and maybe more.
+    pub fn is_continued_by(&self, longer: &Self) -> bool {
+        self.whole == longer.whole && longer.segments.starts_with(&self.segments)
     }
 
     /// The only segment of a video about which nothing more is known.
@@ -209,7 +230,8 @@ mod tests {
             for &(time, key, hidden) in &times {
                 outline.add(Packet { pts: Some(time), bytes: 1, at: None, key, hidden });
             }
-            let plan = Plan::new(&probe(MP4, codec), &outline, &Lengths { frames, ..Lengths::default() }, None);
+            let lengths = Lengths { frames, ..Lengths::default() };
+            let plan = Plan::new(&probe(MP4, codec), &outline, &lengths, None);
             let (first, last) = (plan.segments[0], plan.segments[plan.segments.len() - 1]);
             prop_assert_eq!((first.from_us, first.frames_before, last.before_us), (None, 0, None));
             for (index, pair) in plan.segments.windows(2).enumerate() {
@@ -220,6 +242,32 @@ mod tests {
                 let shown = times.iter().filter(|(_, _, hidden)| !hidden);
                 let before = shown.filter(|&&(time, ..)| Some(time) < pair[1].from_us).count() as u64;
                 prop_assert_eq!(pair[1].frames_before, before);
+            }
+        }
+
+        #[test]
+        fn what_is_known_early_is_what_is_known_late(
+            groups in prop::collection::vec((1i64..30, 0u8..3), 1..40),
+            frames in 1u64..40,
+            codec in prop::sample::select(vec!["h264", "hevc"]),
+        ) {
+            let (probe, lengths) = (probe(MP4, codec), Lengths { frames, ..Lengths::default() });
+            let (mut outline, mut so_far, mut first) = (Outline::default(), Vec::new(), 0);
+            for (length, leading) in groups {
+                // Some of the group before are shown before its key frame and lie behind it.
+                let leading = i64::from(leading).min(first);
+                let times = std::iter::once(first).chain(first - leading..first).chain(first + 1..first + length);
+                for pts in times {
+                    let pts = Some(pts * 40_000 + if pts < first { 1 } else { 0 });
+                    outline.add(Packet { pts, bytes: 1, at: None, key: pts == Some(first * 40_000), hidden: false });
+                    so_far.push(Plan::so_far(&probe, &outline, &lengths, None));
+                }
+                first += length;
+            }
+            let plan = Plan::new(&probe, &outline, &lengths, None);
+            for earlier in so_far {
+                prop_assert!(earlier.is_continued_by(&plan), "{:?} {:?}", earlier, plan);
+                prop_assert!(earlier.segments.iter().all(|segment| segment.before_us.is_some()));
             }
         }
     }
