@@ -14,7 +14,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "assets"
-BINARY = os.environ.get("PACKHORSE_BINARY", str(ROOT / "target" / "release" / "packhorse"))
+BINARY = os.environ.get("PACKHORSE_BINARY", str(ROOT / "target" / "debug" / "packhorse"))
 START_SECONDS_MAX = 60
 
 
