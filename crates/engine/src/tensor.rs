@@ -171,6 +171,26 @@ impl Tensor {
         Self::new(DataType::F32, shape, crate::map::bytes_from_f32(values))
     }
 
+    /// `parts`, which agree in all but their first dimension, one after the other along that.
+    ///
+    /// # Errors
+    /// [`Internal`](crate::ErrorKind::Internal) when there are none, or they have no dimension;
+    /// [`Exhausted`](crate::ErrorKind::Exhausted) when there is no memory.
+    pub fn joined(parts: &[&Self]) -> Result<Self> {
+        let [first, ..] = parts else { return Err(Error::internal("a batch of nothing")) };
+        let mut shape = first.shape.clone();
+        let items = parts.iter().map(|part| part.shape.first().copied().unwrap_or(0)).sum();
+        *shape.first_mut().ok_or_else(|| Error::internal("a scalar cannot be put into a batch"))? = items;
+        let data = crate::blocks::written(parts.iter().map(|part| part.data.len()).sum(), |mut data| {
+            for part in parts {
+                let (place, rest) = data.split_at_mut(part.data.len());
+                place.copy_from_slice(&part.data);
+                data = rest;
+            }
+        })?;
+        Self::new(first.dtype, shape, data)
+    }
+
     /// The datatype of an element.
     pub fn dtype(&self) -> DataType {
         self.dtype

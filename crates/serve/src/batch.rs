@@ -1,6 +1,5 @@
-//! Batches: how many requests go together, and how their tensors are joined and split.
+//! Batches: how many requests go together, and how their tensors are split.
 
-use engine::blocks::written;
 use engine::{Error, Result, Tensor, strings_from_wire};
 
 use crate::costs::Costs;
@@ -13,25 +12,6 @@ pub(crate) fn take(waiting: u64, idle: u64, costs: &Costs, worthwhile_size: impl
     let brief = costs.curve().reckoned(waiting) < WAKE_COST;
     let share = if brief { waiting } else { waiting.div_ceil(idle.max(1)) };
     if share <= 1 { 1 } else { share.min(worthwhile_size()).max(1) }
-}
-
-/// Joins the same input of several requests along the first dimension. They agree in everything but that.
-pub(crate) fn join(parts: &[&Tensor]) -> Result<Tensor> {
-    let [first, ..] = parts else { return Err(Error::internal("a batch of nothing")) };
-    let mut shape = first.shape().to_vec();
-    let items: usize = parts.iter().map(|part| part.shape().first().copied().unwrap_or(0)).sum();
-    match shape.first_mut() {
-        Some(dim) => *dim = items,
-        None => return Err(Error::internal("a scalar cannot be put into a batch")),
-    }
-    let data = written(parts.iter().map(|part| part.data().len()).sum(), |mut data| {
-        for part in parts {
-            let (place, rest) = data.split_at_mut(part.data().len());
-            place.copy_from_slice(part.data());
-            data = rest;
-        }
-    })?;
-    Tensor::new(first.dtype(), shape, data)
 }
 
 /// Splits an output of a batch into parts of `items` each; the parts share its bytes.
@@ -133,7 +113,7 @@ mod tests {
         ) {
             let parts: Vec<Tensor> =
                 items.iter().zip(1u8..).map(|(&items, seed)| tensor(dtype, items, seed)).collect();
-            let whole = join(&parts.iter().collect::<Vec<_>>()).unwrap();
+            let whole = Tensor::joined(&parts.iter().collect::<Vec<_>>()).unwrap();
             prop_assert_eq!(whole.shape()[0], items.iter().sum::<usize>());
             prop_assert_eq!(split(&whole, &items).unwrap(), parts);
         }
@@ -143,6 +123,6 @@ mod tests {
     fn an_output_that_lost_its_items_is_an_error() {
         let whole = tensor(DataType::F32, 4, 1);
         assert!(split(&whole, &[2, 3]).is_err());
-        assert!(join(&[]).is_err());
+        assert!(Tensor::joined(&[]).is_err());
     }
 }

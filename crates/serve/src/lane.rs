@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use engine::{Error, ErrorKind, Result, Tensor, cpu};
 use store::repository::Pruned;
 
-use crate::batch::{join, split};
+use crate::batch::split;
 use crate::job::Job;
 use crate::model::Model;
 use crate::padding::Filled;
@@ -179,7 +179,7 @@ impl Lane<'_> {
 fn joined_inputs(filled: Option<&Filled<'_>>, jobs: &[Job]) -> Result<Vec<Tensor>> {
     let join = |index| {
         let parts: Vec<&Tensor> = jobs.iter().map(|job| &job.inputs[index]).collect();
-        filled.map_or_else(|| join(&parts), |filled| filled.join(index, &parts))
+        filled.map_or_else(|| Tensor::joined(&parts), |filled| filled.join(index, &parts))
     };
     (0..jobs[0].inputs.len()).map(join).collect()
 }

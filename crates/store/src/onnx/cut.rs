@@ -284,7 +284,7 @@ impl Halves {
                         continue;
                     }
                 };
-            let join = |index| joined(items.iter().map(|(inputs, _)| &inputs[index]));
+            let join = |index| Tensor::joined(&items.iter().map(|(inputs, _)| &inputs[index]).collect::<Vec<_>>());
             let inputs: Vec<Tensor> =
                 (0..signature.inputs.len()).map(join).collect::<Result<_>>().map_err(|error| error.message)?;
             let groups = [(2, one), (1, other)].map(|(items, model)| Group { items, head: model.head });
@@ -317,16 +317,6 @@ fn rows(whole: &Tensor, items: Range<usize>, total: usize) -> Result<Tensor> {
     let mut shape = whole.shape().to_vec();
     shape[0] = each * items.len();
     Tensor::new(whole.dtype(), shape, whole.data().slice(items.start * bytes..items.end * bytes))
-}
-
-/// Tensors of one shape, one after the other.
-fn joined<'a>(parts: impl Iterator<Item = &'a Tensor> + Clone) -> Result<Tensor> {
-    let first = parts.clone().next().ok_or_else(|| Error::internal("nothing to join"))?;
-    let mut shape = first.shape().to_vec();
-    let items = parts.clone().map(|part| part.shape().first().copied().unwrap_or(0)).sum();
-    *shape.first_mut().ok_or_else(|| Error::internal("a scalar cannot be joined"))? = items;
-    let data: Vec<u8> = parts.flat_map(|part| part.data().iter().copied()).collect();
-    Tensor::new(first.dtype(), shape, data.into())
 }
 
 #[cfg(test)]
