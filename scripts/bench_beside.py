@@ -6,11 +6,13 @@ One server. `mlp` gets requests at an even pace from `packhorse load`, whatever 
 beside texts of half a megabyte for a tiny classifier, of which the first 512 tokens are run, or beside JPEG files of 12
 megapixels for a classifier that runs for two milliseconds, or beside both; these come one after the other, at most so many a
 second. So nearly all that they take is tokenising and decoding. First everybody shares all cores, then the server has one and
-those who ask it the others, so that none of these waits for the server, which would count as the server's own. Prints the p99 of
-each in Markdown: the median, lowest and highest of the turns, and the median of the ratios to the turn alone of the same round.
-1.2 is wanted at most.
+those who ask it the others, so that none of these waits for the server, which would count as the server's own. At last a second
+server has the texts and pictures, all of it as nice as can be: what two processes that know nothing of each other make of the
+same work on the same cores, which is the floor. Prints the p99 of each in Markdown: the median, lowest and highest of the turns,
+and the median of the ratios to the turn alone of the same round. 1.2 is wanted at most.
 """
 
+import contextlib
 import http.client
 import io
 import json
@@ -63,10 +65,10 @@ def send(address, question, per_s, stop, told):
     connection.close()
 
 
-def turn(packhorse, address, place, beside):
-    """The p99 of `mlp` in ms, and the answers that others got a second."""
+def turn(packhorse, address, place, beside, neighbour=None):
+    """The p99 of `mlp` at `address` in ms, and the answers that others got a second, there or at their `neighbour`."""
     stop, told = threading.Event(), [[] for _ in beside]
-    threads = [threading.Thread(target=send, args=(address, question, per_s, stop, answers))
+    threads = [threading.Thread(target=send, args=(neighbour or address, question, per_s, stop, answers))
                for (question, per_s), answers in zip(beside, told, strict=True)]
     for thread in threads:
         thread.start()
@@ -101,23 +103,36 @@ def main():
         measure(packhorse, place, ways, "shared cores")
         if others:
             measure(packhorse, place, ways, "own cores", {first}, set(others))
+            os.sched_setaffinity(0, {first, *others})
+        with serving(packhorse, place, ["nice", "-n", "19"]) as neighbour:
+            measure(packhorse, place, ways, "a server of their own", neighbour=neighbour)
 
 
-def measure(packhorse, place, ways, title, servers=None, askers=None):
-    """Prints what becomes of `mlp` in each of `ways`, with the server and those who ask it on the cores that are given."""
+@contextlib.contextmanager
+def serving(packhorse, place, by=()):
+    """The address of a server."""
     free = "127.0.0.1:0"
-    command = [packhorse, "serve", "--store", place / "store", "--http", free, "--grpc", free, "--admin", free,
+    command = [*by, packhorse, "serve", "--store", place / "store", "--http", free, "--grpc", free, "--admin", free,
                "--log-level", "error", "--lame-duck-s", "0"]
-    if askers:
-        # Whoever is started inherits the cores of who starts it.
-        os.sched_setaffinity(0, servers)
     server = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
-        address = json.loads(server.stdout.readline())["http"]
+        yield json.loads(server.stdout.readline())["http"]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def measure(packhorse, place, ways, title, servers=None, askers=None, neighbour=None):
+    """Prints what becomes of `mlp` in each of `ways`, with the server and those who ask it on the cores that are given, or with a
+    `neighbour` that has the others."""
+    if servers:
+        # Whoever is started inherits the cores of who starts it.
+        os.sched_setaffinity(0, servers)
+    with serving(packhorse, place) as address:
         if askers:
             os.sched_setaffinity(0, askers)
-        turn(packhorse, address, place, ways["beside both"])
-        rounds = [{way: turn(packhorse, address, place, beside) for way, beside in ways.items()} for _ in range(ROUNDS)]
+        turn(packhorse, address, place, ways["beside both"], neighbour)
+        rounds = [{way: turn(packhorse, address, place, beside, neighbour) for way, beside in ways.items()} for _ in range(ROUNDS)]
         print(f"| {title} | p99 ms | lowest and highest | others answered a second | ratio |\n|---|---:|---:|---:|---:|")
         for way in ways:
             times = [told[way][0] for told in rounds]
@@ -125,9 +140,6 @@ def measure(packhorse, place, ways, title, servers=None, askers=None):
             others = statistics.median(told[way][1] for told in rounds)
             print(f"| {way} | {statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f} | {others:.1f} | {ratio:.2f} |")
         print()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":
