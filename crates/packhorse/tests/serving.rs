@@ -20,6 +20,14 @@ struct Server {
 
 impl Server {
     fn start(place: &Place, options: &str) -> Self {
+        let server = Self::cold(place, options);
+        let warm = server.infer(1).join().unwrap();
+        assert_eq!(warm.status, 200, "{}", warm.body);
+        server
+    }
+
+    /// The same, which was asked nothing yet.
+    fn cold(place: &Place, options: &str) -> Self {
         let free = "127.0.0.1:0";
         let line = format!("serve --store store --http {free} --grpc {free} --admin {free} --lame-duck-s 0 {options}");
         let mut running = place.start(&line);
@@ -31,8 +39,6 @@ impl Server {
         }
         let mut server = Self { running, http, admin, lanes: 0 };
         server.lanes = server.metric("packhorse_lanes");
-        let warm = server.infer(1).join().unwrap();
-        assert_eq!(warm.status, 200, "{}", warm.body);
         server
     }
 
@@ -110,6 +116,31 @@ fn a_full_queue_refuses_at_once_and_answers_what_it_took() {
     }
     assert_eq!(server.infer(1).join().unwrap().status, 200);
     server.stop();
+}
+
+#[test]
+fn what_pictures_become_counts_while_they_wait_for_a_lane() {
+    let place = Place::with_store();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/tests/fixtures/pictures/alpha-png.png");
+    let file = std::fs::read(file).unwrap();
+    // A file of seven kilobytes becomes two megabytes. The pictures of one request wait for one another.
+    for (limit_bytes, pictures, status) in [(1_500_000, 1, 429), (5_000_000, 1, 200), (5_000_000, 6, 200)] {
+        let server = Server::cold(&place, &format!("--bodies-bytes-max {limit_bytes}"));
+        let bytes = [&(file.len() as u32).to_le_bytes()[..], &file].concat().repeat(pictures);
+        let json = format!(
+            r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[{pictures}],
+            "parameters":{{"binary_data_size":{}}}}}]}}"#,
+            bytes.len()
+        );
+        let headers = format!("inference-header-content-length: {}\r\n", json.len());
+        let answer = post(&server.http, INFER, &headers, &[json.into_bytes(), bytes].concat()).answer();
+        assert_eq!(answer.status, status, "{limit_bytes} {pictures}: {}", answer.body);
+        if status == 429 {
+            assert_says(answer.json()["error"].as_str().unwrap(), &["bodies-bytes-max"]);
+        }
+        assert_eq!(get(&server.http, "/v2/health/ready").status, 200);
+        server.stop();
+    }
 }
 
 #[test]

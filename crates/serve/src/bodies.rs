@@ -92,6 +92,16 @@ impl Held {
         Ok(())
     }
 
+    /// Another share of the same budget, of `bytes`.
+    ///
+    /// # Errors
+    /// As [`grow`](Self::grow).
+    pub(crate) fn another(&self, bytes: usize) -> Result<Self> {
+        let mut other = Self { bodies: self.bodies.clone(), bytes: 0 };
+        other.grow(bytes)?;
+        Ok(other)
+    }
+
     /// Makes it a share of `bytes`: what a request takes is not the same after it was read.
     ///
     /// # Errors

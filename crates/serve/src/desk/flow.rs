@@ -9,6 +9,7 @@ use pipeline::{Answer, Finish, Input, Pipeline, Prepared};
 use tokio::sync::oneshot;
 
 use super::{Answers, Ask, Pending, Stage};
+use crate::bodies::Held;
 use crate::residency::AtHand;
 use crate::trace::TraceContext;
 use crate::{InferRequest, InferResponse, Model, Origin, Scheduler};
@@ -57,8 +58,8 @@ impl Scheduler {
         let (pipeline, _files) = self.opened(&model).await?;
         let manifest = Arc::clone(model.manifest());
         let Origin { trace, mut held } = ask.origin;
-        let text_bytes: usize = ask.inputs.iter().map(bytes).sum();
-        held.resize(text_bytes)?;
+        let given_bytes: usize = ask.inputs.iter().map(bytes).sum();
+        held.resize(given_bytes)?;
         let mut flow = Flow {
             scheduler: self,
             model,
@@ -66,6 +67,7 @@ impl Scheduler {
             priority: ask.priority,
             deadline: ask.deadline,
             trace,
+            held,
             rows_max: (self.lanes() * ROWS_PER_LANE).max(ROWS_MIN),
             running: VecDeque::new(),
             items: VecDeque::new(),
@@ -77,7 +79,7 @@ impl Scheduler {
             let prepared = flow.prepared(begun, items, piece, Arc::clone(&options)).await?;
             begun += prepared.len();
             tokens += prepared.iter().map(|item| item.tokens).sum::<usize>();
-            held.resize(text_bytes.saturating_add(tokens.saturating_mul(TOKEN_BYTES)))?;
+            flow.held.resize(given_bytes.saturating_add(tokens.saturating_mul(TOKEN_BYTES)))?;
             for item in prepared {
                 flow.run(item).await?;
             }
@@ -147,6 +149,8 @@ struct Flow<'a> {
     priority: u32,
     deadline: Option<Instant>,
     trace: Option<Arc<TraceContext>>,
+    /// What it takes itself; each row that waits or runs has a share of its own.
+    held: Held,
     /// Rows that may wait for a lane at once.
     rows_max: usize,
     /// Rows that wait or run, oldest first.
@@ -196,7 +200,7 @@ impl Flow<'_> {
             while self.running.len() >= self.rows_max {
                 self.next_back().await?;
             }
-            // A full queue refuses only who has nothing in it: the others wait for what they have.
+            // A full queue, and full memory, refuse only who has nothing in it: the others wait for what they have.
             loop {
                 match self.submit(row.clone(), outputs.clone()) {
                     Ok(receiver) => break self.running.push_back(receiver),
@@ -214,6 +218,7 @@ impl Flow<'_> {
         let manifest = self.model.manifest();
         let names = manifest.inputs.iter().map(|input| input.name.clone());
         let (sender, receiver) = oneshot::channel();
+        let held = self.held.another(row.iter().map(|tensor| tensor.data().len()).sum())?;
         let request = InferRequest {
             model: manifest.name.clone(),
             version: Some(manifest.version),
@@ -221,7 +226,7 @@ impl Flow<'_> {
             outputs,
             priority: self.priority,
             deadline: self.deadline,
-            origin: Origin { trace: self.trace.clone(), ..Origin::default() },
+            origin: Origin { trace: self.trace.clone(), held },
         };
         self.scheduler.try_submit(request, Box::new(sender))?;
         Ok(receiver)
