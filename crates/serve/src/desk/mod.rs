@@ -52,6 +52,26 @@ pub struct Answers {
     pub tokens: usize,
 }
 
+/// About how many bytes of JSON a number takes, and an item with a name, a score and where it lies.
+const NUMBER_BYTES: usize = 12;
+const ITEM_BYTES: usize = 128;
+
+impl Answers {
+    /// About how many bytes of JSON they take.
+    pub(crate) fn json_bytes_estimate(&self) -> usize {
+        let of = |answer: &Answer| match answer {
+            Answer::Vector(vector) => vector.len() * NUMBER_BYTES,
+            Answer::Passages(passages) => passages.len() * ITEM_BYTES,
+            Answer::Classes(classes) => classes.len() * ITEM_BYTES,
+            Answer::Entities(entities) => entities.len() * ITEM_BYTES,
+            Answer::Objects(objects) => objects.len() * ITEM_BYTES,
+            Answer::Fillings(holes) => holes.iter().map(Vec::len).sum::<usize>() * ITEM_BYTES,
+            Answer::Passage(_) | Answer::Class(_) | Answer::Similarity(_) => ITEM_BYTES,
+        };
+        self.answers.iter().map(of).sum()
+    }
+}
+
 /// Something to do, which tells whoever waits for it by itself.
 type Job = Box<dyn FnOnce() + Send>;
 

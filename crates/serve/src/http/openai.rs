@@ -99,7 +99,9 @@ async fn embedded(
         origin,
     };
     let answers = scheduler.answer(ask).await?;
-    Ok(body::json(StatusCode::OK, &told(&answers, asked.encoding_format)?))
+    let estimate = answers.json_bytes_estimate();
+    let write = move || Ok(body::json(StatusCode::OK, &told(&answers, asked.encoding_format)?));
+    aside(estimate, write).await.flatten()
 }
 
 /// That the model called `name` is there, and has vectors of texts.

@@ -7,8 +7,9 @@ use store::task::Task;
 use super::face::ANSWERS;
 use super::words::first_name;
 use super::{Face, Told, given, takes_words};
+use crate::aside::aside;
 use crate::infer::names_of;
-use crate::{Ask, InferRequest, InferResponse, Scheduler, Timing};
+use crate::{Answers, Ask, InferRequest, InferResponse, Scheduler, Timing};
 
 /// Answers `request`: BYTES tensors to a model by its second name, or to one for a task whose own inputs are others, hold
 /// texts or pictures, an item an element, and are answered as people are, in one output of JSON texts; all else as tensors.
@@ -29,14 +30,20 @@ pub(crate) async fn infer(
     let options = if face.is_for_people() { options } else { Options::default() };
     let ask = Ask { model, version, inputs, options, priority, deadline, origin };
     let answers = scheduler.answer(ask).await?;
+    let (version, estimate) = (answers.version, answers.json_bytes_estimate());
+    let tensor = aside(estimate, move || told(&answers)).await.flatten()?;
+    let outputs = vec![(ANSWERS.to_owned(), tensor)];
+    // By the name that it was asked for: clients know no other.
+    Ok(InferResponse { model: asked, version, outputs, timing: Timing::default() })
+}
+
+/// Each answer as its JSON text.
+fn told(answers: &Answers) -> Result<Tensor> {
     let told = answers.answers.iter().map(|answer| serde_json::to_vec(&Told(answer)));
     let told: Vec<Vec<u8>> =
         told.collect::<std::result::Result<_, _>>().map_err(|error| Error::internal(error.to_string()))?;
     let wire = engine::strings_to_wire(told.iter().map(Vec::as_slice));
-    let tensor = Tensor::new(DataType::Bytes, vec![told.len()], wire.into())?;
-    let outputs = vec![(ANSWERS.to_owned(), tensor)];
-    // By the name that it was asked for: clients know no other.
-    Ok(InferResponse { model: asked, version: answers.version, outputs, timing: Timing::default() })
+    Tensor::new(DataType::Bytes, vec![told.len()], wire.into())
 }
 
 /// What people give in `request`; `None` when it is of tensors.

@@ -194,10 +194,14 @@ async fn told(scheduler: &Scheduler, model: &Model, asked: asked::Asked, terms: 
         deadline: terms.deadline,
         origin: terms.origin,
     };
-    let answers = scheduler.answer(ask).await?.answers;
-    let told: Vec<Told<'_>> = answers.iter().map(Told).collect();
-    // Written at once: a number that passes through a JSON value comes out with digits of double precision.
-    serde_json::to_vec(&BTreeMap::from([(asked.key, told)])).map_err(|error| Error::internal(error.to_string()))
+    let answers = scheduler.answer(ask).await?;
+    let estimate = answers.json_bytes_estimate();
+    let write = move || {
+        let told: Vec<Told<'_>> = answers.answers.iter().map(Told).collect();
+        // Written at once: a number that passes through a JSON value comes out with digits of double precision.
+        serde_json::to_vec(&BTreeMap::from([(asked.key, told)])).map_err(|error| Error::internal(error.to_string()))
+    };
+    aside(estimate, write).await.flatten()
 }
 
 /// How many examples `body` has, and what the model makes of them.

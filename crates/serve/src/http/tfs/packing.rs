@@ -82,12 +82,14 @@ async fn answered(
         deadline: terms.deadline,
         origin: terms.origin,
     };
-    let answers = scheduler.answer(ask).await?.answers;
-    Ok(match &answers[..] {
+    let answers = scheduler.answer(ask).await?;
+    let estimate = answers.json_bytes_estimate();
+    let write = move || match &answers.answers[..] {
         [Answer::Passage(passage)] if plain => detail(&passage.text),
         [only] if alone => detail(&Told(only)),
         all => detail(&all.iter().map(Told).collect::<Vec<_>>()),
-    })
+    };
+    aside(estimate, write).await
 }
 
 fn detail(detail: &(impl Serialize + ?Sized)) -> Response<Parts> {
