@@ -30,6 +30,7 @@ fn wrong_usage_and_configuration_are_named() {
         // What is typed.
         ("serve --stor store", &["--stor"]),
         ("work --queue queue --store store", &["required"]),
+        ("work --queue queue --store store --output out --visibility 43200", &["43200", "21600"]),
         ("submit clip.mp4 --queue queue --model nanodet --threshold 7", &["threshold", "0 to 1"]),
         ("pack assets/nanodet_g_coco80.onnx --store new --version 0", &["--version"]),
         ("pack assets/nanodet_g_coco80.onnx --store new --task guesswork", &["guesswork", "object-detection"]),

@@ -67,8 +67,8 @@ pub(crate) struct Args {
     /// When to end: never, when the queue is empty, or after one task
     #[arg(long, env = "PACKHORSE_MODE", value_enum, default_value = "serve")]
     mode: ModeChoice,
-    /// Seconds after a worker's last sign of life until its task is given to another
-    #[arg(long, env = "PACKHORSE_VISIBILITY", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=43_200))]
+    /// Seconds after a worker's last sign of life until its task is given to another, six hours at most
+    #[arg(long, env = "PACKHORSE_VISIBILITY", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=21_600))]
     visibility: u64,
     /// Videos worked at once; one long video keeps every core busy alone
     #[arg(long, env = "PACKHORSE_VIDEOS_MAX", default_value_t = 2, value_name = "VIDEOS", value_parser = clap::value_parser!(u16).range(1..=256))]
