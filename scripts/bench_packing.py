@@ -71,6 +71,11 @@ class Bench:
             found.write_text(json.dumps({"took_s": time.monotonic() - begun, "answers": answers}))
         return store, json.loads(found.read_text())
 
+    def tiny(self):
+        """As `made`, the models of bert-tiny's shape."""
+        make = lambda store, scratch: models.make_tiny(self.packhorse, TINY, store, scratch, self.tiny_count)
+        return self.made("tiny", make)
+
     def ready_all(self, store):
         """`bench --ready-all`, in a process of its own."""
         command = [self.packhorse, "bench", "--ready-all", store]
@@ -245,8 +250,7 @@ def base(bench):
 
 def tiny(bench):
     """Models that share nothing but their program."""
-    make = lambda store, scratch: models.make_tiny(bench.packhorse, TINY, store, scratch, bench.tiny_count)
-    made = bench.made("tiny", make)
+    made = bench.tiny()
     fleet(bench, "bert-tiny, all weights their own", made, models.TOKENS)
     in_large_pages(bench, "bert-tiny", made[0])
     alone(bench, "bert-tiny", TINY, "tiny00000")
@@ -293,16 +297,17 @@ def peers(bench):
     say("plain sessions of bert-tiny, one and all")
     command = [python, script, "cycle", TINY, str(PLAIN_BYTES["bert-tiny"])]
     cycled = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    table(["plain sessions of bert-tiny in a loop, a thread a core", "runs a second", "of one"], [
-        ["one of them", f"{cycled['one']:.0f}", "1.00"],
-        [f"{cycled['sessions']} of them, Zipf(1.0)", f"{cycled['zipf']:.0f}", f"{cycled['ratio']:.2f}"],
+    cpu_ms = cycled["cpu_ms"]
+    table(["plain sessions of bert-tiny in a loop, a thread a core", "runs a second", "of one", "CPU ms each"], [
+        ["one of them", f"{cycled['one']:.0f}", "1.00", f"{cpu_ms['one']:.2f}"],
+        [f"{cycled['sessions']} of them, Zipf(1.0)", f"{cycled['zipf']:.0f}", f"{cycled['ratio']:.2f}", f"{cpu_ms['zipf']:.2f}"],
     ])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen([python, script, "serve", str(port), *[TINY] * FASTAPI_MODELS])
-    store = bench.folder / "tiny"
     try:
+        store = bench.tiny()[0]
         address = f"127.0.0.1:{port}"
         while not answers(address):
             time.sleep(0.2)

@@ -59,7 +59,7 @@ def cycle(path, budget_bytes):
     weights = 1 / numpy.arange(1, len(sessions) + 1)
     orders = {"one": numpy.zeros(1 << 16, int),
               "zipf": numpy.random.default_rng(5).choice(len(sessions), 1 << 16, p=weights / weights.sum())}
-    rates = {way: [] for way in orders}
+    rates, spent = {way: [] for way in orders}, {way: [] for way in orders}
 
     def runs(order, core):
         os.sched_setaffinity(0, {core})
@@ -73,11 +73,13 @@ def cycle(path, budget_bytes):
     with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
         for _ in range(CYCLES + 1):
             for way, order in orders.items():
+                before = time.process_time()
                 rates[way].append(sum(pool.map(lambda core: runs(order, core), cores)))
+                spent[way].append((time.process_time() - before) / (rates[way][-1] * CYCLE_S) * 1e3)
     # The first round is for the arenas.
     one, zipf = (numpy.array(rates[way][1:]) for way in ("one", "zipf"))
     print(json.dumps({"sessions": len(sessions), "one": numpy.median(one), "zipf": numpy.median(zipf),
-                      "ratio": numpy.median(zipf / one)}))
+                      "ratio": numpy.median(zipf / one), "cpu_ms": {way: numpy.median(each[1:]) for way, each in spent.items()}}))
 
 
 def serve(port, paths):
