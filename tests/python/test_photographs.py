@@ -1,9 +1,10 @@
-"""Four photographs of which everybody knows what they show, through every kind of detector and a classifier: answers over HTTP
-are those of a plain ONNX Runtime and an independent reading of its outputs, and a cat is called a cat.
+"""Four photographs of which everybody knows what they show, through every kind of detector, a classifier and a model that makes
+vectors of them: answers are those of a plain ONNX Runtime and an independent reading of its outputs, and a cat is called a cat.
 
 The photographs are scikit-image's; the set-up fetches them.
 """
 
+import base64
 import json
 import pathlib
 import platform
@@ -18,6 +19,7 @@ from PIL import Image
 
 import detector_models
 import efficientnet
+import oip_answers
 import product
 import reference_nanodet
 import reference_odapi
@@ -39,6 +41,8 @@ PURITY_MIN = 0.15
 # Scaled pixels may differ by one (docs/pictures.md), and batches add in another order.
 SCORE_TOLERANCE = 0.02
 BOX_TOLERANCE_PX = 2.0
+# The same of a vector, as a share of its length.
+APART_MAX = 0.02
 COLOURS = ("red", "green", "blue")
 # The runtime of SavedModels is fetched for x86-64 alone.
 TENSORFLOW = platform.machine() == "x86_64"
@@ -66,7 +70,7 @@ class Photographs(unittest.TestCase):
         for head, make in detector_models.HEADS.items():
             onnx.save(make(), str(cls.place / f"{head}.onnx"))
             cls._pack(cls.place / f"{head}.onnx", head, "--labels", colours)
-        cls._pack_classifier()
+        cls._pack_efficientnet()
         cls.pictures = {name: Image.open(FOLDER / f"{name}.png").convert("RGB") for name in SHOWS}
         cls.server = cls.enterClassContext(product.Server(cls.store))
 
@@ -81,23 +85,25 @@ class Photographs(unittest.TestCase):
         product.packhorse("pack", path, "--store", cls.store, "--name", name, *(("--task", task) if task else ()), *flags)
 
     @classmethod
-    def _pack_classifier(cls):
+    def _pack_efficientnet(cls):
+        """As what it was trained for, and as what makes vectors of pictures: of length one, and as they come."""
         path = cls.place / "efficientnet.onnx"
         onnx.save(efficientnet.model(WEIGHTS), str(path))
         labels = {number: label for some in IMAGENET.values() for number, label in some.items()}
         labels = cls._file("imagenet.txt", "\n".join(f"{number}: {label}" for number, label in labels.items()))
         side, mean, std = efficientnet.SIDE_PX, [efficientnet.MEAN] * 3, [efficientnet.STD] * 3
-        task = cls._file("classifier.toml", f"""
-            task = "image-classification"
-            scores = "softmax"
+        way_in = f"""
             [input]
             fit = {{ to = "crop", short = {efficientnet.SHORTER_PX}, width = {side}, height = {side} }}
             resample = "bicubic"
             scale = 1.0
             mean = {mean}
             std = {std}
-            """)
-        cls._pack(path, "classifier", "--task-file", task, "--labels", labels, task=None)
+            """
+        for name, task, says, flags in (("classifier", "image-classification", 'scores = "softmax"', ("--labels", labels)),
+                                        ("embedder", "image-embedding", "", ()),
+                                        ("embedder-as-is", "image-embedding", "normalise = false", ())):
+            cls._pack(path, name, "--task-file", cls._file(f"{name}.toml", says + way_in), *flags, task=task)
 
     def ask(self, model, name, **options):
         """What the server says of a photograph."""
@@ -173,6 +179,31 @@ class Photographs(unittest.TestCase):
                 self.assertEqual(len(ours), 5)
                 if name in IMAGENET:
                     self.assertIn(ours[0]["label"], IMAGENET[name].values())
+
+    def vectors(self, model):
+        """What every API makes of all photographs: how it was asked, and a vector for each."""
+        files = [(FOLDER / f"{name}.png").read_bytes() for name in SHOWS]
+        yield "/predictions", [self.ask(model, name) for name in SHOWS]
+        instances = [{"b64": base64.b64encode(file).decode()} for file in files]
+        status, got = self.server.ask(f"/v1/models/{model}:predict", {"instances": instances})
+        self.assertEqual(status, 200, got)
+        yield ":predict", got["predictions"]
+        for library, client in oip_answers.clients(self.server):
+            yield library.__name__, oip_answers.ask(library, client, f"{model}:answers", {"image": files})
+
+    def test_vectors_are_those_of_the_plain_runtime(self):
+        session = reference_nanodet.session(self.place / "efficientnet.onnx")
+        prepared = [efficientnet.prepare(self.pictures[name]) for name in SHOWS]
+        plain = np.concatenate([session.run(None, {"images": tensor})[0] for tensor in prepared])
+        directions = plain / np.linalg.norm(plain, axis=1, keepdims=True)
+        nearest = min(np.linalg.norm(directions[a] - directions[b]) for a in range(len(plain)) for b in range(a))
+        self.assertGreater(nearest, 10 * APART_MAX, "the photographs are too alike to prove anything")
+        for model, theirs in (("embedder", directions), ("embedder-as-is", plain)):
+            for api, ours in self.vectors(model):
+                with self.subTest(model, api=api):
+                    self.assertEqual(np.shape(ours), theirs.shape)
+                    apart = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
+                    self.assertLess(apart.max(), APART_MAX)
 
 
 if __name__ == "__main__":
