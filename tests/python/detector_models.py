@@ -68,12 +68,15 @@ class _Graph:
             levels.append(self.add("Transpose", flat, perm=[0, 2, 1]))
         return self.add("Concat", *levels, axis=1)
 
-    def beside(self, constant_rows, scores):
-        """[N, n, m + 3]: the same rows for every picture, and the scores beside them."""
+    def repeated(self, constant_rows, scores):
+        """[N, n, m]: the same rows for every picture."""
         zeros = self.add("ReduceSum", self.add("Mul", scores, self.constant(np.float32(0))),
                          self.constant(np.array([2], np.int64)), keepdims=1)
-        rows = self.add("Add", zeros, self.constant(constant_rows[np.newaxis].astype(np.float32)))
-        return self.add("Concat", rows, scores, axis=2)
+        return self.add("Add", zeros, self.constant(constant_rows[np.newaxis].astype(np.float32)))
+
+    def beside(self, constant_rows, scores):
+        """[N, n, m + 3]: the same rows for every picture, and the scores beside them."""
+        return self.add("Concat", self.repeated(constant_rows, scores), scores, axis=2)
 
 
 def cells(strides):
@@ -184,6 +187,15 @@ def _rt_detr():
     logits = graph.add("Sub", graph.add("Mul", scores, graph.constant(np.float32(12))), graph.constant(np.float32(6)))
     count = len(cells(STRIDES))
     return graph.model({"logits": (logits, ["N", count, CLASSES]), "pred_boxes": (boxes, ["N", count, 4])})
+
+
+def ambiguous():
+    """Blind, and of six values a row: a middle, a size, how sure it is and the share of its one class, as YOLO v5 has them; or two
+    corners, as the size is larger than any middle, a score and the number of a class, as YOLO v10 has them."""
+    graph = _Graph()
+    middles = cells(STRIDES)[:, :2]
+    rows = np.concatenate([middles, np.tile([1000, 1000, 0.5, 0], (len(middles), 1))], axis=1)
+    return graph.model({"output0": (graph.repeated(rows, graph.scores(STRIDES, 1.0)), ["N", len(rows), 6])})
 
 
 HEADS = {"yolov5": _yolov5, "yolov8": _yolov8, "yolov10": _yolov10, "yolox": _yolox, "nanodet-plus": _nanodet_plus,

@@ -40,9 +40,9 @@ class Heads(unittest.TestCase):
         self.labels = self.place / "labels.txt"
         self.labels.write_text(LABELS, encoding="utf-8")
 
-    def _pack(self, head, *flags):
+    def _pack(self, head, *flags, make=None):
         path = self.place / f"{head}.onnx"
-        onnx.save(detector_models.HEADS[head](), str(path))
+        onnx.save((make or detector_models.HEADS[head])(), str(path))
         line = product.packhorse("pack", path, "--store", self.place / "store", "--task", "object-detection",
                                  "--labels", self.labels, *flags)
         return path, product.json_lines(line)[0]
@@ -88,6 +88,16 @@ class Heads(unittest.TestCase):
                             ("rt-detr", "detr"), ("yolov10", "yolox")):
             with self.subTest(f"{head} as {asked}"), self.assertRaisesRegex(AssertionError, f"not the head {asked}"):
                 self._pack(head, "--head", asked)
+
+    def test_what_fits_several_is_asked_for(self):
+        # A name more than the one class of YOLO v5 would rule it out.
+        self.labels.write_text("thing\n", encoding="utf-8")
+        with self.assertRaisesRegex(AssertionError, "fit yolov5 and yolov10 alike; say which with --head"):
+            self._pack("either", make=detector_models.ambiguous)
+        for head in ("yolov5", "yolov10"):
+            with self.subTest(head):
+                _, packed = self._pack(f"either-{head}", "--head", head, make=detector_models.ambiguous)
+                self.assertEqual(packed["task"]["head"], head)
 
 
 if __name__ == "__main__":
