@@ -1,8 +1,10 @@
 """Drives the binary under test as a user would: by its command line, its standard output and its signals."""
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 import select
 import signal
 import subprocess
@@ -94,6 +96,20 @@ class Server:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
+
+    def peak_bytes(self):
+        """The most memory that the server has had so far."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024
+
+    @contextlib.contextmanager
+    def growing_at_most(self, bytes_max):
+        """What is asked of the server meanwhile makes it grow by no more than that."""
+        before = self.peak_bytes()
+        yield
+        grown = self.peak_bytes() - before
+        if grown > bytes_max:
+            raise AssertionError(f"it grew by {grown >> 20} MiB from {before >> 20} MiB, and {bytes_max >> 20} MiB are enough")
 
     def drain(self, seconds_max):
         """Asks for a graceful end and returns the exit code."""
