@@ -1,5 +1,7 @@
 """The OpenAPI documents are true: a fuzzer makes requests of them, right and wrong ones, and no answer is one that they do not tell."""
 
+import base64
+import io
 import json
 import pathlib
 import shutil
@@ -9,9 +11,12 @@ import tempfile
 import unittest
 import urllib.request
 
+import onnx
 import schemathesis
 
+import detector_models
 import product
+import test_detectors
 import test_text
 import tfs_models
 
@@ -26,6 +31,15 @@ TEXTS = ("bert-qa", "bert-sequence", "bert-token", "bert-mlm")
 EXAMPLES = 12
 FLOATS = {"name": "x", "datatype": "FP32", "shape": [1, tfs_models.MLP_INPUTS], "data": [0.5] * tfs_models.MLP_INPUTS}
 CONTEXT = "A packhorse carries wool."
+
+
+def _picture():
+    """A file of coloured things, as JSON has it."""
+    file = io.BytesIO()
+    test_detectors.scene((64, 48)).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 # What is asked rightly: method and path, what stands in the path, and what in the query or the body.
 RIGHT = [
     ("get", "/v2", {}, None),
@@ -47,12 +61,13 @@ RIGHT = [
     ("post", "/v1/models/{model}:classify", {"model": "mlp"}, {"examples": [{"x": FLOATS["data"]}]}),
     ("get", "/predictions/{model}", {"model": "bert-qa"}, {"seq_0": "What?", "seq_1": CONTEXT}),
     ("post", "/predictions/{model}", {"model": "bert-token"}, {"inputs": [CONTEXT], "parameters": {}}),
+    ("post", "/predictions/{model}", {"model": "detector"}, {"image": _picture()}),
     ("post", "/v1/embeddings", {}, {"model": "minilm", "input": [CONTEXT], "encoding_format": "base64"}),
 ]
 
 
 class OpenApi(unittest.TestCase):
-    """A server with models of tensors and of texts."""
+    """A server with models of tensors, of texts and of pictures."""
 
     @classmethod
     def setUpClass(cls):
@@ -61,6 +76,8 @@ class OpenApi(unittest.TestCase):
         for model in TEXTS:
             product.packhorse("pack", test_text.folder_of(cls.place, model), "--store", store, "--copy")
         product.packhorse("pack", test_text.MINILM, "--store", store, "--name", "minilm")
+        onnx.save(detector_models.HEADS["yolov8"](), str(cls.place / "detector.onnx"))
+        product.packhorse("pack", cls.place / "detector.onnx", "--store", store, "--task", "object-detection")
         cls.server = cls.enterClassContext(product.Server(store))
         cls.models = [model["name"] for model in product.json_lines(product.packhorse("models", "--store", store))]
 
