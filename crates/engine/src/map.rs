@@ -147,12 +147,8 @@ pub fn map_file(path: &Path) -> Result<Bytes> {
 pub enum Advice {
     /// It will be read soon: begin to bring it in, and do not wait for that.
     Soon,
-    /// Bring it in and into the page tables, and return when it is there.
-    Now,
     /// It will not be read soon: take it before anything else when memory is short.
     Later,
-    /// Take it now, but for what other processes have mapped.
-    Never,
 }
 
 /// Says `advice` about the pages that `bytes` lie in. The kernel may refuse, or do otherwise; `false` then.
@@ -161,12 +157,10 @@ pub fn advise(bytes: &[u8], advice: Advice) -> bool {
     use rustix::mm::{Advice as Kernel, madvise};
     let kernel = match advice {
         Advice::Soon => Kernel::WillNeed,
-        Advice::Now => Kernel::LinuxPopulateRead,
         Advice::Later => Kernel::LinuxCold,
-        Advice::Never => Kernel::LinuxPageOut,
     };
     let (start, len) = pages(bytes);
-    // SAFETY: the pages are mapped as long as the slice lives, and none of the four changes their content: they say when
+    // SAFETY: the pages are mapped as long as the slice lives, and neither of these changes their content: they say when
     // it is brought in and when it may be written back and dropped.
     bytes.is_empty() || unsafe { madvise(start.cast_mut().cast(), len, kernel) }.is_ok()
 }
@@ -276,7 +270,7 @@ mod tests {
         let whole: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
         std::fs::write(&path, &whole).unwrap();
         let mapped = map_file(&path).unwrap();
-        for advice in [Advice::Soon, Advice::Now, Advice::Later, Advice::Never, Advice::Now] {
+        for advice in [Advice::Soon, Advice::Later, Advice::Soon] {
             for bytes in [&mapped[..], &mapped[5000..300_001], &[]] {
                 assert!(advise(bytes, advice), "{advice:?} about {} bytes", bytes.len());
             }
