@@ -165,23 +165,14 @@ impl Ranges {
         let mut state = self.lock();
         let block = state.blocks.of(offset);
         if !state.blocks.may_read(reader, block) {
-            (wait.begins_or_ends)(true);
-            let goes_on = |state: &State| state.fault.is_none() && !state.closed && (wait.is_wanted)();
-            while !state.blocks.may_read(reader, block) && goes_on(&state) {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            (wait.begins_or_ends)(false);
+            state = self.wait_until(&|state| state.blocks.may_read(reader, block), state, wait);
         }
         state.blocks.reads(reader, block);
         // There may be something to fetch ahead of it, even where it is here.
         self.changed.notify_all();
         if !state.blocks.is_here(block) {
             state.blocks.demand(block);
-            (wait.begins_or_ends)(true);
-            while !state.blocks.is_here(block) && state.fault.is_none() && !state.closed && (wait.is_wanted)() {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            (wait.begins_or_ends)(false);
+            state = self.wait_until(&|state| state.blocks.is_here(block), state, wait);
             state.blocks.came(block);
         }
         if !state.blocks.is_here(block) {
@@ -194,6 +185,21 @@ impl Ranges {
         let read = self.file.read_exact_at(&mut into[..count], offset);
         self.lock().blocks.unpin(block);
         read.map(|()| count).map_err(|error| disk_failed(&error))
+    }
+
+    /// Waits until it `is_so`, or there is a reason why it will not be.
+    fn wait_until<'a>(
+        &self,
+        is_so: &dyn Fn(&State) -> bool,
+        mut state: MutexGuard<'a, State>,
+        wait: &Wait<'_>,
+    ) -> MutexGuard<'a, State> {
+        (wait.begins_or_ends)(true);
+        while !is_so(&state) && state.fault.is_none() && !state.closed && (wait.is_wanted)() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        (wait.begins_or_ends)(false);
+        state
     }
 
     /// Has whoever waits look again whether he is to.

@@ -143,8 +143,7 @@ impl Ledger {
 
     /// Whether `segment` is the only one, and all of the video.
     pub fn is_only(&self, segment: u32) -> bool {
-        self.plan.segments.len() == 1
-            && self.plan.segments.iter().all(|one| one.index == segment && one.before_us.is_none())
+        matches!(self.plan.segments[..], [only] if only.index == segment && only.before_us.is_none())
     }
 
     /// Whether there is no part at all yet.
