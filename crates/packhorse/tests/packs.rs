@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use serde_json::Value;
+
 use crate::harness::{Place, assert_says, workspace};
 
 const NANODET: &str = "pack assets/nanodet_g_coco80.onnx --store store --name detector --task object-detection --labels assets/coco80.txt --target native";
@@ -131,4 +133,38 @@ fn a_tokenizer_that_cannot_be_read_is_told_when_it_is_packed() {
     for told in [&ran.err, &ran.lines()[0]["notes"].to_string()] {
         assert_says(told, &["it takes tensors, and no texts", "tokenizer.json cannot be read"]);
     }
+}
+
+#[test]
+fn a_folder_with_an_exported_model_says_what_it_is_called_and_for() {
+    let place = Place::new();
+    let tokenizer = workspace().join("crates/pipeline/tests/fixtures/text/tokenizers/wordpiece/tokenizer.json");
+    let pictures = r#"{"size": {"width": 416, "height": 416}, "image_mean": 0.45, "image_std": 0.225}"#;
+    for (folder, architecture, model, lies, file, content) in [
+        ("squad", "BertForQuestionAnswering", "bert_tiny_qa", "model.onnx", "tokenizer.json", ""),
+        ("squad.2", "BertForQuestionAnswering", "bert_tiny_qa", "onnx/model.onnx", "tokenizer.json", ""),
+        ("street", "NanoForObjectDetection", "nanodet_g_coco80", "model.onnx", "preprocessor_config.json", pictures),
+        ("wrong", "NanoForObjectDetection", "bert_tiny_qa", "model.onnx", "preprocessor_config.json", pictures),
+    ] {
+        let at = |name: &str| place.path(&format!("{folder}/{name}"));
+        std::fs::create_dir_all(at("onnx")).unwrap();
+        std::os::unix::fs::symlink(place.path(&format!("assets/{model}.onnx")), at(lies)).unwrap();
+        let config =
+            format!(r#"{{"architectures": ["{architecture}"], "max_position_embeddings": 512, "pad_token_id": 0}}"#);
+        std::fs::write(at("config.json"), config).unwrap();
+        match content {
+            "" => drop(std::fs::copy(&tokenizer, at(file)).unwrap()),
+            _ => std::fs::write(at(file), content).unwrap(),
+        }
+    }
+    let ran = place.ok("pack squad squad.2 street wrong --store store");
+    let told: Vec<_> = ran.lines().iter().map(|line| (line["name"].clone(), line["task"]["task"].clone())).collect();
+    let (answering, detecting, nothing): (Value, Value, _) =
+        ("question-answering".into(), "object-detection".into(), Value::Null);
+    assert_eq!(
+        told,
+        [("squad", &answering), ("squad.2", &answering), ("street", &detecting), ("wrong", &nothing)]
+            .map(|(name, task): (_, &Value)| (name.into(), task.clone()))
+    );
+    assert_says(&ran.err, &["it takes tensors alone", "pictures go into one input", "--task"]);
 }

@@ -386,14 +386,23 @@ fn outside_is_there(store: &Store, manifest: &Manifest, copy: bool) -> bool {
     outside.all(|segment| !copy && store.segment(segment).is_ok())
 }
 
-/// The name of a model whose packer gave none.
+/// The name of a model whose packer gave none: its file's or folder's, and for a `model.onnx` that was exported beside its
+/// `config.json`, or into a folder `onnx` of it, that folder's, since every export is called `model.onnx`.
 ///
 /// # Errors
 /// [`InvalidInput`](ErrorKind::InvalidInput) when the path's last part is no text.
 pub fn name_of(path: &Path) -> Result<String> {
     // A folder's name has no ending, whatever dots are in it.
-    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let name = match folder.and_then(Path::file_name) {
+        Some(name) => Some(name),
+        None if path.is_dir() => path.file_name(),
+        None => path.file_stem(),
+    };
     name.and_then(|stem| stem.to_str())
         .map(str::to_owned)
         .ok_or_else(|| Error::invalid("no name can be made of this path; give --name"))
+    let exported = path.ends_with("model.onnx").then(|| path.parent()).flatten();
+    let above =
+        exported.map(|folder| if folder.ends_with("onnx") { folder.parent().unwrap_or(folder) } else { folder });
+    let folder = above.filter(|folder| folder.join("config.json").is_file());
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use engine::Runtimes;
 use pipeline::Tokenizers;
-use pipeline::recognise::{Understood, Wish, understand};
+use pipeline::recognise::{Understood, Wish, said_beside, understand};
 use serde::Serialize;
 use store::accuracy::{Accuracy, OutputAccuracy, TOLERANCE};
 use store::manifest::ProgramKind;
@@ -153,7 +153,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     for file in &files {
         let started = Instant::now();
         let mut request = Request { labels: labels.clone(), signature: signature.clone(), ..request(args, file) };
-        let notes = wish.as_ref().map_or(Ok(Vec::new()), |wish| meant(&runtimes, &mut request, wish));
+        let notes = match &wish {
+            Some(wish) => meant(&runtimes, &mut request, wish),
+            None => Ok(meant_by_itself(&runtimes, &mut request)),
+        };
         let packed = notes.and_then(|notes| {
             let mut packed = pack(&store, &runtimes, &request)?;
             packed.notes.extend(notes);
@@ -220,6 +223,25 @@ fn meant(runtimes: &Runtimes, request: &mut Request, wish: &Wish) -> engine::Res
     let Understood { task, labels, files, notes } = understand(runtimes, &request.path, wish, &request.labels)?;
     (request.task, request.labels, request.files) = (Some(task), labels, files);
     Ok(notes)
+}
+
+/// The same when nobody said anything: what the files beside the model say. A model that they do not fit is one of tensors,
+/// as one without such files is, and the note says why.
+fn meant_by_itself(runtimes: &Runtimes, request: &mut Request) -> Vec<String> {
+    if is_checkpoint(&request.path) {
+        return Vec::new();
+    }
+    let wish = match said_beside(&request.path) {
+        Ok(None) => return Vec::new(),
+        Ok(Some(wish)) => Ok(Wish { signature: request.signature.clone(), ..wish }),
+        Err(error) => Err(error),
+    };
+    wish.and_then(|wish| meant(runtimes, request, &wish)).unwrap_or_else(|error| {
+        vec![format!(
+            "it takes tensors alone: files of Hugging Face lie beside it, but {}; say with --task what it is for",
+            error.message
+        )]
+    })
 }
 
 fn report<'a>(packed: &'a Packed, accuracy: Option<&'a Accuracy>) -> Report<'a> {

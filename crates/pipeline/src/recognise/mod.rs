@@ -70,6 +70,15 @@ pub fn understand(runtimes: &Runtimes, path: &Path, wish: &Wish, labels: &BTreeM
     Ok(Understood { task, labels: named, files: Vec::new(), notes })
 }
 
+/// What the files beside the model at `path` say that it is for, as transformers, optimum and sentence-transformers lay them:
+/// a wish for [`understand`], or `None` when they do not say.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the file, when a `config.json` is there and none.
+pub fn said_beside(path: &Path) -> Result<Option<Wish>> {
+    transformers::wish(path)
+}
+
 /// The same of a model that texts go into by a tokenizer.
 fn of_texts(
     runtimes: &Runtimes,

@@ -1,4 +1,5 @@
-//! What the files say that transformers keeps beside a model: `config.json` and `preprocessor_config.json`.
+//! What the files say that transformers keeps beside a model: `config.json`, `preprocessor_config.json` and, by being
+//! there, `tokenizer.json` and sentence-transformers' `modules.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +11,23 @@ use store::picture::{Channels, Fit, Resample};
 use store::task::{Scores, TaskChoice};
 
 use super::Said;
-use super::wish::InputWish;
+use super::wish::{InputWish, Wish};
 
 /// A file larger than this is none of these.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// What the architectures' names end in, and what such a model is for.
+const OF_PICTURES: [(&str, TaskChoice); 3] = [
+    ("ForObjectDetection", TaskChoice::ObjectDetection),
+    ("ForImageClassification", TaskChoice::ImageClassification),
+    ("VisionModelWithProjection", TaskChoice::ImageEmbedding),
+];
+const OF_TEXTS: [(&str, TaskChoice); 4] = [
+    ("ForQuestionAnswering", TaskChoice::QuestionAnswering),
+    ("ForSequenceClassification", TaskChoice::TextClassification),
+    ("ForTokenClassification", TaskChoice::TokenClassification),
+    ("ForMaskedLM", TaskChoice::FillMask),
+];
 
 #[derive(Deserialize)]
 struct Config {
@@ -30,32 +44,63 @@ struct Config {
 /// # Errors
 /// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the file and the key that is not known here.
 pub(super) fn said(path: &Path) -> Result<Option<Said>> {
-    let near = [path.parent(), path.parent().and_then(Path::parent)];
-    let Some(folder) = near.into_iter().flatten().find(|folder| folder.join("preprocessor_config.json").is_file())
-    else {
-        return Ok(None);
-    };
+    let Some(folder) = near(path, "preprocessor_config.json") else { return Ok(None) };
     let mut said = Said::default();
     let file = folder.join("preprocessor_config.json");
     said.wish.input = input(&read(&file)?).map_err(|error| error.context(file.display()))?;
     said.notes.push(format!("pictures go in as {} says", file.display()));
     let file = folder.join("config.json");
     if file.is_file() {
-        let wrong = |error: serde_json::Error| Error::invalid(format!("{}: {error}", file.display()));
-        let config: Config = serde_json::from_value(read(&file)?).map_err(wrong)?;
+        let config = config(&file)?;
         let label = |(id, name): (String, String)| Some((id.parse().ok()?, name));
         said.labels = config.id2label.into_iter().filter_map(label).collect();
-        let ends = |end: &str| config.architectures.iter().any(|name| name.ends_with(end));
-        (said.wish.task, said.wish.head) = match () {
-            () if ends("ForObjectDetection") => (Some(TaskChoice::ObjectDetection), head(&config.architectures)),
-            () if ends("ForImageClassification") => (Some(TaskChoice::ImageClassification), None),
-            () => (None, None),
-        };
+        said.wish.task = named(&config.architectures, &OF_PICTURES);
+        if said.wish.task == Some(TaskChoice::ObjectDetection) {
+            said.wish.head = head(&config.architectures);
+        }
         if config.problem_type.as_deref() == Some("multi_label_classification") {
             said.wish.scores = Some(Scores::Sigmoid);
         }
     }
     Ok(Some(said))
+}
+
+/// What the files say that the model is for which lie where [`said`] looks: `None` when there is no `config.json`, neither
+/// a `preprocessor_config.json` nor a tokenizer beside it, or when its architecture has no head that is known.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput), naming the file.
+pub(super) fn wish(path: &Path) -> Result<Option<Wish>> {
+    let Some(folder) = near(path, "config.json") else { return Ok(None) };
+    let has = |name: &str| folder.join(name).is_file();
+    let architectures = || config(&folder.join("config.json")).map(|config| config.architectures);
+    if has("preprocessor_config.json") {
+        let task = named(&architectures()?, &OF_PICTURES);
+        return Ok(task.map(|task| Wish { task: Some(task), ..Wish::default() }));
+    }
+    if !has("tokenizer.json") {
+        return Ok(None);
+    }
+    let sentence = has("modules.json").then_some(TaskChoice::SentenceEmbedding);
+    let task = sentence.map_or_else(|| Ok(named(&architectures()?, &OF_TEXTS)), |task| Ok(Some(task)))?;
+    Ok(task.map(|task| Wish { task: Some(task), tokenizer: Some(folder.to_owned()), ..Wish::default() }))
+}
+
+/// The folder that has `name` in it: that of the model at `path`, or the one above, as optimum lays them.
+fn near<'a>(path: &'a Path, name: &str) -> Option<&'a Path> {
+    let near = [path.parent(), path.parent().and_then(Path::parent)];
+    near.into_iter().flatten().find(|folder| folder.join(name).is_file())
+}
+
+fn config(file: &Path) -> Result<Config> {
+    let wrong = |error: serde_json::Error| Error::invalid(format!("{}: {error}", file.display()));
+    serde_json::from_value(read(file)?).map_err(wrong)
+}
+
+/// What the first of `architectures` is for whose ending is known.
+fn named(architectures: &[String], endings: &[(&str, TaskChoice)]) -> Option<TaskChoice> {
+    let known = |name: &String| endings.iter().find(|(end, _)| name.ends_with(end)).map(|(_, task)| *task);
+    architectures.iter().find_map(known)
 }
 
 /// The head that an architecture has.
@@ -184,6 +229,41 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_folder_says_what_its_model_is_for() {
+        let of = |architecture: &str| json!({"architectures": [architecture], "model_type": "any"}).to_string();
+        let (texts, pictures) = (["tokenizer.json"], ["preprocessor_config.json"]);
+        for (model, architecture, beside, want) in [
+            ("model.onnx", "BertForQuestionAnswering", &texts[..], Some(TaskChoice::QuestionAnswering)),
+            ("onnx/model.onnx", "BertForQuestionAnswering", &texts, Some(TaskChoice::QuestionAnswering)),
+            ("onnx/fast/model.onnx", "BertForQuestionAnswering", &texts, None),
+            ("model.onnx", "DebertaV2ForSequenceClassification", &texts, Some(TaskChoice::TextClassification)),
+            ("model.onnx", "BertForTokenClassification", &texts, Some(TaskChoice::TokenClassification)),
+            ("model.onnx", "ModernBertForMaskedLM", &texts, Some(TaskChoice::FillMask)),
+            ("model.onnx", "BertModel", &["tokenizer.json", "modules.json"], Some(TaskChoice::SentenceEmbedding)),
+            ("model.onnx", "BertModel", &texts, None),
+            ("model.onnx", "BertForQuestionAnswering", &[], None),
+            ("model.onnx", "ViTForImageClassification", &pictures, Some(TaskChoice::ImageClassification)),
+            ("model.onnx", "RTDetrForObjectDetection", &pictures, Some(TaskChoice::ObjectDetection)),
+            ("model.onnx", "CLIPVisionModelWithProjection", &pictures, Some(TaskChoice::ImageEmbedding)),
+            ("model.onnx", "ViTModel", &pictures, None),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            std::fs::write(place.path().join("config.json"), of(architecture)).unwrap();
+            beside.iter().for_each(|name| std::fs::write(place.path().join(name), "{}").unwrap());
+            let wish = wish(&place.path().join(model)).unwrap();
+            let case = format!("{architecture} {model} {beside:?}");
+            assert_eq!(wish.as_ref().and_then(|wish| wish.task), want, "{case}");
+            let tokenizer = (want.is_some() && beside.contains(&"tokenizer.json")).then(|| place.path().to_owned());
+            assert_eq!(wish.and_then(|wish| wish.tokenizer), tokenizer, "{case}");
+        }
+        let place = tempfile::tempdir().unwrap();
+        assert_eq!(wish(&place.path().join("model.onnx")).unwrap(), None);
+        std::fs::write(place.path().join("config.json"), "{").unwrap();
+        std::fs::write(place.path().join("tokenizer.json"), "{}").unwrap();
+        assert!(wish(&place.path().join("model.onnx")).unwrap_err().message.contains("config.json"));
+    }
 
     #[test]
     fn processors_are_read_as_transformers_reads_them() {

@@ -55,7 +55,8 @@ pub(crate) fn is_checkpoint(path: &Path) -> bool {
             entries.flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "onnx"))
         })
     };
-    path.join("config.json").is_file() && (checkpoint::has_weights(path) || !has_onnx())
+    let is_exported = || has_onnx() || path.join("onnx/model.onnx").is_file();
+    path.join("config.json").is_file() && (checkpoint::has_weights(path) || !is_exported())
 }
 
 /// Refuses files of weights that are no folder, and those that run code when they are read.

@@ -39,7 +39,7 @@ pub(super) fn files(args: &Args) -> Result<Vec<PathBuf>, Exit> {
     Ok(files)
 }
 
-/// The ONNX files of a folder, by name; not those of folders inside it.
+/// The ONNX files of a folder, by name; not those of folders inside it, but for the one of an exported Hugging Face model.
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Exit> {
     let unreadable =
         |source: std::io::Error| Exit::Configuration(format!("{}: cannot be read: {source}", folder.display()));
@@ -49,6 +49,10 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Exit> {
         if path.extension().is_some_and(|ending| ending == "onnx") && path.is_file() {
             files.push(path);
         }
+    }
+    let exported = folder.join("onnx/model.onnx");
+    if files.is_empty() && folder.join("config.json").is_file() && exported.is_file() {
+        files.push(exported);
     }
     if files.is_empty() {
         return Err(Exit::Configuration(format!("{}: {}", folder.display(), nothing_in(folder))));
