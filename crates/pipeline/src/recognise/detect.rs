@@ -47,8 +47,15 @@ pub(super) fn understand(
     let asked = |head: &Head| wish.head.as_deref().is_none_or(|asked| asked == head.name());
     if let Some(found) = Detection::by_signature(specimen.signature()).filter(|found| asked(&found.head)) {
         check_names(found.classes(specimen.signature()), labels)?;
-        let head = with_iou(found.head, wish.iou);
-        let detection = Detection { input: wish.input.over(found.input), head };
+        let input = wish.input.over(found.input);
+        let io = PictureIn::of(specimen)?.io;
+        for answer in answers(specimen, &input, &io)? {
+            let fits = verify::fits(specimen, &Candidate::by_signature(found.head.clone()), labels, &answer);
+            fits.map_err(|error| {
+                error.context(format!("its outputs are called and shaped as {}'s", found.head.name()))
+            })?;
+        }
+        let detection = Detection { input, head: with_iou(found.head, wish.iou) };
         return own_size::before(specimen, wish, detection, notes);
     }
     let picture = PictureIn::of(specimen)?;
@@ -127,6 +134,13 @@ pub(super) struct Candidate {
     pub(super) canvas_px: (u32, u32),
     /// The strides of the levels that its rows or columns come in, and how many there are of each cell.
     pub(super) levels: Option<(&'static [usize], usize)>,
+}
+
+impl Candidate {
+    /// One about whose places nothing more is asked.
+    fn by_signature(head: Head) -> Self {
+        Self { head, classes: None, canvas_px: (0, 0), levels: None }
+    }
 }
 
 fn cells(canvas_px: (u32, u32), stride: usize) -> usize {

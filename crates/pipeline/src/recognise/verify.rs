@@ -29,7 +29,10 @@ pub(super) fn fits(
     };
     let no = |what: &str| Err(Error::invalid(what.to_owned()));
     match &candidate.head {
-        Head::Odapi { .. } => Ok(()),
+        Head::Odapi { boxes, scores, classes, count } => {
+            let rows = [values(boxes)?.1, values(scores)?.1, values(classes)?.1, values(count)?.1];
+            suppressed(&rows)
+        }
         Head::Yolov5 { output, .. } => {
             let (width, values) = values(output)?;
             let rows = || values.chunks_exact(width);
@@ -115,6 +118,31 @@ fn in_their_cells(candidate: &Candidate, middles: impl Iterator<Item = (f32, f32
     Ok(())
 }
 
+/// Whether boxes, scores, classes and count are what is left when a graph has suppressed others: as many of each, of which
+/// `count` mean something, corners in order.
+fn suppressed([boxes, scores, classes, count]: &[Vec<f32>; 4]) -> Result<()> {
+    let no = |what: &str| Err(Error::invalid(what.to_owned()));
+    let rows = scores.len();
+    let [count] = count[..] else { return no("it has more than one count of one picture's boxes") };
+    if boxes.len() != 4 * rows || classes.len() != rows {
+        return no("its boxes, scores and classes are not equally many");
+    }
+    if count.fract() != 0.0 || !(0.0..=rows as f32).contains(&count) {
+        return Err(Error::invalid(format!("its count of {rows} boxes is {count}")));
+    }
+    let said = count as usize;
+    if !are_shares(&scores[..said]) {
+        return no("its scores are not from 0 to 1");
+    }
+    if boxes.chunks_exact(4).take(said).any(|row| row[0] > row[2] + 1e-3 || row[1] > row[3] + 1e-3) {
+        return no("its boxes' corners are not in order");
+    }
+    if classes[..said].iter().any(|class| *class < 0.0 || class.fract() != 0.0) {
+        return no("its classes are no whole numbers");
+    }
+    Ok(())
+}
+
 /// Whether `rows` are boxes that a graph has chosen: corners in order, scores from 0 to 1 and falling, whole classes.
 fn chosen<'a>(labels: &BTreeMap<u32, String>, rows: impl Iterator<Item = &'a [f32]>) -> Result<()> {
     let no = |what: &str| Err(Error::invalid(what.to_owned()));
@@ -151,5 +179,40 @@ fn queries(candidate: &Candidate, width: usize, logits: &[f32]) -> Result<()> {
         }
         (Head::RtDetr { .. }, true) => Err(Error::invalid(format!("the last class leads in {nothing} of {rows} rows"))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_suppressed_answer_is_refused_with_what_speaks_against_it() {
+        const BOXES: [f32; 8] = [0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0];
+        let turned = [0.3, 0.2, 0.1, 0.4, 0.0, 0.0, 0.0, 0.0];
+        for (boxes, scores, classes, count, says) in [
+            (BOXES, [0.9, 0.0], [1.0, 0.0], &[1.0][..], None),
+            (BOXES, [0.9, 0.2], [1.0, 90.0], &[2.0], None),
+            // What lies behind the count means nothing.
+            (BOXES, [0.9, -5.0], [1.0, 0.5], &[1.0], None),
+            (turned, [0.9, 0.2], [1.0, 1.0], &[0.0], None),
+            (turned, [0.9, 0.2], [1.0, 1.0], &[1.0], Some("corners")),
+            (BOXES, [3.0, 0.2], [1.0, 1.0], &[1.0], Some("scores")),
+            (BOXES, [0.9, 0.2], [1.5, 1.0], &[1.0], Some("classes")),
+            (BOXES, [0.9, 0.2], [-1.0, 1.0], &[1.0], Some("classes")),
+            (BOXES, [0.9, 0.2], [1.0, 1.0], &[3.0], Some("count of 2 boxes is 3")),
+            (BOXES, [0.9, 0.2], [1.0, 1.0], &[0.5], Some("count")),
+            (BOXES, [0.9, 0.2], [1.0, 1.0], &[f32::NAN], Some("count")),
+            (BOXES, [0.9, 0.2], [1.0, 1.0], &[1.0, 1.0], Some("more than one count")),
+        ] {
+            let case = format!("{boxes:?} {scores:?} {classes:?} {count:?}");
+            let told = suppressed(&[boxes.to_vec(), scores.to_vec(), classes.to_vec(), count.to_vec()]);
+            match says {
+                None => assert!(told.is_ok(), "{case}: {told:?}"),
+                Some(says) => assert!(told.unwrap_err().message.contains(says), "{case}"),
+            }
+        }
+        let fewer = suppressed(&[BOXES[..4].to_vec(), vec![0.9, 0.2], vec![1.0, 1.0], vec![1.0]]);
+        assert!(fewer.unwrap_err().message.contains("equally many"));
     }
 }
