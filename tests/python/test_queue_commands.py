@@ -86,11 +86,13 @@ class Commands(unittest.TestCase):
         self.assertEqual([task["state"] for task in tasks], ["queued", "queued"])
         self.assertEqual(self.work(queue, code=1), {"completed": 1, "dead": 1, "released": 0, "lost": 0})
         ended = self.end(submitted, code=1)
-        self.assertEqual([(line["id"], line["state"]) for line in ended], [(good_id, "done"), (bad_id, "dead")])
+        # In the order in which they end.
+        self.assertEqual({line["id"]: line["state"] for line in ended}, {good_id: "done", bad_id: "dead"})
+        refused, = (line for line in ended if line["id"] == bad_id)
         again = self.run_("queue", "--queue", queue, "wait", bad_id, good_id, "--output", self.folder / "out", code=1)
         self.assertEqual([(line["id"], line["state"]) for line in again], [(bad_id, "dead"), (good_id, "done")])
         letter, = self.run_("queue", "--queue", queue, "dead")
-        self.assertEqual((letter["id"], letter["input"], letter["reason"]), (bad_id, str(bad), ended[1]["reason"]))
+        self.assertEqual((letter["id"], letter["input"], letter["reason"]), (bad_id, str(bad), refused["reason"]))
         counts, = self.run_("queue", "--queue", queue)
         self.assertEqual((counts["dead"], counts["visible"], counts["in_flight"], counts["delayed"]), (1, 0, 0, 0))
 

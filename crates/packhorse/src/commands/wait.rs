@@ -98,30 +98,41 @@ impl<'a> Teller<'a> {
     }
 }
 
-/// Prints a line for each of `tasks` as it ends, in their order.
+/// How many of the tasks that have not ended are looked at each time: they end nearly in their order, a look costs money
+/// somewhere, and one long video must not hide that those behind it have ended.
+const LOOKED_AT: usize = 16;
+
+/// Prints a line for each of `tasks` as it ends; those that have ended between two looks in their order.
 pub(super) fn wait(teller: &Teller<'_>, tasks: &[Awaited<'_>]) -> Outcome {
     let bar = ProgressBar::new(tasks.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} videos ended  {elapsed}") {
         bar.set_style(style);
     }
     let mut dead = 0;
-    for task in tasks {
-        let end = loop {
-            match teller.end(task.id)? {
-                Some(end) => break end,
-                None => std::thread::sleep(teller.pause()),
+    let mut open: Vec<&Awaited<'_>> = tasks.iter().collect();
+    while !open.is_empty() {
+        let before = open.len();
+        let mut at = 0;
+        while at < open.len().min(LOOKED_AT) {
+            let Some(end) = teller.end(open[at].id)? else {
+                at += 1;
+                continue;
+            };
+            let task = open.remove(at);
+            let (state, reason) = match end {
+                Ok(()) => ("done", None),
+                Err(reason) => ("dead", Some(reason)),
+            };
+            if let Some(reason) = &reason {
+                dead += 1;
+                bar.suspend(|| say(format_args!("{}: {reason}", task.shown)));
             }
-        };
-        let (state, reason) = match end {
-            Ok(()) => ("done", None),
-            Err(reason) => ("dead", Some(reason)),
-        };
-        if let Some(reason) = &reason {
-            dead += 1;
-            bar.suspend(|| say(format_args!("{}: {reason}", task.shown)));
+            print_json(&Line { id: task.id, input: task.input, state, reason })?;
+            bar.inc(1);
         }
-        print_json(&Line { id: task.id, input: task.input, state, reason })?;
-        bar.inc(1);
+        if open.len() == before {
+            std::thread::sleep(teller.pause());
+        }
     }
     bar.finish_and_clear();
     if dead == 0 {
