@@ -10,25 +10,26 @@ use objects::{Limits, Network, Variables};
 use serve::{Control, LoadOptions, Metrics, QueueLimits, Residency, ResidencyOptions, Scheduler};
 use store::remote::{self, CacheBytes};
 use store::repository::{Layout, PackCache, VersionPolicy};
-use store::{Remote, Repository, Scratch, Serving};
-use tempfile::TempDir;
+use store::{OwnFolder, Remote, Repository, Scratch, Serving};
 
 use crate::exit::Exit;
 
 /// Where packs are kept that are for this run alone, until [`tidy`] removes it. It is not the repository's: that is held
 /// by threads that nobody waits for, and so may outlive `main`.
-static FOR_THIS_RUN: Mutex<Option<TempDir>> = Mutex::new(None);
+static FOR_THIS_RUN: Mutex<Option<OwnFolder>> = Mutex::new(None);
 
-/// Removes what was for this run alone. What is left of it when that fails is in the folder for temporary files.
+/// Removes what was for this run alone. What is left of it when that fails, or never happens, is in the folder for temporary
+/// files, and the next run removes it.
 pub(crate) fn tidy() {
     drop(FOR_THIS_RUN.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 /// A cache of packs for this run alone.
 fn cache_for_this_run() -> Result<PackCache, Exit> {
-    let failed =
-        |source| Exit::Failed(format!("no folder for this run's packs can be made: {source}; give --pack-cache"));
-    let folder = tempfile::Builder::new().prefix("packhorse-packs-").tempdir().map_err(failed)?;
+    let failed = |error: engine::Error| {
+        Exit::Failed(format!("no folder for this run's packs can be made: {}; give --pack-cache", error.message))
+    };
+    let folder = OwnFolder::make(&std::env::temp_dir(), "packhorse-packs-").map_err(failed)?;
     let cache = PackCache::open(&folder.path().to_string_lossy())?;
     *FOR_THIS_RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     Ok(cache)

@@ -50,5 +50,5 @@ pub use onnx::laid_out::Own;
 pub use precision::Precision;
 pub use remote::{Fetched, Remote};
 pub use repository::Repository;
-pub use scratch::Scratch;
+pub use scratch::{OwnFolder, Scratch};
 pub use serving::{LatencyClass, Serving};

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use engine::{Error, ErrorKind, Result};
 use rustix::fs::{FlockOperation, flock, statfs, statvfs};
@@ -76,6 +77,45 @@ impl Scratch {
     }
 }
 
+/// A folder of this process alone, which goes with this.
+#[derive(Debug)]
+pub struct OwnFolder {
+    folder: TempDir,
+    /// The lock says that somebody has the folder.
+    _held: File,
+}
+
+impl OwnFolder {
+    /// A folder in `root`, where anybody keeps anything, called `prefix` and something. Those of processes that died go; one
+    /// that is younger than [`UNHELD`] may be one that somebody has made and not yet locked.
+    ///
+    /// # Errors
+    /// As the file system's.
+    pub fn make(root: &Path, prefix: &str) -> Result<Self> {
+        let old = SystemTime::now() - UNHELD;
+        let is_old = |path: &Path| fs::symlink_metadata(path).and_then(|file| file.modified()).is_ok_and(|at| at < old);
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if is_called(&path, prefix) && is_old(&path) && hold(&path).is_ok() {
+                // What cannot be removed, another user's say, takes room and does no other harm.
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(root);
+        let folder = folder.map_err(|source| io_error(root, "cannot be written", &source))?;
+        let held = hold(folder.path()).map_err(|source| io_error(folder.path(), "cannot be used", &source.into()))?;
+        Ok(Self { folder, _held: held })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Between making a folder and locking it there are microseconds.
+const UNHELD: Duration = Duration::from_secs(60);
+
 fn make(root: &Path) -> Result<(TempDir, File)> {
     let io = |path: &Path, source: Errno| io_error(path, "cannot be used", &source.into());
     fs::create_dir_all(root).map_err(|source| io_error(root, "cannot be made", &source))?;
@@ -88,7 +128,7 @@ fn make(root: &Path) -> Result<(TempDir, File)> {
     flock(&door, FlockOperation::LockExclusive).map_err(|source| io(root, source))?;
     for entry in fs::read_dir(root).map_err(|source| io_error(root, "cannot be read", &source))?.flatten() {
         let path = entry.path();
-        if is_ours(&path) && hold(&path).is_ok() {
+        if is_called(&path, PREFIX) && hold(&path).is_ok() {
             // What cannot be removed takes room, and does no other harm.
             let _ = fs::remove_dir_all(&path);
         }
@@ -102,9 +142,9 @@ fn make(root: &Path) -> Result<(TempDir, File)> {
 /// What the folders here are called.
 const PREFIX: &str = "process-";
 
-fn is_ours(path: &Path) -> bool {
+fn is_called(path: &Path, prefix: &str) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| name.starts_with(PREFIX)) && path.is_dir()
+    name.is_some_and(|name| name.starts_with(prefix)) && path.is_dir() && !path.is_symlink()
 }
 
 /// Has `folder` for as long as the result lives, unless somebody else has.
@@ -150,6 +190,34 @@ mod tests {
         assert!(first.is_given_up() && !folder.path().exists() && names().len() == 2);
         drop((folder, first, second));
         assert_eq!(names().len(), 1, "{:?}", names());
+    }
+
+    #[test]
+    fn a_folder_among_others_leaves_theirs() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str, old: bool| {
+            let path = root.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("file"), "something").unwrap();
+            let at = if old { SystemTime::now() - 2 * UNHELD } else { SystemTime::now() };
+            File::open(&path).unwrap().set_modified(at).unwrap();
+            path
+        };
+        let (dead, young, others) = (folder("run-dead", true), folder("run-young", false), folder("other", true));
+        let living = folder("run-living", true);
+        let held = hold(&living).unwrap();
+        let link = root.path().join("run-link");
+        std::os::unix::fs::symlink(&others, &link).unwrap();
+        let own = OwnFolder::make(root.path(), "run-").unwrap();
+        let there = [&dead, &young, &others, &living, &link].map(|path| path.exists());
+        assert_eq!(there, [false, true, true, true, true]);
+        assert!(others.join("file").exists() && own.path().starts_with(root.path()));
+        drop(held);
+        let second = OwnFolder::make(root.path(), "run-").unwrap();
+        assert!(!living.exists() && own.path().exists() && second.path() != own.path());
+        let path = own.path().to_owned();
+        drop(own);
+        assert!(!path.exists());
     }
 
     #[test]
