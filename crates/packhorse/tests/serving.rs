@@ -102,6 +102,23 @@ fn probes_and_metrics_answer_while_every_lane_is_busy() {
 }
 
 #[test]
+fn a_model_is_made_ready_while_its_request_is_still_on_its_way() {
+    let place = Place::new();
+    for name in ["a", "b", "c", "d"] {
+        place.ok(&format!("pack assets/bert_tiny_qa.onnx --store store --name {name}"));
+    }
+    let server = Server::cold(&place, "");
+    let mut begun = Vec::new();
+    for path in ["/v2/models/a/infer", "/v1/models/b:predict", "/v1/models/c/versions/1:predict", "/predictions/d"] {
+        assert_eq!(server.metric("packhorse_models_ready"), begun.len());
+        begun.push(post(&server.http, path, "content-length: 9\r\n", b""));
+        eventually(path, || (server.metric("packhorse_models_ready") == begun.len()).then_some(()));
+    }
+    drop(begun);
+    server.stop();
+}
+
+#[test]
 fn a_full_queue_refuses_at_once_and_answers_what_it_took() {
     let place = Place::with_store();
     let server = Server::start(&place, "--queue-capacity 1");

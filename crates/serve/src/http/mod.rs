@@ -37,7 +37,7 @@ use crate::listen::{self, ListenLimits, Speaks};
 use crate::people::{self, Face};
 use crate::trace::{self, TraceContext};
 use crate::triton::{SharedMemory, extensions, give};
-use crate::{Bodies, Connections, Management, Origin, Scheduler, deadline};
+use crate::{Bodies, Connections, Management, Model, Origin, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
 pub(crate) use openapi::{Listener, document as openapi};
@@ -201,6 +201,9 @@ where
     }
     let now = Instant::now();
     let (mut head, body) = request.into_parts();
+    if let Some(model) = tfs::asked_of(scheduler, &head.method, head.uri.path()) {
+        expect(scheduler, &model);
+    }
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let origin = Origin { trace: head.extensions.remove(), held };
     tfs::try_answer(scheduler, limits, &head, now, body, origin).await.ok_or(refusal)
@@ -290,6 +293,13 @@ fn metadata(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>, R
     Ok(body::json(StatusCode::OK, &told))
 }
 
+/// Has `model` made ready, if that is of use, while the rest of a request is on its way.
+fn expect(scheduler: &Scheduler, model: &Arc<Model>) {
+    if let Some(make_ready) = scheduler.shared_residency().expected(model) {
+        drop(tokio::task::spawn_blocking(make_ready));
+    }
+}
+
 async fn infer<B>(
     scheduler: &Scheduler,
     limits: &Arc<HttpLimits>,
@@ -304,8 +314,8 @@ where
     let (json_bytes, deadline) = (json_bytes(&head.headers)?, deadline::of_headers(&head.headers, now)?);
     let coding = compress::accepted(&head.headers);
     let face = || Face::of(scheduler.residency(), &target.name, target.version);
-    if let Some(make_ready) = face().ok().and_then(|face| scheduler.shared_residency().expected(face.model())) {
-        drop(tokio::task::spawn_blocking(make_ready));
+    if let Ok(face) = face() {
+        expect(scheduler, face.model());
     }
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let json_length = json_bytes.unwrap_or(body.len());

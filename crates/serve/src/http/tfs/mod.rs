@@ -34,6 +34,26 @@ pub(super) fn claims(path: &str) -> bool {
     path::path(path).is_some()
 }
 
+/// The model that a call of `method` to `path` is to run, as far as the path tells.
+pub(super) fn asked_of(scheduler: &Scheduler, method: &Method, path: &str) -> Option<Arc<Model>> {
+    let asked = path::path(path).filter(|asked| check_method(method, path, asked).is_ok())?;
+    let residency = scheduler.residency();
+    let (name, version) = match asked {
+        Path::Predictions(name) => (name, None),
+        Path::Model(Target { name, label: Some(label), .. }, Call::Predict | Call::Classify | Call::Regress) => {
+            let version = residency.labelled(&name, &label).ok()?;
+            (name, Some(version))
+        }
+        Path::Model(target, Call::Predict | Call::Classify | Call::Regress) => (target.name, target.version),
+        Path::Model(_, Call::Status | Call::Metadata | Call::Explain)
+        | Path::Root
+        | Path::Metrics
+        | Path::Models
+        | Path::Malformed(_) => return None,
+    };
+    residency.model(&name, version).ok()
+}
+
 /// What is read of a call's body, one reading after the other, and written of what was read; see [`crate::untrusted`].
 pub(super) fn untrusted(signature: &Signature, body: &[u8]) {
     const DEPTH: usize = 16;
