@@ -334,5 +334,9 @@ fn folder(path: &Path) -> &Path {
 pub(in crate::onnx) mod tests;
 
 #[cfg(test)]
+#[path = "inside_tests.rs"]
+mod inside_tests;
+
+#[cfg(test)]
 #[path = "operator_tests.rs"]
 mod operator_tests;

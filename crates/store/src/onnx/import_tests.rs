@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::inside_tests as inside;
 use super::*;
 use crate::onnx::scramble::scramble;
 use crate::onnx::wire::{
@@ -62,7 +63,7 @@ fn what_cpus_want_laid_out_differently_has_a_form_for_each() {
 }
 
 /// A `TensorProto` of 32-bit floats, different for each seed.
-fn floats(name: &str, dims: &[i64], seed: u16) -> TensorProto {
+pub(in crate::onnx) fn floats(name: &str, dims: &[i64], seed: u16) -> TensorProto {
     let count: i64 = dims.iter().product();
     let value = |index: i64| f32::from(u16::try_from(index * 7919 % 101).unwrap() + seed) / 400.0 - 0.125;
     TensorProto {
@@ -97,35 +98,10 @@ pub(in crate::onnx) fn node(operator: &str, input: &[&str], output: &str) -> Nod
     }
 }
 
-fn model(graph: Graph) -> Model {
+pub(in crate::onnx) fn model(graph: Graph) -> Model {
     let opset = OpsetId { domain: Some(String::new()), version: Some(17) };
     let graph = Graph { name: Some("g".to_owned()), ..graph };
     Model { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..Model::default() }
-}
-
-/// Branches that hold weights, one of them as a node.
-fn conditional(seed: u16) -> Model {
-    // In AttributeProto a tensor is of type 4 and a graph of type 5.
-    let mut constant = node("Constant", &[], "w");
-    let held = Some(floats("", &[4, 4], seed));
-    constant.attribute =
-        vec![Attribute { name: Some("value".into()), t: held, r#type: Some(4), ..Attribute::default() }];
-    let branch = |name: &str, node: Vec<Node>, initializer: Vec<TensorProto>| {
-        let output = vec![value("o", 1, &[-1, 4])];
-        let graph = Graph { name: Some("b".into()), node, initializer, output, ..Graph::default() };
-        Attribute { name: Some(name.into()), g: Some(graph), r#type: Some(5), ..Attribute::default() }
-    };
-    let mut outer = node("If", &["c"], "y");
-    outer.attribute = vec![
-        branch("then_branch", vec![constant, node("MatMul", &["x", "w"], "o")], Vec::new()),
-        branch("else_branch", vec![node("Add", &["x", "w"], "o")], vec![floats("w", &[4], seed)]),
-    ];
-    model(Graph {
-        node: vec![outer],
-        input: vec![value("x", 1, &[-1, 4]), value("c", 9, &[])],
-        output: vec![value("y", 1, &[-1, 4])],
-        ..Graph::default()
-    })
 }
 
 /// Two learnt scalars, which are equal in one fine-tune and not in the other.
@@ -174,7 +150,10 @@ fn sparse(seed: u16) -> Model {
 fn fine_tunes_share_a_program_wherever_their_weights_are() {
     let (onnx, folder) = (onnx(), tempfile::tempdir().unwrap());
     for (what, make, weights) in [
-        ("branches", conditional as fn(u16) -> Model, 2),
+        ("branches", inside::conditional as fn(u16) -> Model, 2),
+        ("a loop", inside::looped, 1),
+        ("a scan", inside::scanned, 2),
+        ("halves", inside::halves, 1),
         ("scalars", scalars, 2),
         ("a tied matrix", tied, 1),
         ("a sparse matrix", sparse, 1),
