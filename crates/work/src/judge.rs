@@ -71,9 +71,17 @@ fn missing_at_end(frames: u64, span_s: (f64, f64), declared: Option<(u64, f64)>)
 
 /// How many frames the file declares, and how long they would last, when its container does not have as many. An AVI's
 /// duration is no help, since the demuxer works it out from what is there of the file, but its frames all last equally
-/// long; anywhere else it is the duration that counts, since frames may be of any length or hidden by edits.
-pub(crate) fn declared(probe: &Probe, outline: &Outline) -> Option<(u64, f64)> {
-    let declared = probe.frames_declared.filter(|&declared| declared > outline.frames + outline.hidden)?;
+/// long; anywhere else it is the duration that counts, since frames may be of any length or hidden by edits. Matroska
+/// declares a duration alone, which may be that of a longer sound: it counts where there were `errors`, one of which is
+/// all that its demuxer makes of a file that lacks its end.
+pub(crate) fn declared(probe: &Probe, outline: &Outline, errors: u64) -> Option<(u64, f64)> {
+    let by_duration = || {
+        let is_matroska = errors > 0 && probe.container.split(',').any(|name| name == "matroska");
+        // A cast from a float saturates.
+        is_matroska.then_some((probe.duration_s? * probe.frame_rate?).round() as u64)
+    };
+    let declared = probe.frames_declared.or_else(by_duration);
+    let declared = declared.filter(|&declared| declared > outline.frames + outline.hidden)?;
     match probe.container.as_str() {
         "avi" => Some((declared, declared as f64 / probe.frame_rate?)),
         _ => Some((declared, probe.duration_s?)),
@@ -123,5 +131,22 @@ mod tests {
         check((100, 3, 9.9), Some(100), 0.03, Ok(0));
         check((0, 0, 0.0), Some(100), 1.0, Err("no frame that can be decoded (the decoder gave no reason)"));
         check((0, 2, 0.0), Some(100), 1.0, Err("no frame that can be decoded (bad slice)"));
+    }
+
+    #[test]
+    fn what_a_file_declares_beyond_what_it_holds() {
+        let outline = Outline { frames: 100, hidden: 5, ..Outline::default() };
+        for (container, frames_declared, errors, want) in [
+            ("mov,mp4,m4a,3gp,3g2,mj2", Some(250), 0, Some((250, 10.0))),
+            ("mov,mp4,m4a,3gp,3g2,mj2", Some(105), 1, None),
+            ("mov,mp4,m4a,3gp,3g2,mj2", None, 1, None),
+            ("matroska,webm", None, 1, Some((250, 10.0))),
+            ("matroska,webm", None, 0, None),
+            ("avi", Some(250), 0, Some((250, 10.0))),
+        ] {
+            let container = container.to_owned();
+            let probe = Probe { container, frames_declared, frame_rate: Some(25.0), ..Probe::example() };
+            assert_eq!(declared(&probe, &outline, errors), want, "{probe:?} {errors}");
+        }
     }
 }

@@ -127,7 +127,7 @@ pub fn report(
         let found = format!("the last {} frames that are declared are missing", damage.frames_missing);
         note(About::CutOff, found, "within the task's tolerance: what is there is the result");
     }
-    if let Some(why) = plan.whole.filter(|_| outline.frames >= lengths.frames || outline.bytes >= lengths.bytes) {
+    if let Some(why) = uncut(plan, outline, lengths) {
         note(About::Uncut, why.to_owned(), "one segment: whoever takes it up again decodes it from its beginning");
     }
     if sampling == Sampling::Reference && !probe.tells_references() {
@@ -135,6 +135,19 @@ pub fn report(
         note(About::References, found, "every frame is decoded and looked at");
     }
     notes
+}
+
+/// Why a video is one segment that is long enough for several.
+fn uncut(plan: &Plan, outline: &Outline, lengths: &Lengths) -> Option<&'static str> {
+    let reaches = |times: u64| {
+        let of = |length: u64| length.saturating_mul(times);
+        outline.frames >= of(lengths.frames) || outline.bytes >= of(lengths.bytes)
+    };
+    let whole = plan.whole.filter(|_| reaches(1));
+    // Two lengths, since the first key frame behind one may be past the end.
+    let without_keys =
+        || (plan.segments.len() == 1 && reaches(2)).then_some("no key frame is one to begin at but the first");
+    whole.or_else(without_keys)
 }
 
 fn shape(probe: &Probe, note: &mut impl FnMut(About, String, &str)) {

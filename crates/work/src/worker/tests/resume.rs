@@ -89,6 +89,11 @@ fn segments_one_after_the_other_are_the_whole_video() {
         let got = results(&yard, &task);
         assert!(got.0 == want.0, "{name}: other lines");
         assert_eq!(but_for_cuts(&got.1), but_for_cuts(&want.1), "{name}");
+        let summary = Summary::from_json(&got.1).unwrap();
+        let says_uncut = summary.quality.iter().any(|note| note.about == About::Uncut);
+        let must_say = ["h264.ts", "h264-open.mkv", "mpeg2.mpg", "mpeg4.avi", "mjpeg.avi"].contains(&name);
+        assert!(says_uncut || !must_say, "{name}: {:?}", summary.quality);
+        assert!(!says_uncut || !cuts || fixture.damage != Damage::None, "{name}: {:?}", summary.quality);
         // That the fixture was cut where it can be, and only there: else this proves nothing.
         let parts = parts.lock().unwrap();
         let sought = parts.iter().filter(|key| key.contains("-s00") && key.ends_with("-end.jsonl")).count();

@@ -141,6 +141,9 @@ fn every_trait_has_its_line() {
     ffmpeg(&format!("-ss 1.25 -i {} -c copy", plain.display()), &edited);
     let (about, frames) = reported(&edited, 0.0);
     assert!(about.contains(&"edit-list".to_owned()) && frames == 15, "{about:?} {frames}");
+    let turned = folder.path().join("turned.mp4");
+    ffmpeg(&format!("-i {} -c copy -metadata:s:v:0 rotate=90", plain.display()), &turned);
+    assert_eq!(reported(&turned, 0.0), (vec!["orientation".to_owned()], 40));
 }
 
 #[test]
