@@ -202,7 +202,7 @@ pub(super) const CALLS: &[Call] = &[
         ],
         tag: TRITON,
         says: "Loads or unloads a model, where the server was started for that.",
-        answers: &[(JSON, "Nothing")],
+        answers: &[],
         statuses: CHANGE,
         ..post(false, &[(JSON, "ChangeRequest")])
     },
@@ -234,7 +234,7 @@ pub(super) const CALLS: &[Call] = &[
         paths: &["/v2/systemsharedmemory/region/{region}/register"],
         tag: TRITON,
         says: "Names a region of shared memory.",
-        answers: &[(JSON, "Nothing")],
+        answers: &[],
         statuses: &[403, 404, 409, 500, 501],
         ..post(true, &[(JSON, "RegisterRequest")])
     },
@@ -242,7 +242,7 @@ pub(super) const CALLS: &[Call] = &[
         paths: &["/v2/systemsharedmemory/unregister", "/v2/systemsharedmemory/region/{region}/unregister"],
         tag: TRITON,
         says: "Takes a region's name away, or all names.",
-        answers: &[(JSON, "Nothing")],
+        answers: &[],
         statuses: &[404, 501],
         ..BARE_POST
     },
@@ -326,7 +326,7 @@ pub(super) const CALLS: &[Call] = &[
     Call {
         paths: &["/predictions/{model}"],
         tag: OURS,
-        says: "Asks a model that knows its task.",
+        says: "Asks a model that knows its task; a picture is the body, or a part of a form that is a file.",
         answers: &[(JSON, "Detail")],
         refusal: "DetailedRefusal",
         statuses: RUN,
@@ -336,6 +336,10 @@ pub(super) const CALLS: &[Call] = &[
                 (JSON, "PredictionsRequest"),
                 ("text/plain", "text"),
                 ("application/x-www-form-urlencoded", "PredictionsForm"),
+                ("multipart/form-data", "PredictionsParts"),
+                ("image/jpeg", "bytes"),
+                ("image/png", "bytes"),
+                ("image/webp", "bytes"),
                 ("application/octet-stream", "bytes"),
             ],
         )
