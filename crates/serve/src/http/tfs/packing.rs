@@ -153,7 +153,10 @@ fn question(task: &Task, head: &Head, body: &bytes::Bytes) -> Result<Question> {
     }
     if pairs.is_empty() {
         let input = match task {
-            Task::QuestionAnswering(_) => Input::Pair(QUESTION.to_owned(), CONTEXT.to_owned()),
+            Task::QuestionAnswering(_) | Task::TextSimilarity(_) => {
+                Input::Pair(QUESTION.to_owned(), CONTEXT.to_owned())
+            }
+            Task::FillMask(task) => Input::Text(format!("A packhorse carries {}.", task.mask_token)),
             _ => Input::Text(CONTEXT.to_owned()),
         };
         return Ok(Question { inputs: vec![input], options: Options::default(), alone: true, plain: true });
