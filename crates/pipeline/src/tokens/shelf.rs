@@ -50,3 +50,45 @@ impl Tokenizers {
         Ok(tokenizer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use engine::Runtimes;
+    use engine::onnx::Onnx;
+    use store::pack::{Request, pack};
+
+    use super::*;
+
+    #[test]
+    fn models_with_one_tokenizer_share_it_and_the_last_takes_it_along() {
+        let place = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text");
+        let library = std::env::var_os(engine::onnx::LIBRARY_VARIABLE).map(PathBuf::from);
+        let runtimes = Runtimes::new(Arc::new(Onnx::load(library.as_deref()).unwrap()), engine::Libraries::default());
+        let store = Store::create(place.path().join("store").to_str().unwrap()).unwrap();
+        for (name, ending) in [("one", ""), ("other", ""), ("third", "\n")] {
+            let folder = place.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            for from in ["models/bert-sequence", "tokenizers/wordpiece"] {
+                for entry in std::fs::read_dir(fixtures.join(from)).unwrap().flatten() {
+                    std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+                }
+            }
+            let tokenizer = folder.join(TOKENIZER);
+            std::fs::write(&tokenizer, std::fs::read_to_string(&tokenizer).unwrap() + ending).unwrap();
+            pack(&store, &runtimes, &Request { path: folder, ..Request::default() }).unwrap();
+        }
+        let shelf = Tokenizers::default();
+        let of = |name: &str| shelf.of(&store, &store.manifest(name, 1).unwrap()).unwrap();
+        let (one, other, third) = (of("one"), of("other"), of("third"));
+        assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &third));
+        let held = |shelf: &Tokenizers| shelf.0.lock().unwrap().values().filter(|held| held.strong_count() > 0).count();
+        assert_eq!(held(&shelf), 2);
+        drop((one, third));
+        assert!(held(&shelf) == 1 && Arc::ptr_eq(&other, &of("one")));
+        drop(other);
+        assert_eq!(held(&shelf), 0);
+    }
+}
