@@ -66,6 +66,9 @@ fn main() -> ExitCode {
     if let Err(exit) = environment::settle() {
         return exit.report();
     }
+    if let Err(error) = signal::outlive_file_limits() {
+        return Exit::from(error).report();
+    }
     let cli = Cli::parse();
     // Serving starts its log itself, when it knows what the log should be like.
     if !matches!(cli.command, Command::Serve(_)) {

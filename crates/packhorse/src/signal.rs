@@ -1,9 +1,10 @@
-//! Signals: SIGTERM and SIGINT ask for a drain, once; whoever waits is told.
+//! Signals: SIGTERM and SIGINT ask for a drain, once; whoever waits is told. A file past its limit is an error and no end.
 
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use engine::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -35,6 +36,14 @@ impl Asked {
         // An error would mean that the signal thread is gone, and then nobody could ask us to stop.
         self.0.recv().unwrap_or(Asker::Supervisor)
     }
+}
+
+/// From here on a write past the limit on the size of files (`ulimit -f`) fails, and the process goes on. Programs that it
+/// starts are as they were.
+pub(crate) fn outlive_file_limits() -> Result<()> {
+    let failed = |source: std::io::Error| Error::internal(format!("SIGXFSZ cannot be caught: {source}"));
+    // The error of the write says all that there is to know.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop).map_err(failed)
 }
 
 /// As [`on_signal`], for those to whom both signals are the same.

@@ -98,6 +98,9 @@ pub(crate) fn io_error(path: &Path, what: &str, source: &std::io::Error) -> Erro
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             (ErrorKind::Exhausted, "; free space on that disk and try again")
         }
+        std::io::ErrorKind::FileTooLarge => {
+            (ErrorKind::Exhausted, "; raise the limit on the size of files (ulimit -f)")
+        }
         std::io::ErrorKind::NotFound => (ErrorKind::NotFound, ""),
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
             (ErrorKind::InvalidInput, "; choose a place that this user may write")
