@@ -153,9 +153,12 @@ impl Pushing<'_> {
         Ok(Some(merged))
     }
 
-    /// The manifest without files outside the store, and what has to be written instead of them.
+    /// The manifest without files outside the store and without a table of format 1 inside, and what has to be written
+    /// instead of them.
     fn inside(&self, manifest: &Manifest) -> Result<(Manifest, Vec<Outgoing>)> {
-        let is_outside = |weights: &Weights| weights.segments.iter().any(|segment| segment.external.is_some());
+        let is_outside = |weights: &Weights| {
+            weights.inline.is_some() || weights.segments.iter().any(|segment| segment.external.is_some())
+        };
         if !manifest.forms().any(|(_, weights)| is_outside(weights)) {
             return Ok((manifest.clone(), Vec::new()));
         }
@@ -203,12 +206,17 @@ impl Pushing<'_> {
             moved.push(WeightRef { segment, offset_bytes, ..weight });
         }
         let (hash, bytes, used_bytes) = (layout.hash(), layout.file_bytes(), layout.stored_bytes());
-        segments.push(SegmentRef { hash: hash.clone(), bytes, used_bytes, external: None });
+        if !layout.is_empty() {
+            segments.push(SegmentRef { hash: hash.clone(), bytes, used_bytes, external: None });
+        }
         let encoded = table::encode(&moved)?;
         let name = blake3::hash(&encoded).to_hex().to_string();
         let weights = Weights { table: name, segments, inline: None, ..weights.clone() };
+        let gathers = !layout.is_empty();
         drop(layout);
-        outgoing.push(Outgoing { item: Item::segment(&hash, bytes)?, body: Body::Gathered(hashed), bytes });
+        if gathers {
+            outgoing.push(Outgoing { item: Item::segment(&hash, bytes)?, body: Body::Gathered(hashed), bytes });
+        }
         if let Some(item) = Item::table(&weights)? {
             let bytes = encoded.len() as u64;
             outgoing.push(Outgoing { item, body: Body::Bytes(encoded.into()), bytes });

@@ -44,7 +44,9 @@ pub fn compact(store: &Store, copy: bool, progress: &dyn Fn(usize, usize)) -> Re
     let (victims, freed_bytes) = victims(store, &manifests)?;
     let is_ill = |weights: &Weights| {
         let segments = &weights.segments;
-        segments.len() >= SCATTERED_SEGMENTS_MIN
+        // Only format 1 could hold a table.
+        weights.inline.is_some()
+            || segments.len() >= SCATTERED_SEGMENTS_MIN
             || segments.iter().any(|segment| victims.contains(&segment.hash) || (copy && segment.external.is_some()))
     };
     let moves = |manifest: &&Manifest| manifest.forms().any(|(_, weights)| is_ill(weights));
@@ -85,11 +87,13 @@ fn again(store: &Store, manifest: &Manifest, copy: bool, victims: &HashSet<Strin
     Ok(store.supersede(manifest, &new)?.then_some(stored_bytes))
 }
 
-/// `outcome`, or `None` for an error about a model that was removed or changed meanwhile.
+/// `outcome`, or `None` for an error about a model that was removed or changed meanwhile; another names the model.
 fn unless_gone<T>(store: &Store, manifest: &Manifest, outcome: Result<T>) -> Result<Option<T>> {
     let is_current = || store.manifest(&manifest.name, manifest.version).is_ok_and(|current| current == *manifest);
     match outcome {
-        Err(error) if is_current() => Err(error),
+        Err(error) if is_current() => {
+            Err(error.context(format!("model '{}' version {}", manifest.name, manifest.version)))
+        }
         outcome => Ok(outcome.ok()),
     }
 }
