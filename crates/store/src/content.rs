@@ -52,7 +52,9 @@ impl Content {
     /// [`Corrupt`](engine::ErrorKind::Corrupt) when it is no hash: it becomes part of a path.
     pub(crate) fn path(self, hash: &str) -> Result<PathBuf> {
         if !is_hash(hash) {
-            return Err(Error::corrupt(format!("the manifest names '{hash}', which is no content hash")));
+            return Err(Error::corrupt(format!(
+                "the manifest names '{hash}', which is no content hash; pack the model again"
+            )));
         }
         Ok(Path::new(self.folder()).join(self.file_name(hash)))
     }

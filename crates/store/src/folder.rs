@@ -195,8 +195,9 @@ impl Store {
         let segments = weights.segments.iter().enumerate().map(segment).collect::<Result<Vec<_>>>()?;
         let find = |weight: &WeightRef| {
             let segment = segments.get(weight.segment as usize);
-            let segment =
-                segment.ok_or_else(|| Error::corrupt(format!("the manifest has no segment {}", weight.segment)))?;
+            let segment = segment.ok_or_else(|| {
+                Error::corrupt(format!("the manifest has no segment {}; pack the model again", weight.segment))
+            })?;
             segment::tensor(segment, weight)
         };
         table.iter().map(find).collect()
@@ -319,7 +320,7 @@ impl Store {
             return Ok(false);
         }
         // Servers that have read the old manifest find its files for another grace period.
-        self.touch(old)?;
+        self.spare(old)?;
         let folder = self.root.join("models").join(&new.name);
         let name = format!("{}.json", new.version);
         atomic::replace(&folder, &name, |file| serde_json::to_writer(file, new).map_err(std::io::Error::from))?;

@@ -21,6 +21,7 @@ mod table;
 
 mod hf;
 pub mod labels;
+mod mended;
 mod onnx;
 pub mod pack;
 pub mod padding;

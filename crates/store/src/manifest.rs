@@ -265,18 +265,19 @@ impl Manifest {
     /// # Errors
     /// [`Corrupt`](engine::ErrorKind::Corrupt) when a name is no content hash: it becomes part of a path.
     pub(crate) fn content(&self) -> Result<Vec<PathBuf>> {
+        let of = |error: Error| error.context(format!("model '{}' version {}", self.name, self.version));
         let mut files = Vec::new();
         for (program, weights) in self.forms() {
-            files.push(Content::Program.path(&program.hash)?);
+            files.push(Content::Program.path(&program.hash).map_err(of)?);
             for segment in weights.segments.iter().filter(|segment| segment.external.is_none()) {
-                files.push(Content::Segment.path(&segment.hash)?);
+                files.push(Content::Segment.path(&segment.hash).map_err(of)?);
             }
             if !weights.table.is_empty() {
-                files.push(Content::Table.path(&weights.table)?);
+                files.push(Content::Table.path(&weights.table).map_err(of)?);
             }
         }
         for hash in self.files.values() {
-            files.push(Content::File.path(hash)?);
+            files.push(Content::File.path(hash).map_err(of)?);
         }
         Ok(files)
     }

@@ -9,6 +9,7 @@ use engine::{Error, ErrorKind, Result, Runtimes};
 use crate::accuracy::{Accuracy, TOLERANCE};
 use crate::atomic::Written;
 use crate::manifest::{FORMAT, Form, Io, Manifest, PORTABLE, ProgramRef, Source, Weights};
+use crate::mended::mended;
 use crate::onnx::fit::Asked;
 pub use crate::onnx::import::Targets;
 use crate::onnx::import::{self, Compiled, Imported};
@@ -74,12 +75,16 @@ pub fn pack(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Pac
     pack_file(store, runtimes, request).map_err(|error| error.context(request.path.display()))
 }
 
-fn pack_file(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Packed> {
+pub(crate) fn pack_file(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Packed> {
     let name = request.name.clone().map_or_else(|| name_of(&request.path), Ok)?;
     name::check(&name)?;
     let source = identify(request)?;
     let existing = existing(store, &name)?;
     if let Some(manifest) = same(store, &existing, request, &source) {
+        if let Err(error) = store.check(manifest) {
+            tracing::warn!(model = name, version = manifest.version, %error, "packed once more");
+            return mended(store, runtimes, request, manifest);
+        }
         return match missing(manifest, request.targets) {
             None => unchanged(manifest.clone()),
             Some(targets) => extend(store, runtimes, &Request { targets, ..request.clone() }, manifest),
@@ -170,7 +175,7 @@ pub fn under(store: &Store, base: &Manifest, name: &str) -> Result<Packed> {
 }
 
 /// What is said of a model that is in the store as `manifest` says.
-fn unchanged(manifest: Manifest) -> Result<Packed> {
+pub(crate) fn unchanged(manifest: Manifest) -> Result<Packed> {
     let manifest = manifest.on(&engine::cpu::target())?;
     let weight_bytes = manifest.weights.bytes;
     Ok(Packed { manifest, changed: false, weight_bytes, stored_bytes: 0, notes: Vec::new() })
@@ -207,7 +212,7 @@ pub(crate) struct Draft {
     forms: Vec<Compiled>,
     /// Files that come with the model: name and bytes.
     files: Vec<(String, Bytes)>,
-    notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Draft {
@@ -392,6 +397,10 @@ fn outside_is_there(store: &Store, manifest: &Manifest, copy: bool) -> bool {
 /// # Errors
 /// [`InvalidInput`](ErrorKind::InvalidInput) when the path's last part is no text.
 pub fn name_of(path: &Path) -> Result<String> {
+    let exported = path.ends_with("model.onnx").then(|| path.parent()).flatten();
+    let above =
+        exported.map(|folder| if folder.ends_with("onnx") { folder.parent().unwrap_or(folder) } else { folder });
+    let folder = above.filter(|folder| folder.join("config.json").is_file());
     // A folder's name has no ending, whatever dots are in it.
     let name = match folder.and_then(Path::file_name) {
         Some(name) => Some(name),
@@ -401,8 +410,4 @@ pub fn name_of(path: &Path) -> Result<String> {
     name.and_then(|stem| stem.to_str())
         .map(str::to_owned)
         .ok_or_else(|| Error::invalid("no name can be made of this path; give --name"))
-    let exported = path.ends_with("model.onnx").then(|| path.parent()).flatten();
-    let above =
-        exported.map(|folder| if folder.ends_with("onnx") { folder.parent().unwrap_or(folder) } else { folder });
-    let folder = above.filter(|folder| folder.join("config.json").is_file());
 }

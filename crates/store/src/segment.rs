@@ -200,12 +200,13 @@ pub(crate) fn tensor(segment: &Bytes, weight: &WeightRef) -> Result<Tensor> {
         let WeightRef { dtype, shape, offset_bytes, .. } = weight;
         let len = segment.len();
         Error::corrupt(format!(
-            "a {dtype} weight of shape {shape:?} is said to be at byte {offset_bytes} of a segment of {len} bytes{what}"
+            "a {dtype} weight of shape {shape:?} is said to be at byte {offset_bytes} of a segment of {len} bytes{what}; pack the model \
+             again"
         ))
     };
     let inside = slice(segment, weight.offset_bytes, bytes).ok_or_else(|| lies(""))?;
     if !has(segment, weight.offset_bytes, bytes) {
-        return Err(lies(", where there is no tensor of that size; pack the model again"));
+        return Err(lies(", where there is no tensor of that size"));
     }
     Tensor::new(weight.dtype, weight.shape.clone(), segment.slice_ref(inside))
         .map_err(|error| Error::corrupt(error.message))

@@ -38,7 +38,8 @@ impl WeightRef {
 /// # Errors
 /// [`Corrupt`](engine::ErrorKind::Corrupt) when there is no such number.
 pub(crate) fn size_bytes(dtype: DataType, shape: &[usize]) -> Result<u64> {
-    let lies = || Error::corrupt(format!("a weight cannot be a {dtype} tensor of shape {shape:?}"));
+    let lies =
+        || Error::corrupt(format!("a weight cannot be a {dtype} tensor of shape {shape:?}; pack the model again"));
     let size = dtype.size_bytes().ok_or_else(lies)?;
     let count = element_count(shape).map_err(|_| lies())?;
     count.checked_mul(size).map(|bytes| bytes as u64).ok_or_else(lies)

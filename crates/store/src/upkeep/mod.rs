@@ -24,7 +24,7 @@ use crate::{Manifest, Store};
 fn readable(store: &Store) -> Result<Vec<Manifest>> {
     let (mut manifests, mut broken) = (Vec::new(), Vec::new());
     for listed in store.list()? {
-        match listed.manifest {
+        match listed.manifest.and_then(|manifest| manifest.content().map(|_| manifest)) {
             Ok(manifest) => manifests.push(manifest),
             Err(error) => broken.push(error.message),
         }

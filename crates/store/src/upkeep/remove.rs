@@ -26,7 +26,7 @@ pub fn remove(store: &Store, model: &str, version: Option<u64>) -> Result<Vec<u6
     for &version in &going {
         // From now on its files have a grace period to live; those of one that cannot be read are left to their age.
         if let Ok(manifest) = store.manifest(model, version) {
-            store.touch(&manifest)?;
+            store.spare(&manifest)?;
         }
         let path = store.manifest_path(model, version);
         match std::fs::remove_file(&path) {
