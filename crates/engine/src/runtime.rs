@@ -148,6 +148,21 @@ pub trait Session: Send + Sync {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the runtime refuses the inputs.
     fn run(&self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>>;
+
+    /// Whether the program has so many outputs, and so many inputs beside as many weights as were said when it was built.
+    /// One that does not count its weights does.
+    fn has(&self, _inputs: usize, _outputs: usize) -> bool {
+        true
+    }
+
+    /// Whether `weights` are as many as the program takes, and of the datatypes and shapes that it states. A program that has
+    /// its weights in it takes any.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), with the first that does not fit.
+    fn takes(&self, _weights: &dyn Weights) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Weights bound to a runtime; shared by lanes, never written.

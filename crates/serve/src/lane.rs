@@ -141,8 +141,10 @@ impl Lane<'_> {
 
     /// On what the model shares with others.
     fn compute_shared(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
-        let ready = self.scheduler.residency().ready(self.model)?;
-        self.program.session(self.lane).run(ready.weights(), inputs, outputs)
+        let (residency, session) = (self.scheduler.residency(), self.program.session(self.lane));
+        let ready = residency.ready(self.model)?;
+        residency.fits(self.model, &ready, session)?;
+        session.run(ready.weights(), inputs, outputs)
     }
 
     /// A run of so many requests and items is over; of texts, each is `length` tokens with its padding.

@@ -43,6 +43,8 @@ pub struct Model {
     heat: Heat,
     /// Why they could not be bound, and when that was. Locked while they are bound.
     failure: Mutex<Option<(Error, Instant)>>,
+    /// Whether its program could not be built when that was tried last; the loader's.
+    unloadable: AtomicBool,
     /// Whether somebody makes it ready while a request is still arriving, so that no second one is sent to do so.
     expected: AtomicBool,
     /// Counted by the scheduler, weighed by residency.
@@ -71,6 +73,7 @@ impl Model {
             ready: ArcSwapOption::empty(),
             heat: Heat::default(),
             failure: Mutex::default(),
+            unloadable: AtomicBool::new(false),
             expected: AtomicBool::new(false),
             traffic: Traffic::default(),
             pipeline: OnceLock::new(),
@@ -281,6 +284,22 @@ impl Model {
         }
     }
 
+    /// Takes its weights away, for they are not what its program takes.
+    pub(crate) fn fail(&self, error: &Error) {
+        drop(self.take_ready());
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.clone(), Instant::now()));
+    }
+
+    /// Building its program has ended like that. What only lacked room has not failed.
+    pub(crate) fn loaded(&self, outcome: Option<&Error>) {
+        self.unloadable.store(outcome.is_some_and(|error| error.kind != ErrorKind::Exhausted), Ordering::Release);
+    }
+
+    /// Whether its program could not be built; a program that is there, another model of it may have had built.
+    fn is_unloadable(&self) -> bool {
+        self.unloadable.load(Ordering::Acquire) && self.program().is_none()
+    }
+
     /// Whether nobody makes it ready ahead of a request yet; from now on the caller does, until
     /// [`end_expecting`](Self::end_expecting).
     pub(crate) fn begin_to_expect(&self) -> bool {
@@ -301,9 +320,9 @@ impl Model {
         self.pipeline.get_or_init(|| made)
     }
 
-    /// Whether its files could not be fetched or its weights not be bound when that was tried last.
+    /// Whether its files could not be fetched, its program not be built or its weights not be bound when that was tried last.
     pub(crate) fn failed(&self) -> bool {
         // While somebody binds them they have not failed.
-        self.files.failed() || self.failure.try_lock().is_ok_and(|failure| failure.is_some())
+        self.files.failed() || self.is_unloadable() || self.failure.try_lock().is_ok_and(|failure| failure.is_some())
     }
 }

@@ -46,6 +46,31 @@ impl Session for OnnxSession {
         &self.signature
     }
 
+    fn has(&self, inputs: usize, outputs: usize) -> bool {
+        (self.signature.inputs.len(), self.signature.outputs.len()) == (inputs, outputs)
+    }
+
+    fn takes(&self, weights: &dyn Weights) -> Result<()> {
+        let (bound, inputs) = (Bound::of(weights)?, self.signature.inputs.len());
+        if bound.values.len() != self.weights {
+            let (has, takes) = (bound.values.len(), self.weights);
+            return Err(Error::corrupt(format!("the program takes {takes} weights, and there are {has}")));
+        }
+        for (at, (value, outlet)) in bound.values.iter().zip(&self.session.inputs()[inputs..]).enumerate() {
+            let wanted = spec(&self.session, Side::Input, inputs + at, outlet)?;
+            let (dtype, shape) = value.datatype_and_shape()?;
+            let fits = |(is, wanted): (&usize, &i64)| usize::try_from(*wanted).map_or(true, |wanted| wanted == *is);
+            let of_rank = wanted.any_rank || shape.len() == wanted.shape.len();
+            if dtype != wanted.dtype || !of_rank || !shape.iter().zip(&wanted.shape).all(fits) {
+                return Err(Error::corrupt(format!(
+                    "weight {at} is {dtype} {shape:?}, and the program takes {} {:?} there",
+                    wanted.dtype, wanted.shape
+                )));
+            }
+        }
+        Ok(())
+    }
+
     #[expect(unsafe_code, reason = "Run is called through the C API")]
     fn run(&self, weights: &dyn Weights, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>> {
         let bound = Bound::of(weights)?;

@@ -74,7 +74,9 @@ impl Value {
         // A copy would be private memory that nobody budgets, so a segment that is not aligned for its numbers is refused.
         let align = weight.dtype().size_bytes().unwrap_or(1);
         if !weight.is_empty() && !weight.data().as_ptr().addr().is_multiple_of(align) {
-            return Err(Error::corrupt("a weight does not start at a multiple of its element size"));
+            return Err(Error::corrupt(
+                "a weight does not start at a multiple of its element size; pack the model again",
+            ));
         }
         match weight.dtype().size_bytes() {
             Some(_) => Self::lend_dense(weight.data().clone(), weight),
@@ -158,7 +160,7 @@ impl Value {
     }
 
     #[expect(unsafe_code, reason = "type and shape are read through the C API")]
-    fn datatype_and_shape(&self) -> Result<(DataType, Vec<usize>)> {
+    pub(super) fn datatype_and_shape(&self) -> Result<(DataType, Vec<usize>)> {
         let mut kind = Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
         let mut dims = ptr::null();
         let mut rank = 0;

@@ -153,6 +153,23 @@ impl Slot {
     }
 }
 
+/// That `session` can be of `manifest`'s program. A manifest may say anything, and a program is for all models that name it:
+/// one that lies must not have it built as it says.
+///
+/// # Errors
+/// [`Corrupt`](engine::ErrorKind::Corrupt) when it cannot.
+fn is_of(manifest: &Manifest, session: &dyn Session) -> Result<()> {
+    if session.has(manifest.inputs.len(), manifest.outputs.len()) {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "its manifest is not of its program: it says {} inputs, {} weights and {} outputs; remove it and pack it again",
+        manifest.inputs.len(),
+        manifest.weights.len(),
+        manifest.outputs.len(),
+    )))
+}
+
 impl Residency {
     /// The place of the program that `manifest` names, the same for all models of that program.
     pub(super) fn slot(&self, manifest: &Manifest) -> Arc<Slot> {
@@ -250,6 +267,7 @@ impl Residency {
                 (bytes.max(least_bytes), sessions)
             }
         };
+        sessions.iter().try_for_each(|session| is_of(manifest, session.as_ref())).map_err(of)?;
         charge.set(bytes);
         Ok(Program { sessions, charge: Some(charge), took: (self.scales.since)(started) })
     }

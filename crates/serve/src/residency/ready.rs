@@ -1,11 +1,12 @@
 //! Making a model ready: its weights mapped and pointed at. A lane does that itself, in well under a millisecond.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use engine::map::{self, Advice};
-use engine::{ErrorKind, Result, Tensor, Weights};
+use engine::{Error, ErrorKind, Result, Session, Tensor, Weights};
 use store::Manifest;
 
 use super::Residency;
@@ -18,6 +19,8 @@ use crate::model::Model;
 pub(crate) struct Ready {
     weights: Arc<dyn Weights>,
     charge: Charge,
+    /// Whether they were seen to be what the program takes; set by the first lane that runs on them.
+    fits: AtomicBool,
     /// What is known of them and its program's trunk: put there by the lane that binds them or by the promoter.
     beside: ArcSwapOption<Beside>,
     /// What is mapped stays in the cache that it was mapped from.
@@ -28,7 +31,7 @@ impl Ready {
     /// These, and no file.
     #[cfg(test)]
     pub(super) fn of(weights: Arc<dyn Weights>, charge: Charge) -> Self {
-        Self { weights, charge, beside: ArcSwapOption::empty(), _files: AtHand::default() }
+        Self { weights, charge, fits: AtomicBool::default(), beside: ArcSwapOption::empty(), _files: AtHand::default() }
     }
 
     pub(crate) fn weights(&self) -> &dyn Weights {
@@ -70,6 +73,28 @@ impl Residency {
         })
     }
 
+    /// That `ready`, the weights of `model`, is what `session` takes; looked at once. A manifest may say anything.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt), and the model has failed for a while.
+    pub(crate) fn fits(&self, model: &Model, ready: &Ready, session: &dyn Session) -> Result<()> {
+        if ready.fits.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        session.takes(ready.weights()).map_err(|error| {
+            let Manifest { name, version, .. } = &**model.manifest();
+            let message = format!(
+                "model '{name}' version {version}: its manifest is not of its program, for {}; remove it and pack it again",
+                error.message
+            );
+            let error = Error::new(error.kind, message);
+            model.fail(&error);
+            error
+        })?;
+        ready.fits.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// What to do, on a thread that may wait for a disk, when a request for `model` begins to arrive: make it ready while the
     /// rest of the request is on its way. `None` when that is of no use, or done already.
     pub(crate) fn expected(self: &Arc<Self>, model: &Arc<Model>) -> Option<impl FnOnce() + Send + use<>> {
@@ -104,14 +129,16 @@ impl Residency {
         let tensors = self.weights(manifest)?;
         bring_in(&tensors);
         let trunk = model.slot().trunk().map(|trunk| (trunk, tensors.clone()));
-        let weights = self.engine.bind(tensors)?;
+        let of = |error: Error| error.context(format!("model '{}' version {}", manifest.name, manifest.version));
+        let weights = self.engine.bind(tensors).map_err(of)?;
         let charge = self.admit(MemoryKind::Weights, weights.private_bytes(), model, Duration::ZERO)?;
         if self.budget.mapping(weights.mapped_bytes()) {
             self.bell.ring();
         }
         // A model without weights holds no file; those of one that is kept whole are its program.
         let files = if manifest.weights.is_empty() { None } else { model.files().held() };
-        let ready = Ready { weights, charge, beside: ArcSwapOption::empty(), _files: files.unwrap_or_default() };
+        let (fits, beside) = (AtomicBool::default(), ArcSwapOption::empty());
+        let ready = Ready { weights, charge, fits, beside, _files: files.unwrap_or_default() };
         if let Some((trunk, tensors)) = trunk {
             self.put_beside(&ready, &tensors, &trunk);
         }

@@ -64,6 +64,7 @@ fn load(scheduler: &Scheduler) {
         if cold {
             scheduler.metrics().loaded(outcome.is_ok(), started.elapsed());
         }
+        model.loaded(outcome.as_ref().err());
         scheduler.loaded(&model, outcome);
     }
 }
