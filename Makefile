@@ -18,7 +18,7 @@ PYTHON = .cache/venv-clients/bin/python
 MODELS = .cache/bench
 PACKED = $(MODELS)/packing
 
-.PHONY: help setup demo test chaos fuzz bench bench-packing bench-video bench-ranges bench-models lint build test-rust test-python test-release
+.PHONY: help setup demo test chaos fuzz bench bench-packing bench-video bench-ranges bench-cores bench-models lint build test-rust test-python test-release
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -66,6 +66,11 @@ bench-video: build ## the video worker beside frames as JSON to a model server, 
 
 bench-ranges: build ## a video elsewhere, read while it is decoded, beside a copy that is fetched first
 	$(STEP) 'bench: ranges' $(PYTHON) scripts/bench_ranges.py $(PACKHORSE) assets/nanodet_g_coco80.onnx assets/coco80.txt
+
+bench-cores: build ## how answers a second grow with the cores of a server, beside the bare runtime on as many
+	@scripts/setup.sh packing
+	$(STEP) 'bench: cores' .cache/venv-packing/bin/python scripts/bench_cores.py $(PACKHORSE) assets/bert_tiny_qa.onnx \
+		assets/nanodet_g_coco80.onnx
 
 bench-models: ## the models that 'make bench' measures with, made once
 	@scripts/setup.sh test

@@ -2,9 +2,10 @@
 
 Usage: bench_packing.py PACKHORSE FOLDER [--only PART]... [--keep] [--gb GB]
 
-Parts: base (3,000 heads on one trunk of BERT-base's shape), tiny (as many different bert-tiny as GB of disk hold, at most
-3,000), digits (10,000 perceptrons), peers (plain sessions, and FastAPI). The stores are made in FOLDER from seeds, and go
-at the end unless they are to be kept. Prints tables in Markdown.
+Parts: base (3,000 heads on one trunk of BERT-base's shape), disk (one of that shape whose weights are all on disk),
+tiny (as many different bert-tiny as GB of disk hold, at most 3,000), digits (10,000 perceptrons), peers (plain
+sessions, and FastAPI). The stores are made in FOLDER from seeds, and go at the end unless they are to be kept. Prints
+tables in Markdown.
 """
 
 import argparse
@@ -241,6 +242,27 @@ def alone(bench, title, path, model):
     table([f"{title}, tokens", *header], rows)
 
 
+def from_disk(bench):
+    """First answers of a model of BERT-base's shape whose weights are all on disk, its program being in memory."""
+    store, found = bench.made("apart", lambda store, scratch: models.make_apart(bench.packhorse, BASE, store, scratch))
+    load, first, again, disk = Load(bench.packhorse, bench.scratch, models.question(8)), [], [], []
+    size = found_bytes(store, "apart")
+    for turn in range(ROUNDS):
+        say(f"BERT-base's shape from disk, round {turn + 1} of {ROUNDS}")
+        measure.chill(store)
+        disk.append(size / measure.disk_bytes_per_s(store, 1) * 1e3)
+        with Server(bench.packhorse, store) as server:
+            load.run(server.address, ["base"], "--each")
+            measure.chill(store)
+            first += load.each(server.address, ["apart"]).tolist()
+            again += load.each(server.address, ["apart"]).tolist()
+            check(server, found["answers"])
+    ratio = numpy.median(numpy.array(first) / numpy.array(disk))
+    row = [f"{size / 1e6:.0f} MB", *(f"{numpy.median(ms):.0f}" for ms in (disk, first, again)), f"{ratio:.2f}"]
+    header = ["the disk's time for its bytes, ms", "first answer, ms", "second answer, ms", "first answer to disk"]
+    table(["BERT-base's shape, every weight on disk", *header], [row])
+
+
 def base(bench):
     """Heads on one trunk."""
     make = lambda store, scratch: models.make_base(bench.packhorse, BASE, store, scratch, MODELS)
@@ -354,7 +376,7 @@ def answers(address):
     return True
 
 
-PARTS = {"base": base, "tiny": tiny, "digits": digits, "peers": peers}
+PARTS = {"base": base, "disk": from_disk, "tiny": tiny, "digits": digits, "peers": peers}
 
 
 def main():

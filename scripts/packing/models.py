@@ -143,6 +143,24 @@ def make_base(packhorse, template, store, scratch, count):
     return answers | {"base-by-file": answers[name(1)]}
 
 
+def make_apart(packhorse, template, store, scratch):
+    """The model of the file, as `base`, and one of its shape that shares no weight with it, as `apart`."""
+    scratch.mkdir(parents=True)
+    proto = onnx.load(template)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * numpy.float32(0.99), tensor.name))
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    answers = {}
+    onnx.save(proto, scratch / "apart.onnx")
+    for name, file in (("base", template), ("apart", scratch / "apart.onnx")):
+        subprocess.run([packhorse, "pack", file, "--store", store, "--name", name], **quiet)
+        answers[name] = bare(file, threads=2).run(None, question())[0][0]
+    (scratch / "apart.onnx").unlink()
+    scratch.rmdir()
+    return answers
+
+
 def digits(path):
     """UCI's handwritten digits: what is learnt from and what is asked about, each with 64 numbers from 0 to 1 and a label."""
     with gzip.open(path, "rt") as lines:

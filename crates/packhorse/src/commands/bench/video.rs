@@ -1,6 +1,7 @@
 //! Clips from the queue to durable detections, beside decoding alone and the bare runtime.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ const RUNS_PER_CORE: usize = 200;
 /// Clips in a queue that is longer than one.
 const CLIPS: usize = 4;
 
-/// What the rounds gave.
+/// What the rounds gave for one clip.
 #[derive(Default)]
 struct Figures {
     decode_fps: Vec<f64>,
@@ -38,7 +39,8 @@ struct Figures {
 /// The tables; clips and floor take turns, so that a machine that changes its speed changes all of them.
 pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let (store, runtimes, rounds) = (bench.store("video")?, &bench.runtimes, bench.rounds);
-    let (clip, model) = (bench.assets.join("street.mp4"), bench.assets.join("nanodet_g_coco80.onnx"));
+    let model = bench.assets.join("nanodet_g_coco80.onnx");
+    let clips = [("768x576, as it is", bench.assets.join("street.mp4")), ("1280x720", large(bench)?)];
     let packed = bench.detector(&store, &model)?;
     let fit = detect::for_model(&packed.manifest)?.input().fit;
     let (width, height) = Placement::of(fit, (1, 1))?.canvas_px;
@@ -46,21 +48,37 @@ pub(super) fn run(bench: &Bench) -> Result<String, Exit> {
     let scheduler = node::start_for_frames(store, Arc::clone(runtimes))?;
     let cores = engine::cpu::lane_cores();
     let input = Tensor::from_f32(vec![1, 3, height, width], vec![0.25; 3 * height * width])?;
-    let mut figures = Figures::default();
+    let mut all = [Figures::default(), Figures::default()];
     for round in 1..=rounds {
-        say(format_args!("round {round} of {rounds}: one clip, the floor, {CLIPS} clips"));
-        let (summary, cost) = end_to_end(bench, &clip, &scheduler, &packed)?;
-        figures.decode_fps.push(bench::decode_fps(&clip, summary.frames, width, height)?);
-        let (fps, cpu) =
-            bench::runtime_fps(runtimes.onnx(), &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
-        figures.runtime_fps.push(fps);
-        figures.runtime_cpu_ms.push(cpu.as_secs_f64() * 1e3);
-        figures.one_fps.push(cost.fps);
-        figures.splits.push(cost.cpu_s_per_frame);
-        figures.several_fps.push(several(bench, (&clip, summary.frames), &scheduler, &packed)?);
+        for ((size, clip), figures) in clips.iter().zip(&mut all) {
+            say(format_args!("round {round} of {rounds}, {size}: one clip, the floor, {CLIPS} clips"));
+            let (summary, cost) = end_to_end(bench, clip, &scheduler, &packed)?;
+            figures.decode_fps.push(bench::decode_fps(clip, summary.frames, width, height)?);
+            let (fps, cpu) =
+                bench::runtime_fps(runtimes.onnx(), &model, std::slice::from_ref(&input), &cores, RUNS_PER_CORE)?;
+            figures.runtime_fps.push(fps);
+            figures.runtime_cpu_ms.push(cpu.as_secs_f64() * 1e3);
+            figures.one_fps.push(cost.fps);
+            figures.splits.push(cost.cpu_s_per_frame);
+            figures.several_fps.push(several(bench, (clip, summary.frames), &scheduler, &packed)?);
+        }
     }
     scheduler.drain(Duration::from_secs(5));
-    Ok(figures.tables(cores.len()))
+    let tables =
+        clips.iter().zip(&all).map(|((size, _), figures)| format!("{size}:\n\n{}", figures.tables(cores.len())));
+    Ok(tables.collect::<Vec<_>>().join("\n\n"))
+}
+
+/// The clip at 1280x720, in H.264 as its encoder makes it by itself.
+fn large(bench: &Bench) -> Result<PathBuf, Exit> {
+    let clip = bench.scratch.path().join("large.mp4");
+    let mut scale = Command::new("ffmpeg");
+    scale.args(["-nostdin", "-v", "error", "-y", "-i"]).arg(bench.assets.join("street.mp4"));
+    scale.args(["-vf", "scale=1280:720,setsar=1", "-c:v", "libx264", "-an"]).arg(&clip).stdin(Stdio::null());
+    if !scale.status().is_ok_and(|status| status.success()) {
+        return Err(Exit::Failed("ffmpeg cannot scale the clip".to_owned()));
+    }
+    Ok(clip)
 }
 
 impl Figures {
