@@ -12,13 +12,16 @@ import tempfile
 import unittest
 import urllib.parse
 
+import grpc
 import numpy
 import openai
 import tritonclient.grpc
 import tritonclient.http
 
+import every_api
 import oip_answers
 import product
+import tfs_stubs
 
 FIXTURES = product.ROOT / "crates" / "pipeline" / "tests" / "fixtures" / "text"
 MINILM = product.ROOT / ".cache" / "all-minilm-l6-v2"
@@ -28,6 +31,23 @@ QUESTIONS = 24
 # does not fit in here.
 GROWTH_BYTES_MAX = 64 << 20
 TIMES = 4
+# What is asked by every API: the reference's cases, their model, and the options of those that are taken.
+EVERY = [
+    ("question_answering", "bert-qa", {}),
+    ("question_answering", "bert-qa", {"top_k": 3}),
+    ("question_answering", "bert-qa", {"align_to_words": False}),
+    ("text_classification", "bert-sequence", {}),
+    ("text_classification", "bert-sequence", {"function_to_apply": "none", "top_k": 2}),
+    ("token_classification", "bert-token", {"aggregation_strategy": "none"}),
+    ("token_classification", "bert-token", {"aggregation_strategy": "average"}),
+    ("fill_mask", "bert-mlm", {}),
+    ("fill_mask", "bert-mlm", {"top_k": 2}),
+    ("embedding", "minilm", {}),
+]
+NAMES = ("question", "context", "text", "text_pair")
+ROWS = 3
+# The longest of them are for other tests: a query has to hold these.
+LENGTH_MAX = 400
 
 
 def cases(task):
@@ -161,6 +181,27 @@ class Answers(Text):
             with self.assertRaisesRegex(Exception, "nobody"):
                 client.get_model_metadata("nobody:answers")
 
+    def test_every_api_answers_as_the_reference_does(self):
+        for task, model, options in EVERY:
+            told = cases(task)["vectors"] if task == "embedding" else cases(task)
+            told = [case for case in told if case.get("model", model) == model and case.get("options", {}) == options
+                    and sum(len(case.get(name) or "") for name in NAMES) <= LENGTH_MAX]
+            self.assertTrue(told, f"{task}: nothing is asked with {options}")
+            # Of one text, and of two where the task takes them.
+            for paired in {bool(case.get("text_pair")) for case in told}:
+                chosen = [case for case in told if bool(case.get("text_pair")) == paired][:ROWS]
+                want = [case["vector"] if task == "embedding" else case["answer"] for case in chosen]
+                rows = [{name: case[name] for name in NAMES if case.get(name)} for case in chosen]
+                for way, answers in every_api.texts(self.server, model, rows, **options):
+                    with self.subTest(way, task=task, paired=paired, **options):
+                        if task == "embedding":
+                            numpy.testing.assert_allclose(answers, want, atol=1e-5)
+                            continue
+                        # The reference tells a list of one as its only member.
+                        alone = [one[0] if isinstance(one, list) and isinstance(other, dict) else one
+                                 for one, other in zip(answers, want, strict=True)]
+                        self.assert_same(alone, want)
+
     def test_other_tasks(self):
         for task, model in (("text_classification", "bert-sequence"), ("token_classification", "bert-token"),
                             ("fill_mask", "bert-mlm")):
@@ -243,6 +284,22 @@ class Refusals(Text):
         self.check("/v1/embeddings", {"model": "bert-qa", "input": "a"}, 400, "question-answering")
         self.check("/v1/embeddings", {"model": "nobody", "input": "a"}, 404, "model_not_found")
         self.check("/predictions/nobody", {"text": "a"}, 404, "nobody")
+
+    def test_tensorflow_servings_calls_over_grpc_take_tensors_alone(self):
+        stub = tfs_stubs.api("prediction_service_pb2_grpc").PredictionServiceStub(
+            self.enterContext(grpc.insecure_channel(self.server.grpc)))
+        predict_pb2 = tfs_stubs.api("predict_pb2")
+        for model, name, says in (("minilm", "text", "no input 'text'; it has 'input_ids'"),
+                                  ("minilm", "input_ids", "wants datatype INT64, but the request has BYTES")):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = model
+            request.inputs[name].dtype = tfs_stubs.DataType["DT_STRING"].number
+            request.inputs[name].tensor_shape.dim.add(size=1)
+            request.inputs[name].string_val.append(b"Hello")
+            with self.assertRaises(grpc.RpcError) as refused:
+                stub.Predict(request, timeout=product.START_SECONDS_MAX)
+            self.assertEqual(refused.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertIn(says, refused.exception.details())
 
     def test_it_still_answers(self):
         connection = http.client.HTTPConnection(self.server.http, timeout=60)

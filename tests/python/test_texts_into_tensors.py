@@ -2,6 +2,7 @@
 and a tokenizer, answer as the reference library's pipelines do (scripts/make_traced_fixtures.py, make_saved_texts.py).
 """
 
+import itertools
 import json
 import pathlib
 import platform
@@ -15,6 +16,7 @@ import numpy as np
 import openai
 import tritonclient.http
 
+import every_api
 import oip_answers
 import product
 from test_text import FIXTURES, cases, same
@@ -167,10 +169,13 @@ class TextsIntoTensors(unittest.TestCase):
             answer = client.embeddings.create(model=model, input=[case["text"] for case in told], encoding_format="float")
             for got, case in zip(answer.data, told, strict=True):
                 np.testing.assert_allclose(got.embedding, case["vector"], atol=1e-5)
-        first, second = REFERENCE["vectors"][:2]
-        status, got = self.server.ask("/predictions/similar", {"text": first["text"], "text_pair": second["text"]})
-        self.assertEqual(status, 200, got)
-        self.assertAlmostEqual(got["detail"]["score"], float(np.dot(first["vector"], second["vector"])), places=5)
+        # How near two texts are is told by every API.
+        pairs = list(itertools.combinations(REFERENCE["vectors"], 2))[:3]
+        rows = [{"text": one["text"], "text_pair": other["text"]} for one, other in pairs]
+        want = [float(np.dot(one["vector"], other["vector"])) for one, other in pairs]
+        for way, answers in every_api.texts(self.server, "similar", rows):
+            with self.subTest(way):
+                np.testing.assert_allclose([answer["score"] for answer in answers], want, atol=1e-5)
 
     def test_what_is_too_long_or_unknown_is_refused_and_the_next_is_answered(self):
         long = {"text": "The packhorse carried wool over the pass. " * 40}
