@@ -4,7 +4,6 @@ vectors of them: answers are those of a plain ONNX Runtime and an independent re
 The photographs are scikit-image's; the set-up fetches them.
 """
 
-import base64
 import json
 import pathlib
 import platform
@@ -19,7 +18,7 @@ from PIL import Image
 
 import detector_models
 import efficientnet
-import oip_answers
+import every_api
 import product
 import reference_nanodet
 import reference_odapi
@@ -72,6 +71,7 @@ class Photographs(unittest.TestCase):
             cls._pack(cls.place / f"{head}.onnx", head, "--labels", colours)
         cls._pack_efficientnet()
         cls.pictures = {name: Image.open(FOLDER / f"{name}.png").convert("RGB") for name in SHOWS}
+        cls.files = [(FOLDER / f"{name}.png").read_bytes() for name in SHOWS]
         cls.server = cls.enterClassContext(product.Server(cls.store))
 
     @classmethod
@@ -170,26 +170,22 @@ class Photographs(unittest.TestCase):
 
     def test_a_classifier_knows_what_they_show(self):
         session = reference_nanodet.session(self.place / "efficientnet.onnx")
-        for name, picture in self.pictures.items():
-            with self.subTest(name):
-                scores = efficientnet.scores(session.run(None, {"images": efficientnet.prepare(picture)})[0])
-                ours = self.ask("classifier", name, top_k=5)
-                for found, number in zip(ours, np.argsort(-scores), strict=False):
-                    self.assertAlmostEqual(found["score"], scores[number], delta=SCORE_TOLERANCE)
-                self.assertEqual(len(ours), 5)
-                if name in IMAGENET:
-                    self.assertIn(ours[0]["label"], IMAGENET[name].values())
+        tensors = [efficientnet.prepare(picture) for picture in self.pictures.values()]
+        scores = [efficientnet.scores(session.run(None, {"images": tensor})[0]) for tensor in tensors]
+        for way, answers in every_api.pictures(self.server, "classifier", self.files, top_k=5):
+            for name, ours, theirs in zip(SHOWS, answers, scores, strict=True):
+                with self.subTest(name, way=way):
+                    for found, number in zip(ours, np.argsort(-theirs), strict=False):
+                        self.assertAlmostEqual(found["score"], theirs[number], delta=SCORE_TOLERANCE)
+                    self.assertEqual(len(ours), 5)
+                    if name in IMAGENET:
+                        self.assertIn(ours[0]["label"], IMAGENET[name].values())
 
-    def vectors(self, model):
-        """What every API makes of all photographs: how it was asked, and a vector for each."""
-        files = [(FOLDER / f"{name}.png").read_bytes() for name in SHOWS]
-        yield "/predictions", [self.ask(model, name) for name in SHOWS]
-        instances = [{"b64": base64.b64encode(file).decode()} for file in files]
-        status, got = self.server.ask(f"/v1/models/{model}:predict", {"instances": instances})
-        self.assertEqual(status, 200, got)
-        yield ":predict", got["predictions"]
-        for library, client in oip_answers.clients(self.server):
-            yield library.__name__, oip_answers.ask(library, client, f"{model}:answers", {"image": files})
+    def check_near(self, ours, theirs):
+        """That each vector is nearly its partner."""
+        self.assertEqual(np.shape(ours), theirs.shape)
+        apart = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
+        self.assertLess(apart.max(), APART_MAX)
 
     def test_vectors_are_those_of_the_plain_runtime(self):
         session = reference_nanodet.session(self.place / "efficientnet.onnx")
@@ -198,12 +194,10 @@ class Photographs(unittest.TestCase):
         directions = plain / np.linalg.norm(plain, axis=1, keepdims=True)
         nearest = min(np.linalg.norm(directions[a] - directions[b]) for a in range(len(plain)) for b in range(a))
         self.assertGreater(nearest, 10 * APART_MAX, "the photographs are too alike to prove anything")
-        for model, theirs in (("embedder", directions), ("embedder-as-is", plain)):
-            for api, ours in self.vectors(model):
-                with self.subTest(model, api=api):
-                    self.assertEqual(np.shape(ours), theirs.shape)
-                    apart = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
-                    self.assertLess(apart.max(), APART_MAX)
+        for way, ours in every_api.pictures(self.server, "embedder", self.files):
+            with self.subTest(way=way):
+                self.check_near(ours, directions)
+        self.check_near([self.ask("embedder-as-is", name) for name in SHOWS], plain)
 
 
 if __name__ == "__main__":

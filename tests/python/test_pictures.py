@@ -1,6 +1,5 @@
 """Pictures in, boxes out, by every API: each of them says the same of a frame of the bundled clip."""
 
-import base64
 import json
 import pathlib
 import struct
@@ -10,14 +9,10 @@ import unittest
 import urllib.request
 import zlib
 
-import numpy
-import tritonclient.grpc
-import tritonclient.http
-
+import every_api
 import oip_answers
 import product
 
-BOUNDARY = "a-line-that-is-in-no-picture"
 # Where two runs of the same model may differ: batches and threads add in another order.
 TOLERANCE_PX = 0.05
 # One bomb is 7 GiB, and the frame that is cut off 1.3 MiB: were it kept each time that it is refused, they would not fit in here,
@@ -43,14 +38,6 @@ def bomb():
     """The head of a PNG file that would be 50,000 by 50,000 pixels."""
     size = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-
-
-def multipart(picture, fields):
-    """A form with a file (RFC 7578)."""
-    parts = [f'content-disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
-    parts.append(b'content-disposition: form-data; name="image"; filename="street.png"\r\ncontent-type: image/png\r\n\r\n' + picture)
-    line = f"--{BOUNDARY}".encode()
-    return b"".join(line + b"\r\n" + part + b"\r\n" for part in parts) + line + b"--\r\n"
 
 
 class Pictures(unittest.TestCase):
@@ -85,32 +72,11 @@ class Answers(Pictures):
     def test_every_way_says_the_same(self):
         want = self.want()
         self.assertIn("person", {one["label"] for one in want})
-        b64 = base64.b64encode(self.png).decode()
-        for path, body, kind, key in (
-            ("/predictions/detector", self.png, "image/png", "detail"),
-            ("/predictions/detector", self.png, "application/octet-stream", "detail"),
-            ("/predictions/detector", multipart(self.png, {}), f"multipart/form-data; boundary={BOUNDARY}", "detail"),
-            ("/predictions/detector", {"image": b64}, "application/json", "detail"),
-        ):
-            status, got = self.server.ask(path, body, kind)
-            self.assertEqual(status, 200, got)
-            self.assert_same(got[key], want)
-        for instance in ({"b64": b64}, {"image_bytes": {"b64": b64}}):
-            status, got = self.server.ask("/v1/models/detector:predict", {"instances": [instance, instance]})
-            self.assertEqual(status, 200, got)
-            self.assertEqual(len(got["predictions"]), 2)
-            for prediction in got["predictions"]:
-                self.assert_same(prediction, want)
-
-    def test_bytes_by_the_open_inference_protocol(self):
-        want = self.want()
-        for library, address in ((tritonclient.http, self.server.http), (tritonclient.grpc, self.server.grpc)):
-            client = library.InferenceServerClient(address)
-            column = library.InferInput("image", [1], "BYTES")
-            column.set_data_from_numpy(numpy.array([self.png], dtype=object))
-            answers = client.infer("detector", [column]).as_numpy("answers")
-            self.assert_same(json.loads(answers[0]), want)
-            client.close()
+        for way, answers in every_api.pictures(self.server, "detector", [self.png, self.png]):
+            with self.subTest(way):
+                self.assertEqual(len(answers), 2)
+                for answer in answers:
+                    self.assert_same(answer, want)
 
     def test_what_a_second_name_lists_is_what_is_sent_and_what_comes_back(self):
         want = self.want()
@@ -131,12 +97,13 @@ class Answers(Pictures):
 
     def test_a_threshold_leaves_the_surer_ones(self):
         want = self.want()
-        score = sorted(one["score"] for one in want)[len(want) // 2]
-        form = multipart(self.png, {"threshold": score})
-        status, got = self.server.ask("/predictions/detector", form, f"multipart/form-data; boundary={BOUNDARY}")
-        self.assertEqual(status, 200, got)
-        self.assertLess(len(got["detail"]), len(want))
-        self.assertTrue(all(one["score"] >= score - 1e-3 for one in got["detail"]))
+        # Between two of them that are far apart, so that rounding moves none across it.
+        scores = sorted(one["score"] for one in want)
+        least = max(range(1, len(scores)), key=lambda at: scores[at] - scores[at - 1])
+        threshold = (scores[least] + scores[least - 1]) / 2
+        for way, (answer,) in every_api.pictures(self.server, "detector", [self.png], threshold=threshold):
+            with self.subTest(way):
+                self.assert_same(answer, [one for one in want if one["score"] > threshold])
 
     def test_a_jpeg_and_what_is_drawn_of_it(self):
         status, got = self.server.ask("/predictions/detector", self.jpeg, "image/jpeg")
