@@ -1,14 +1,17 @@
 """The OpenAPI documents are true: a fuzzer makes requests of them, right and wrong ones, and no answer is one that they do not tell."""
 
 import base64
+import copy
 import io
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 import urllib.request
 
 import onnx
@@ -34,13 +37,15 @@ CONTEXT = "A packhorse carries wool."
 
 
 def _picture():
-    """A file of coloured things, as JSON has it."""
+    """A file of coloured things."""
     file = io.BytesIO()
     test_detectors.scene((64, 48)).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
-# What is asked rightly: method and path, what stands in the path, and what in the query or the body.
+PNG = _picture()
+# What is asked rightly: method and path, what stands in the path, and what in the query or the body, which is JSON unless
+# it comes with its type.
 RIGHT = [
     ("get", "/v2", {}, None),
     ("get", "/v2/models/{model}/config", {"model": "mlp"}, None),
@@ -61,9 +66,42 @@ RIGHT = [
     ("post", "/v1/models/{model}:classify", {"model": "mlp"}, {"examples": [{"x": FLOATS["data"]}]}),
     ("get", "/predictions/{model}", {"model": "bert-qa"}, {"seq_0": "What?", "seq_1": CONTEXT}),
     ("post", "/predictions/{model}", {"model": "bert-token"}, {"inputs": [CONTEXT], "parameters": {}}),
-    ("post", "/predictions/{model}", {"model": "detector"}, {"image": _picture()}),
+    ("post", "/predictions/{model}", {"model": "detector"}, {"image": base64.b64encode(PNG).decode()}),
+    ("post", "/predictions/{model}", {"model": "detector"}, ("application/octet-stream", PNG)),
+    ("post", "/predictions/{model}", {"model": "minilm"}, ("text/plain", CONTEXT)),
+    ("post", "/predictions/{model}", {"model": "bert-qa"},
+     ("application/x-www-form-urlencoded", {"question": "What?", "context": CONTEXT})),
     ("post", "/v1/embeddings", {}, {"model": "minilm", "input": [CONTEXT], "encoding_format": "base64"}),
 ]
+# The same of what is allowed on the listener for management alone, in this order.
+RIGHT_TO_CHANGE = [
+    ("get", "/v2/logging", {}, None),
+    ("post", "/v2/logging", {}, {"log_verbose_level": 0, "log_info": True}),
+]
+MANAGED = {"PACKHORSE_MANAGE": "127.0.0.1:0", "PACKHORSE_CONTROL": "explicit", "PACKHORSE_LOAD": "mlp"}
+# Which models are asked by which call; by others the first of all. Names by chance are names of nothing.
+ASKED = {
+    "/predictions/{model}": ("bert-qa", "bert-token", "minilm", "detector"),
+    "/v1/models/{model}:predict": ("mlp", "bert-qa", "detector"),
+    "/v2/models/{model}": ("mlp", "bert-qa:answers"),
+    "/v2/models/{model}/infer": ("mlp", "bert-qa", "minilm:answers", "detector:answers"),
+}
+
+
+def with_models(paths):
+    """These paths, with one of its own for each model that is asked, and of their versions that which there is."""
+    told = {}
+    for path, operations in paths.items():
+        for model in ASKED.get(path, ("mlp",)):
+            filled = copy.deepcopy(operations)
+            for operation in filled.values():
+                operation["operationId"] += f" of {model}"
+                operation["parameters"] = [one for one in operation["parameters"] if one["name"] != "model"]
+                for parameter in operation["parameters"]:
+                    if parameter["name"] == "version":
+                        parameter["schema"] = {"const": 1}
+            told[path.replace("{model}", model)] = filled
+    return told
 
 
 class OpenApi(unittest.TestCase):
@@ -78,8 +116,7 @@ class OpenApi(unittest.TestCase):
         product.packhorse("pack", test_text.MINILM, "--store", store, "--name", "minilm")
         onnx.save(detector_models.HEADS["yolov8"](), str(cls.place / "detector.onnx"))
         product.packhorse("pack", cls.place / "detector.onnx", "--store", store, "--task", "object-detection")
-        cls.server = cls.enterClassContext(product.Server(store))
-        cls.models = [model["name"] for model in product.json_lines(product.packhorse("models", "--store", store))]
+        cls.server, cls.store = cls.enterClassContext(product.Server(store)), store
 
     def document(self, address):
         with urllib.request.urlopen(f"http://{address}/openapi.json", timeout=product.START_SECONDS_MAX) as answer:
@@ -100,24 +137,36 @@ class OpenApi(unittest.TestCase):
 
     def test_the_public_listener_does_what_its_document_says(self):
         document = self.document(self.server.http)
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                for parameter in operation["parameters"]:
-                    # Names by chance are names of nothing.
-                    if parameter["name"] == "model":
-                        parameter["schema"] = {"enum": [*self.models, f"{TEXTS[0]}:answers", "nothing"]}
-        self.fuzz(document, self.server.http)
+        self.fuzz(document | {"paths": with_models(document["paths"])}, self.server.http)
+
+    def test_the_listener_for_management_does_what_its_document_says(self):
+        with unittest.mock.patch.dict(os.environ, MANAGED):
+            server = self.enterContext(product.Server(self.store))
+        document = self.document(server.manage)
+        self.assertEqual(document, self.document(server.http))
+        self.check_right(document, server.manage, RIGHT_TO_CHANGE)
+        # All else is as on the public one, which refuses these. That a model was loaded is told by a body of no bytes, which
+        # no form of a document is, so that one is loaded that is not there.
+        changes = {path.replace("{model}", "nothing"): operations for path, operations in document["paths"].items()
+                   if any("403" in operation["responses"] for operation in operations.values())}
+        self.assertIn("/v2/logging", changes)
+        self.fuzz(document | {"paths": with_models(changes)}, server.manage)
 
     def test_the_listener_of_probes_does_what_its_document_says(self):
         self.fuzz(self.document(self.server.admin), self.server.admin)
 
-    def test_what_is_asked_rightly_is_answered_as_the_document_says(self):
-        schema = schemathesis.openapi.from_dict(self.document(self.server.http))
-        for method, path, names, given in RIGHT:
+    def check_right(self, document, address, right):
+        """That each of these is answered, in the form that the document tells."""
+        schema = schemathesis.openapi.from_dict(document)
+        for method, path, names, given in right:
             with self.subTest(f"{method} {path}", **names):
-                content = {} if given is None else {"query": given} if method == "get" else {"body": given}
-                if method == "post":
-                    content["media_type"] = "application/json"
+                kind, given = given if isinstance(given, tuple) else ("application/json", given)
+                content = {"query": given} if method == "get" else {"body": given, "media_type": kind}
+                if given is None:
+                    content = {}
                 case = schema[path][method].Case(path_parameters=names, **content)
-                answer = case.call_and_validate(base_url=f"http://{self.server.http}")
+                answer = case.call_and_validate(base_url=f"http://{address}")
                 self.assertEqual(answer.status_code, 200, answer.text[:300])
+
+    def test_what_is_asked_rightly_is_answered_as_the_document_says(self):
+        self.check_right(self.document(self.server.http), self.server.http, RIGHT)
