@@ -10,6 +10,7 @@ import tempfile
 import time
 import unittest
 
+import cluster
 import product
 import services
 
@@ -75,6 +76,11 @@ class Commands(unittest.TestCase):
         self.assertEqual(len(replies), count)
         return replies
 
+    def counts(self, queue):
+        """How many messages can be had at once, and how many are held."""
+        counts = self.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+        return tuple(int(counts[f"ApproximateNumberOfMessages{kind}"]) for kind in ("", "NotVisible"))
+
     def check_redriven(self, queue):
         """From the submission of a good and a bad video to two good results."""
         bad = self.folder / "bad.mp4"
@@ -124,6 +130,44 @@ class Commands(unittest.TestCase):
 
     def test_a_dead_letter_of_the_embedded_queue_is_put_back_after_the_fix_and_completes(self):
         self.check_redriven(self.folder / "queue.sqlite")
+
+    def test_a_task_that_two_workers_have_at_once_comes_to_one_result(self):
+        queue, dead_letters = self.aws.queue(self.name)
+        short = self.folder / "short.mp4"
+        subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-i", self.clip, "-frames:v", "8", short], check=True)
+        gate = self.enterContext(cluster.Gate(short.read_bytes()))
+        self.addCleanup(gate.open.set)
+        task, = self.run_("submit", f"{gate.url}/video.mp4", "--queue", queue, "--model", "detector")
+        # The same task once more is another message, as is one that the service delivers while it is held.
+        message, = self.sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)["Messages"]
+        self.sqs.send_message(QueueUrl=queue, MessageBody=message["Body"])
+        command = ("work", "--queue", queue, "--store", self.place / "store", "--output", self.folder / "out",
+                   "--visibility", "6", "--videos-max", "1", "--mode", "one-job", "--reply-to", self.replies)
+        workers = [self.start(*command, "--spool", self.folder / f"spool{number}") for number in range(2)]
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while self.counts(queue) != (0, 2):
+            self.assertLess(time.monotonic(), deadline, f"of two there are {self.counts(queue)}")
+            time.sleep(0.05)
+        self.assertFalse((self.folder / "out" / task["id"] / "summary.json").exists())
+        gate.open.set()
+        ended = [line for worker in workers for line in self.end(worker)]
+        # Whoever ends first may sweep away what the other has, who then leaves the message to the next.
+        for end in ended:
+            self.assertEqual((end["completed"] + end["lost"], end["dead"], end["released"]), (1, 0, 0))
+        alone, = self.run_("submit", short, "--queue", queue, "--model", "detector")
+        self.assertEqual(sum(end["completed"] for end in [*ended, self.work(queue)]), 3)
+        self.assertEqual((self.counts(queue), self.counts(dead_letters)), ((0, 0), (0, 0)))
+        # It is what a task has that was delivered once, and whoever completed it told the same.
+        self.assertEqual({folder.name for folder in (self.folder / "out").iterdir()}, {task["id"], alone["id"]})
+        folder, other = (self.folder / "out" / one["id"] for one in (task, alone))
+        for one in (folder, other):
+            files = sorted(path.name for path in one.iterdir())
+            self.assertEqual(files, ["cost.json", "results.jsonl", "summary.json"])
+        self.assertEqual((folder / "results.jsonl").read_bytes(), (other / "results.jsonl").read_bytes())
+        told = [json.loads(body) for body, _ in self.told(3)]
+        told = [reply for reply in told if reply["id"] == task["id"]]
+        self.assertEqual(told, [told[0]] * 2)
+        self.assertEqual(told[0]["outputs"], json.loads((folder / "summary.json").read_text())["outputs"])
 
     def test_the_old_text_is_cut_to_whole_frames_that_the_queue_takes(self):
         least = 17 * 1024
