@@ -27,6 +27,8 @@ KINDS = [
     ("vp9-within.mp4", "-c:v libvpx-vp9 -g 10 -deadline realtime -cpu-used 8", 0.5, 20, False),
 ]
 FIRST = KINDS[0][0]
+# Of these three fifths are missing, which is more than is put up with.
+CUT = [("cut-hevc.mp4", KINDS[0][1] + " -movflags +faststart"), ("cut-mpeg4.avi", "-c:v mpeg4 -g 10")]
 # What is put up with, in per cent: nothing, less than there is, and more.
 NONE, FEW, MANY = 0, 1, 50
 
@@ -71,16 +73,27 @@ class Damage(unittest.TestCase):
             content, place = bytearray(video.read_bytes()), place + int(length * share)
             content[place:place + count] = b"\x5a" * count
             video.write_bytes(content)
-            for percent in (NONE, MANY, FEW)[:(3 if name == FIRST else 2) if notices else 1]:
-                [task] = product.json_lines(product.packhorse(
-                    "submit", video, "--queue", cls.queue, "--model", "detector", "--tolerate-damage", percent))
-                cls.ids[name, percent] = task["id"]
+            cls.submit(video, (NONE, MANY, FEW)[:(3 if name == FIRST else 2) if notices else 1])
+        for name, encoder in CUT:
+            video = cls.place / name
+            ffmpeg(*SOURCE.split(), *encoder.split(), video)
+            content = video.read_bytes()
+            video.write_bytes(content[:len(content) * 2 // 5])
+            cls.submit(video, [MANY])
         done = subprocess.run([product.BINARY, "work", "--queue", cls.queue, "--store", cls.store, "--output",
                                cls.place / "out", "--mode", "drain-once"], capture_output=True, text=True, check=False)
         if done.returncode != 1:
             raise AssertionError(f"there are to be dead letters, and it left with {done.returncode}:\n{done.stderr}")
         letters = product.json_lines(product.packhorse("queue", "--queue", cls.queue, "dead"))
         cls.reasons = {letter["id"]: letter["reason"] for letter in letters}
+
+    @classmethod
+    def submit(cls, video, tolerances):
+        """Puts it into the queue, once for each of these per cent."""
+        for percent in tolerances:
+            [task] = product.json_lines(product.packhorse(
+                "submit", video, "--queue", cls.queue, "--model", "detector", "--tolerate-damage", percent))
+            cls.ids[video.name, percent] = task["id"]
 
     def results(self, name, percent):
         """Summary and lines of a task that is done."""
@@ -126,6 +139,12 @@ class Damage(unittest.TestCase):
                 if name == FIRST:
                     says = f"{damage['errors']} decoding errors in {len(lines)} frames of video"
                     self.check_refused(name, FEW, says, damage)
+
+    def test_more_than_is_put_up_with_is_missing(self):
+        for name, _ in CUT:
+            with self.subTest(name):
+                reason = self.reasons.get(self.ids[name, MANY], "it is done")
+                self.assertRegex(reason, rf"'{self.place / name}' is cut off: it ends after \d+ of the {FRAMES} frames")
 
     def test_what_no_decoder_notices_is_worked_as_it_is_shown(self):
         for name, _, _, _, notices in KINDS:
