@@ -68,13 +68,19 @@ RIGHT = [
     ("post", "/predictions/{model}", {"model": "bert-token"}, {"inputs": [CONTEXT], "parameters": {}}),
     ("post", "/predictions/{model}", {"model": "detector"}, {"image": base64.b64encode(PNG).decode()}),
     ("post", "/predictions/{model}", {"model": "detector"}, ("application/octet-stream", PNG)),
+    ("post", "/predictions/{model}", {"model": "detector"}, ("image/png", PNG)),
+    ("post", "/predictions/{model}", {"model": "detector"}, ("multipart/form-data", {"image": PNG})),
     ("post", "/predictions/{model}", {"model": "minilm"}, ("text/plain", CONTEXT)),
+    ("post", "/predictions/{model}", {"model": "minilm"}, ("multipart/form-data", {"text": CONTEXT})),
     ("post", "/predictions/{model}", {"model": "bert-qa"},
      ("application/x-www-form-urlencoded", {"question": "What?", "context": CONTEXT})),
     ("post", "/v1/embeddings", {}, {"model": "minilm", "input": [CONTEXT], "encoding_format": "base64"}),
 ]
 # The same of what is allowed on the listener for management alone, in this order.
 RIGHT_TO_CHANGE = [
+    ("post", "/v2/repository/models/{model}/unload", {"model": "mlp"}, {}),
+    ("post", "/v2/repository/models/{model}/load", {"model": "mlp"}, None),
+    ("post", "/v2/models/{model}/infer", {"model": "mlp"}, {"inputs": [FLOATS]}),
     ("get", "/v2/logging", {}, None),
     ("post", "/v2/logging", {}, {"log_verbose_level": 0, "log_info": True}),
 ]
@@ -145,9 +151,8 @@ class OpenApi(unittest.TestCase):
         document = self.document(server.manage)
         self.assertEqual(document, self.document(server.http))
         self.check_right(document, server.manage, RIGHT_TO_CHANGE)
-        # All else is as on the public one, which refuses these. That a model was loaded is told by a body of no bytes, which
-        # no form of a document is, so that one is loaded that is not there.
-        changes = {path.replace("{model}", "nothing"): operations for path, operations in document["paths"].items()
+        # All else is as on the public one, which refuses these.
+        changes = {path: operations for path, operations in document["paths"].items()
                    if any("403" in operation["responses"] for operation in operations.values())}
         self.assertIn("/v2/logging", changes)
         self.fuzz(document | {"paths": with_models(changes)}, server.manage)
@@ -164,6 +169,8 @@ class OpenApi(unittest.TestCase):
                 content = {"query": given} if method == "get" else {"body": given, "media_type": kind}
                 if given is None:
                     content = {}
+                if content.get("body"):
+                    self.assertIn(kind, document["paths"][path][method]["requestBody"]["content"])
                 case = schema[path][method].Case(path_parameters=names, **content)
                 answer = case.call_and_validate(base_url=f"http://{address}")
                 self.assertEqual(answer.status_code, 200, answer.text[:300])
