@@ -100,6 +100,11 @@ def claim_the_first_segment_twice(files):
     claim(hash=files.segments[0].stem)(files)
 
 
+def claim_no_weights(files):
+    del files.manifest["weights"]
+    files.write_manifest(files.manifest)
+
+
 def place(**lie):
     """The manifest says something else of where its own matrix lies."""
     return lambda files: files.write_manifest_of_format_1(lie)
@@ -121,7 +126,7 @@ def named(*says):
 
 AGAIN = "; pack the model again"
 REMOVED = "if the model was removed from the store while it was still served, pack it again"
-MANIFEST = ("models/NAME/1.json: ", AGAIN)
+MANIFEST = ("models/NAME/1.json: ", "; remove it ('packhorse remove') and pack the model again")
 NO_HASH = named("the manifest names '", "', which is no content hash")
 PAST = named("a FP32 weight of shape [", "64] is said to be at byte ", " of a segment of ")
 ELSEWHERE = (*PAST, "where there is no tensor of that size", AGAIN)
@@ -161,6 +166,9 @@ OF_THE_MANIFEST = [
     Case("hash-of-a-longer-segment", claim_the_first_segment_twice, 500, named(".seg: it has ", AGAIN)),
     Case("length-of-all-memory", claim(bytes=2 ** 64 - 1), 500, named("and had 18446744073709551615", AGAIN)),
     Case("length-past-all-numbers", claim(bytes=2 ** 64), 500, MANIFEST),
+    Case("no-weights", claim_no_weights, 500, named("its manifest is not of its program")),
+    Case("other-datatype", place(datatype="INT32"), 500,
+         named("its manifest is not of its program, for weight ", " is INT32 [", "and the program takes FP32 [")),
     Case("past-the-end", place(offset_bytes=1 << 30), 500, PAST),
     Case("past-the-end-by-a-byte", place(offset_bytes=CONTENTS_BYTES + 1), 500, PAST),
     Case("past-all-memory", place(offset_bytes=2 ** 64 - 4), 500, PAST),

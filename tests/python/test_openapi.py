@@ -76,7 +76,7 @@ RIGHT = [
      ("application/x-www-form-urlencoded", {"question": "What?", "context": CONTEXT})),
     ("post", "/v1/embeddings", {}, {"model": "minilm", "input": [CONTEXT], "encoding_format": "base64"}),
 ]
-# The same of what is allowed on the listener for management alone, in this order.
+# The same, in this order, of what the management listener alone allows.
 RIGHT_TO_CHANGE = [
     ("post", "/v2/repository/models/{model}/unload", {"model": "mlp"}, {}),
     ("post", "/v2/repository/models/{model}/load", {"model": "mlp"}, None),
