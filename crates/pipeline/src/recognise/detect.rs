@@ -47,9 +47,13 @@ pub(super) fn understand(
     let asked = |head: &Head| wish.head.as_deref().is_none_or(|asked| asked == head.name());
     if let Some(found) = Detection::by_signature(specimen.signature()).filter(|found| asked(&found.head)) {
         check_names(found.classes(specimen.signature()), labels)?;
-        let input = wish.input.over(found.input);
-        let io = PictureIn::of(specimen)?.io;
-        for answer in answers(specimen, &input, &io)? {
+        let picture = PictureIn::of(specimen)?;
+        let usual = match picture.size_px {
+            (Some(width), Some(height)) => PictureInput { fit: Fit::Exact { width, height }, ..found.input },
+            _ => found.input,
+        };
+        let input = wish.input.over(usual);
+        for answer in answers(specimen, &input, &picture.io)? {
             let fits = verify::fits(specimen, &Candidate::by_signature(found.head.clone()), labels, &answer);
             fits.map_err(|error| {
                 error.context(format!("its outputs are called and shaped as {}'s", found.head.name()))
