@@ -72,13 +72,14 @@ fn missing_at_end(frames: u64, span_s: (f64, f64), declared: Option<(u64, f64)>)
 /// How many frames the file declares, and how long they would last, when its container does not have as many. An AVI's
 /// duration is no help, since the demuxer works it out from what is there of the file, but its frames all last equally
 /// long; anywhere else it is the duration that counts, since frames may be of any length or hidden by edits. Matroska
-/// declares a duration alone, which may be that of a longer sound: it counts where there were `errors`, one of which is
-/// all that its demuxer makes of a file that lacks its end.
-pub(crate) fn declared(probe: &Probe, outline: &Outline, errors: u64) -> Option<(u64, f64)> {
+/// declares a duration alone, which may be that of a longer sound, so that it counts only where the demuxer was the
+/// `first` to complain, as it is of a file that lacks its end; its frames are reckoned from those that are there.
+pub(crate) fn declared(probe: &Probe, outline: &Outline, first: Option<&str>) -> Option<(u64, f64)> {
     let by_duration = || {
-        let is_matroska = errors > 0 && probe.container.split(',').any(|name| name == "matroska");
+        let span_s = outline.span.map(|(first, last)| probe.seconds(last) - probe.seconds(first));
+        let rate = outline.frames.saturating_sub(1) as f64 / span_s.filter(|span_s| *span_s > 0.0)?;
         // A cast from a float saturates.
-        is_matroska.then_some((probe.duration_s? * probe.frame_rate?).round() as u64)
+        first.filter(|said| said.starts_with("matroska")).and(Some((probe.duration_s? * rate).round() as u64))
     };
     let declared = probe.frames_declared.or_else(by_duration);
     let declared = declared.filter(|&declared| declared > outline.frames + outline.hidden)?;
@@ -135,18 +136,21 @@ mod tests {
 
     #[test]
     fn what_a_file_declares_beyond_what_it_holds() {
-        let outline = Outline { frames: 100, hidden: 5, ..Outline::default() };
-        for (container, frames_declared, errors, want) in [
-            ("mov,mp4,m4a,3gp,3g2,mj2", Some(250), 0, Some((250, 10.0))),
-            ("mov,mp4,m4a,3gp,3g2,mj2", Some(105), 1, None),
-            ("mov,mp4,m4a,3gp,3g2,mj2", None, 1, None),
-            ("matroska,webm", None, 1, Some((250, 10.0))),
-            ("matroska,webm", None, 0, None),
-            ("avi", Some(250), 0, Some((250, 10.0))),
+        const CUT: Option<&str> = Some("matroska,webm: File ended prematurely");
+        let outline = Outline { frames: 101, hidden: 5, span: Some((0, 100)), ..Outline::default() };
+        for (container, frames_declared, first, want) in [
+            ("mov,mp4,m4a,3gp,3g2,mj2", Some(250), None, Some((250, 10.0))),
+            ("mov,mp4,m4a,3gp,3g2,mj2", Some(106), Some("h264: no frame!"), None),
+            ("mov,mp4,m4a,3gp,3g2,mj2", None, Some("h264: no frame!"), None),
+            ("matroska,webm", None, CUT, Some((200, 10.0))),
+            ("matroska,webm", None, Some("h264: no frame!"), None),
+            ("matroska,webm", None, None, None),
+            ("avi", Some(250), None, Some((250, 10.0))),
         ] {
             let container = container.to_owned();
-            let probe = Probe { container, frames_declared, frame_rate: Some(25.0), ..Probe::example() };
-            assert_eq!(declared(&probe, &outline, errors), want, "{probe:?} {errors}");
+            let probe =
+                Probe { container, frames_declared, frame_rate: Some(25.0), tick_s: (1, 20), ..Probe::example() };
+            assert_eq!(declared(&probe, &outline, first), want, "{probe:?} {first:?}");
         }
     }
 }

@@ -145,8 +145,9 @@ fn uncut(plan: &Plan, outline: &Outline, lengths: &Lengths) -> Option<&'static s
     };
     let whole = plan.whole.filter(|_| reaches(1));
     // Two lengths, since the first key frame behind one may be past the end.
-    let without_keys =
-        || (plan.segments.len() == 1 && reaches(2)).then_some("no key frame is one to begin at but the first");
+    let without_keys = || {
+        (plan.segments.len() == 1 && reaches(2)).then_some("no key frame behind its first length is one to begin at")
+    };
     whole.or_else(without_keys)
 }
 

@@ -112,8 +112,13 @@ fn sum_up(job: &Job<'_>, (setup, video): (&Setup, &Listed), plan: &Plan, found: 
     let report_of_decoder =
         DecodeReport { frames, damage_count: errors, first_damage: first_error, ..DecodeReport::default() };
     let span_s = decoded.span_us.map(|(first_us, last_us)| (seconds(first_us), seconds(last_us)));
-    let damage =
-        judge(job.task, &report_of_decoder, span_s, declared(probe, outline, errors)).map_err(Failure::Task)?;
+    let damage = judge(
+        job.task,
+        &report_of_decoder,
+        span_s,
+        declared(probe, outline, report_of_decoder.first_damage.as_deref()),
+    )
+    .map_err(Failure::Task)?;
     Ok(Summary {
         format: result::FORMAT,
         task: job.task.id.clone(),

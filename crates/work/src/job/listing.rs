@@ -96,7 +96,7 @@ impl Video {
         let span_s = outline.span.map(|(first, last)| (probe.seconds(first), probe.seconds(last)));
         let is_timed = outline.untimed == 0;
         if is_timed && span_s.is_some() {
-            judge(job.task, &stored, span_s, declared(&probe, &outline, 0))?;
+            judge(job.task, &stored, span_s, declared(&probe, &outline, None))?;
         }
         let listed = listed.filter(|_| job.task.sampling.decoded(&probe) != Choice::All);
         let times = listed.map(|listed| times(job, &outline, listed)).transpose()?;
