@@ -29,7 +29,7 @@ fn cache_for_this_run() -> Result<PackCache, Exit> {
     let failed = |error: engine::Error| {
         Exit::Failed(format!("no folder for this run's packs can be made: {}; give --pack-cache", error.message))
     };
-    let folder = OwnFolder::make(&std::env::temp_dir(), "packhorse-packs-").map_err(failed)?;
+    let folder = OwnFolder::make(&std::env::temp_dir(), "packhorse-run-").map_err(failed)?;
     let cache = PackCache::open(&folder.path().to_string_lossy())?;
     *FOR_THIS_RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     Ok(cache)

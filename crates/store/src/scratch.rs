@@ -149,8 +149,10 @@ fn is_called(path: &Path, prefix: &str) -> bool {
 
 /// Has `folder` for as long as the result lives, unless somebody else has.
 fn hold(folder: &Path) -> rustix::io::Result<File> {
-    let held =
-        rustix::fs::open(folder, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    use rustix::fs::{Mode, OFlags, open};
+    // Where others may write it could have become anything since it was looked at.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let held = open(folder, flags, Mode::empty())?;
     flock(&held, FlockOperation::NonBlockingLockExclusive)?;
     Ok(held.into())
 }
