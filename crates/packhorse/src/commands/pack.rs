@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use engine::Runtimes;
+use engine::{ErrorKind, Runtimes};
 use pipeline::Tokenizers;
 use pipeline::recognise::{Understood, Wish, said_beside, understand};
 use serde::Serialize;
@@ -155,7 +155,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         let mut request = Request { labels: labels.clone(), signature: signature.clone(), ..request(args, file) };
         let notes = match &wish {
             Some(wish) => meant(&runtimes, &mut request, wish),
-            None => Ok(meant_by_itself(&runtimes, &mut request)),
+            None => meant_by_itself(&runtimes, &mut request),
         };
         let packed = notes.and_then(|notes| {
             let mut packed = pack(&store, &runtimes, &request)?;
@@ -227,20 +227,20 @@ fn meant(runtimes: &Runtimes, request: &mut Request, wish: &Wish) -> engine::Res
 
 /// The same when nobody said anything: what the files beside the model say. A model that they do not fit is one of tensors,
 /// as one without such files is, and the note says why.
-fn meant_by_itself(runtimes: &Runtimes, request: &mut Request) -> Vec<String> {
+fn meant_by_itself(runtimes: &Runtimes, request: &mut Request) -> engine::Result<Vec<String>> {
     if is_checkpoint(&request.path) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let wish = match said_beside(&request.path) {
-        Ok(None) => return Vec::new(),
-        Ok(Some(wish)) => Ok(Wish { signature: request.signature.clone(), ..wish }),
-        Err(error) => Err(error),
-    };
-    wish.and_then(|wish| meant(runtimes, request, &wish)).unwrap_or_else(|error| {
-        vec![format!(
+    let said = said_beside(&request.path).and_then(|said| {
+        let wish = said.map(|wish| Wish { signature: request.signature.clone(), ..wish });
+        wish.map_or(Ok(Vec::new()), |wish| meant(runtimes, request, &wish))
+    });
+    said.or_else(|error| match error.kind {
+        ErrorKind::InvalidInput | ErrorKind::Unsupported => Ok(vec![format!(
             "it takes tensors alone: files of Hugging Face lie beside it, but {}; say with --task what it is for",
             error.message
-        )]
+        )]),
+        _ => Err(error),
     })
 }
 
