@@ -128,3 +128,35 @@ fn models_are_removed_collected_compacted_and_verified() {
         assert_says(ran.complaint(), &[says]);
     }
 }
+
+#[test]
+fn packing_again_mends_what_a_model_has_lost() {
+    let place = Place::new();
+    let pack = "pack assets/bert_tiny_qa.onnx --store store --name base";
+    place.ok(pack);
+    fine_tune(&place, "tuned.onnx", 1);
+    place.ok("pack tuned.onnx --store store --name tuned");
+    let of = |folder: &str, ending: &str| -> Vec<_> {
+        let mut files = place.files("store");
+        files.retain(|file| file.starts_with(folder) && file.ends_with(ending));
+        files.into_iter().map(|file| place.path(&format!("store/{file}"))).collect()
+    };
+    type Harm = fn(&std::path::Path);
+    let lose: Harm = |file| std::fs::remove_file(file).unwrap();
+    let cut: Harm = |file| std::fs::File::options().write(true).open(file).unwrap().set_len(100).unwrap();
+    for (folder, ending) in [("segments/", ".seg"), ("weights/", ".tbl"), ("programs/", ".onnx")] {
+        for harm in [lose, cut] {
+            of(folder, ending).iter().for_each(|file| harm(file));
+            let damaged = place.run("verify --store store");
+            assert_ne!(damaged.code, Some(0), "{folder}: {}", damaged.err);
+            for (line, name) in [(pack, "base"), ("pack tuned.onnx --store store --name tuned", "tuned")] {
+                let ran = place.ok(line);
+                let told = &ran.lines()[0];
+                assert_eq!((&told["name"], &told["version"]), (&name.into(), &1.into()), "{folder}: {}", ran.err);
+            }
+            place.ok("verify --store store");
+            assert_eq!(place.ok(pack).lines()[0]["changed"], false);
+        }
+    }
+    check_whole(&place, 2);
+}

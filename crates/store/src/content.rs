@@ -1,5 +1,6 @@
 //! What a store names by its content: the folders, what the names are hashes of, and how files get there.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use engine::{Error, ErrorKind, Result};
 
 use crate::Store;
 use crate::atomic::{self, Written};
+use crate::manifest::{FORMAT, Form, Manifest, Weights};
 use crate::segment::Layout;
 use crate::table::{self, WeightRef};
 
@@ -84,6 +86,21 @@ impl Store {
         let hash = blake3::hash(&bytes).to_hex().to_string();
         self.put(Content::Table, &hash, |file| file == bytes, |out| out.write_all(&bytes))?;
         Ok(hash)
+    }
+
+    /// `manifest` as it can be written: a table that it holds itself, as format 1 did, becomes a file.
+    pub(crate) fn with_tables<'a>(&self, manifest: &'a Manifest) -> Result<Cow<'a, Manifest>> {
+        if manifest.forms().all(|(_, weights)| weights.inline.is_none()) {
+            return Ok(Cow::Borrowed(manifest));
+        }
+        let written = |weights: &Weights| match weights.inline.as_deref() {
+            Some(table @ [_, ..]) => Ok(Weights { table: self.put_table(table)?, inline: None, ..weights.clone() }),
+            Some([]) | None => Ok(Weights { inline: None, ..weights.clone() }),
+        };
+        let other = |form: &Form| Ok(Form { program: form.program.clone(), weights: written(&form.weights)? });
+        let others = manifest.others.iter().map(other).collect::<Result<_>>()?;
+        let weights = written(&manifest.weights)?;
+        Ok(Cow::Owned(Manifest { format: FORMAT, weights, others, ..manifest.clone() }))
     }
 
     pub(crate) fn put_file(&self, bytes: &[u8]) -> Result<String> {

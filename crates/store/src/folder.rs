@@ -300,6 +300,7 @@ impl Store {
     /// Writes `manifest`, which is the last thing written of a pack. `None` when gc was faster with something that it
     /// names: then the pack has to be made again.
     pub(crate) fn commit(&self, manifest: &Manifest) -> Result<Option<Written>> {
+        let manifest = &*self.with_tables(manifest)?;
         let _held = self.lock(Hold::Shared)?;
         if !self.touch(manifest)? {
             return Ok(None);
@@ -314,6 +315,7 @@ impl Store {
     /// Writes `new` in place of `old`, of the same name and version; `false`, and nothing done, when `old` is no longer
     /// what is there or gc was faster with something that `new` names.
     pub(crate) fn supersede(&self, old: &Manifest, new: &Manifest) -> Result<bool> {
+        let new = &*self.with_tables(new)?;
         let _held = self.lock(Hold::Alone)?;
         let current = self.manifest(&old.name, old.version);
         if !current.is_ok_and(|current| current == *old) || !self.touch(new)? {
@@ -324,21 +326,6 @@ impl Store {
         let folder = self.root.join("models").join(&new.name);
         let name = format!("{}.json", new.version);
         atomic::replace(&folder, &name, |file| serde_json::to_writer(file, new).map_err(std::io::Error::from))?;
-        Ok(true)
-    }
-
-    /// Marks every file that `manifest` names as used just now, which is what gc goes by; `false` when one is missing.
-    pub(crate) fn touch(&self, manifest: &Manifest) -> Result<bool> {
-        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        for file in manifest.content()? {
-            let path = self.root.join(file);
-            match utimensat(CWD, &path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::NOENT) => return Ok(false),
-                Err(source) => return Err(io_error(&path, "cannot be marked as used", &source.into())),
-            }
-        }
         Ok(true)
     }
 

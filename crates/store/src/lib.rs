@@ -18,10 +18,10 @@ mod outside;
 mod segment;
 mod side_by_side;
 mod table;
+mod used;
 
 mod hf;
 pub mod labels;
-mod mended;
 mod onnx;
 pub mod pack;
 pub mod padding;

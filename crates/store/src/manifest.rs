@@ -232,7 +232,7 @@ impl Manifest {
         if manifest.name != model || manifest.version != version {
             let (name, version) = (&manifest.name, manifest.version);
             return Err(Error::corrupt(format!(
-                "{}: it describes '{name}' version {version}; pack the model again",
+                "{}: it describes '{name}' version {version}; remove it ('packhorse remove') and pack the model again",
                 path.display()
             )));
         }
@@ -249,7 +249,9 @@ impl Manifest {
         struct FormatOnly {
             format: u32,
         }
-        let corrupt = |error: serde_json::Error| Error::corrupt(format!("{error}; pack the model again"));
+        let corrupt = |error: serde_json::Error| {
+            Error::corrupt(format!("{error}; remove it ('packhorse remove') and pack the model again"))
+        };
         match serde_json::from_slice::<FormatOnly>(text).map_err(corrupt)?.format {
             1 => serde_json::from_slice::<v1::Manifest>(text).map_err(corrupt)?.into_current(),
             // What format 3 added is absent in one of format 2.
@@ -266,20 +268,22 @@ impl Manifest {
     /// [`Corrupt`](engine::ErrorKind::Corrupt) when a name is no content hash: it becomes part of a path.
     pub(crate) fn content(&self) -> Result<Vec<PathBuf>> {
         let of = |error: Error| error.context(format!("model '{}' version {}", self.name, self.version));
-        let mut files = Vec::new();
-        for (program, weights) in self.forms() {
-            files.push(Content::Program.path(&program.hash).map_err(of)?);
-            for segment in weights.segments.iter().filter(|segment| segment.external.is_none()) {
-                files.push(Content::Segment.path(&segment.hash).map_err(of)?);
-            }
-            if !weights.table.is_empty() {
-                files.push(Content::Table.path(&weights.table).map_err(of)?);
-            }
-        }
-        for hash in self.files.values() {
-            files.push(Content::File.path(hash).map_err(of)?);
-        }
-        Ok(files)
+        self.named().collect::<Result<_>>().map_err(of)
+    }
+
+    /// The same, one by one.
+    pub(crate) fn named(&self) -> impl Iterator<Item = Result<PathBuf>> {
+        let of_form = |(program, weights): (&ProgramRef, &Weights)| {
+            let inside = weights.segments.iter().filter(|segment| segment.external.is_none());
+            let table = Some(&weights.table).filter(|table| !table.is_empty());
+            let segments = inside.map(|segment| Content::Segment.path(&segment.hash));
+            let all: Vec<_> = std::iter::once(Content::Program.path(&program.hash))
+                .chain(segments)
+                .chain(table.map(|table| Content::Table.path(table)))
+                .collect();
+            all
+        };
+        self.forms().flat_map(of_form).chain(self.files.values().map(|hash| Content::File.path(hash)))
     }
 
     /// Every form of the model: its program and weights.

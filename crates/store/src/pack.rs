@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use engine::{Error, ErrorKind, Result, Runtimes};
 
-use crate::accuracy::{Accuracy, TOLERANCE};
+use crate::accuracy::TOLERANCE;
 use crate::atomic::Written;
 use crate::manifest::{FORMAT, Form, Io, Manifest, PORTABLE, ProgramRef, Source, Weights};
-use crate::mended::mended;
 use crate::onnx::fit::Asked;
 pub use crate::onnx::import::Targets;
 use crate::onnx::import::{self, Compiled, Imported};
@@ -18,6 +17,12 @@ use crate::precision::Precision;
 use crate::task::Task;
 use crate::torch_script::{self, Declared};
 use crate::{Store, hf, name, pointer, saved_model, specimen};
+
+mod mended;
+mod there;
+
+use mended::mended;
+use there::{existing, same};
 
 /// What to pack, and as what.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +86,7 @@ pub(crate) fn pack_file(store: &Store, runtimes: &Runtimes, request: &Request) -
     let source = identify(request)?;
     let existing = existing(store, &name)?;
     if let Some(manifest) = same(store, &existing, request, &source) {
-        if let Err(error) = store.check(manifest) {
+        if let Some(error) = store.lacks(manifest) {
             tracing::warn!(model = name, version = manifest.version, %error, "packed once more");
             return mended(store, runtimes, request, manifest);
         }
@@ -363,41 +368,15 @@ fn taken(name: &str, version: u64) -> Error {
     Error::new(ErrorKind::AlreadyExists, why)
 }
 
-fn existing(store: &Store, name: &str) -> Result<Vec<Manifest>> {
-    store.versions(name)?.into_iter().map(|version| store.manifest(name, version)).collect()
-}
-
-/// The version that already is of what `request` asks for, in whatever forms.
-fn same<'a>(store: &Store, existing: &'a [Manifest], request: &Request, source: &Source) -> Option<&'a Manifest> {
-    existing.iter().rev().find(|manifest| {
-        manifest.source == *source
-            && request.version.is_none_or(|version| version == manifest.version)
-            && (manifest.labels == request.labels || request.labels.is_empty() && source.format == hf::FORMAT)
-            && (source.format == hf::FORMAT || manifest.task == request.task && hf::came_with(manifest, &request.files))
-            && manifest.precision == request.precision
-            && (request.precision.is_float() || measured(store, manifest).is_some_and(|of| of.is_enough_for(request)))
-            && outside_is_there(store, manifest, request.copy)
-    })
-}
-
-fn measured(store: &Store, manifest: &Manifest) -> Option<Accuracy> {
-    Accuracy::of(store, manifest).ok().flatten()
-}
-
-/// Whether what `manifest` needs of files outside the store is there, of which a pack with `copy` needs none.
-fn outside_is_there(store: &Store, manifest: &Manifest, copy: bool) -> bool {
-    let segments = manifest.forms().flat_map(|(_, weights)| &weights.segments);
-    let mut outside = segments.filter(|segment| segment.external.is_some());
-    outside.all(|segment| !copy && store.segment(segment).is_ok())
-}
-
 /// The name of a model whose packer gave none: its file's or folder's, and for a `model.onnx` that was exported beside its
 /// `config.json`, or into a folder `onnx` of it, that folder's, since every export is called `model.onnx`.
 ///
 /// # Errors
 /// [`InvalidInput`](ErrorKind::InvalidInput) when the path's last part is no text.
 pub fn name_of(path: &Path) -> Result<String> {
-    let exported = path.ends_with("model.onnx").then(|| path.parent()).flatten();
+    // Of a path that begins here, the folder's name is not in it.
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let exported = whole.parent().filter(|_| whole.ends_with("model.onnx"));
     let above =
         exported.map(|folder| if folder.ends_with("onnx") { folder.parent().unwrap_or(folder) } else { folder });
     let folder = above.filter(|folder| folder.join("config.json").is_file());

@@ -1,57 +1,59 @@
-//! Models of which the store has lost something: they are found out, packed once more, and may go.
+//! Packing a model once more of which the store has lost something.
 
-use engine::{ErrorKind, Result, Runtimes};
+use engine::{Error, ErrorKind, Result, Runtimes};
 
+use super::{Draft, Identity, Packed, Request, pack_file, unchanged};
 use crate::manifest::{Form, ProgramRef, Weights};
-use crate::pack::{Draft, Identity, Packed, Request, pack_file, unchanged};
 use crate::{Manifest, Store};
 
 impl Store {
-    /// That everything `manifest` names is there and what it says, as far as that shows without reading segments: whether
-    /// they hold what their names say is for [`verify`](crate::upkeep::verify).
-    ///
-    /// # Errors
-    /// Of the first file that is missing, cut or changed.
-    pub(crate) fn check(&self, manifest: &Manifest) -> Result<()> {
-        manifest.forms().try_for_each(|(program, weights)| self.check_form(program, weights))?;
-        manifest.files.keys().try_for_each(|name| self.file(manifest, name).map(drop))
+    /// What is the matter with the first file that `manifest` names and that is missing, cut or changed, as far as that shows
+    /// without reading segments: whether they hold what their names say is for [`verify`](crate::upkeep::verify).
+    pub(super) fn lacks(&self, manifest: &Manifest) -> Option<Error> {
+        let mut forms = manifest.forms().filter_map(|(program, weights)| self.lacks_of(program, weights));
+        let of_files = || manifest.files.keys().find_map(|name| lost(self.file(manifest, name).map(drop)));
+        forms.next().or_else(of_files)
     }
 
-    /// As [`touch`](Self::touch), of what is going: files that are missing, or that it does not name, have nothing to lose.
-    pub(crate) fn spare(&self, manifest: &Manifest) -> Result<()> {
-        match self.touch(manifest) {
-            Err(error) if error.kind != ErrorKind::Corrupt => Err(error),
-            Ok(_) | Err(_) => Ok(()),
-        }
+    fn lacks_of(&self, program: &ProgramRef, weights: &Weights) -> Option<Error> {
+        lost(self.program(program).and_then(|_| self.tensors(weights)).map(drop))
     }
+}
 
-    fn check_form(&self, program: &ProgramRef, weights: &Weights) -> Result<()> {
-        self.program(program)?;
-        self.tensors(weights).map(drop)
-    }
+/// The error of a file that is not what it was; others may be over the next moment.
+fn lost(outcome: Result<()>) -> Option<Error> {
+    outcome.err().filter(|error| matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt))
 }
 
 /// Packs `request`, which is what `manifest` was made of, in its place. Forms for other CPUs stay where they are whole.
 ///
 /// # Errors
-/// As [`pack`](crate::pack::pack).
-pub(crate) fn mended(store: &Store, runtimes: &Runtimes, request: &Request, manifest: &Manifest) -> Result<Packed> {
+/// As [`pack`](super::pack).
+pub(super) fn mended(store: &Store, runtimes: &Runtimes, request: &Request, manifest: &Manifest) -> Result<Packed> {
     let Manifest { name, version, source, .. } = manifest.clone();
     let mut draft = Draft::import(runtimes, request, Identity { name, version, source })?;
     let stored_bytes = draft.put(store)?;
     let Draft { manifest: mut new, mut notes, .. } = draft;
     let is_made = |program: &ProgramRef| new.forms().any(|(made, _)| made.target == program.target);
-    let others = manifest.forms().filter(|(program, weights)| {
-        // Where there is but one form, another target's is an older program of the same.
-        new.per_cpu && !is_made(program) && store.check_form(program, weights).is_ok()
-    });
-    let kept: Vec<Form> =
-        others.map(|(program, weights)| Form { program: program.clone(), weights: weights.clone() }).collect();
-    new.others.extend(kept);
+    // Where there is but one form, another target's is an older program of the same.
+    let per_cpu = new.per_cpu || manifest.per_cpu;
+    let others: Vec<_> = manifest.forms().filter(|(program, _)| per_cpu && !is_made(program)).collect();
+    let same_tensors = (&new.inputs, &new.outputs) == (&manifest.inputs, &manifest.outputs);
+    let (kept, lost): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(program, weights)| same_tensors && store.lacks_of(program, weights).is_none());
+    notes.push(format!("version {version} was there, and of its files one was missing or damaged; it is whole again"));
+    for (program, _) in lost {
+        notes.push(format!("its form for {} is gone; pack it on such a CPU as well", program.target));
+    }
+    if !kept.is_empty() {
+        new.max_batch_size = new.max_batch_size.min(manifest.max_batch_size);
+    }
+    new.per_cpu = per_cpu;
+    new.others
+        .extend(kept.into_iter().map(|(program, weights)| Form { program: program.clone(), weights: weights.clone() }));
     if !store.supersede(manifest, &new)? {
         // Another packer, compacting or gc was faster.
         return pack_file(store, runtimes, request);
     }
-    notes.push(format!("version {version} was there, and of its files one was missing or damaged; it is whole again"));
     Ok(Packed { changed: true, stored_bytes, notes, ..unchanged(new)? })
 }

@@ -176,6 +176,9 @@ impl Pushing<'_> {
     fn gather(&self, weights: &Weights, outgoing: &mut Vec<Outgoing>) -> Result<Weights> {
         let tensors = self.store.tensors(weights)?;
         let table = self.store.table(weights)?;
+        if table.is_empty() {
+            return Ok(Weights { inline: None, ..weights.clone() });
+        }
         let outside = |weight: &WeightRef| {
             weights.segments.get(weight.segment as usize).is_none_or(|segment| segment.external.is_some())
         };

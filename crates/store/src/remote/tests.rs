@@ -9,6 +9,7 @@ use objects::{Limits, Network, Place as Objects, Variables, When};
 
 use super::*;
 use crate::place::Origin;
+use crate::upkeep::tests::compacting::pack_format_1;
 use crate::upkeep::tests::{Place, model, tensor};
 use crate::{Store, upkeep};
 
@@ -133,6 +134,19 @@ fn what_lies_outside_the_store_is_brought_along() {
     let remote = elsewhere.open("cache", 1 << 30).unwrap();
     assert!(remote.manifest("m", 1).unwrap().weights.segments.iter().all(|segment| segment.external.is_none()));
     assert_eq!(served(&remote, "m").unwrap().0, tensors);
+}
+
+#[test]
+fn what_a_build_of_format_1_packed_is_pushed_as_any_other() {
+    let (own, elsewhere) = (Place::new(), Elsewhere::new());
+    pack_format_1(&own, "m", &model(10));
+    own.pack("n", &model(11));
+    elsewhere.push(&own.store).unwrap();
+    let remote = elsewhere.open("cache", 1 << 30).unwrap();
+    for (name, head) in [("m", 10), ("n", 11)] {
+        assert_eq!(served(&remote, name).unwrap().0, model(head), "{name}");
+    }
+    assert_eq!(elsewhere.push(&own.store).unwrap().same, 2);
 }
 
 #[test]

@@ -44,9 +44,7 @@ pub fn compact(store: &Store, copy: bool, progress: &dyn Fn(usize, usize)) -> Re
     let (victims, freed_bytes) = victims(store, &manifests)?;
     let is_ill = |weights: &Weights| {
         let segments = &weights.segments;
-        // Only format 1 could hold a table.
-        weights.inline.is_some()
-            || segments.len() >= SCATTERED_SEGMENTS_MIN
+        segments.len() >= SCATTERED_SEGMENTS_MIN
             || segments.iter().any(|segment| victims.contains(&segment.hash) || (copy && segment.external.is_some()))
     };
     let moves = |manifest: &&Manifest| manifest.forms().any(|(_, weights)| is_ill(weights));

@@ -13,7 +13,7 @@ use crate::manifest::{FORMAT, Form, ProgramKind, ProgramRef, Source, Weights};
 use crate::place::{Origin, Placed, Rules, SEGMENTS_MAX, place};
 use crate::precision::Precision;
 
-mod compacting;
+pub(crate) mod compacting;
 mod damage;
 
 const KB: usize = 1024;

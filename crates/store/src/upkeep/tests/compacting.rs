@@ -52,7 +52,7 @@ fn every_form_of_a_model_moves_with_it() {
 }
 
 /// The store as a build that wrote format 1 left it: one segment a model, its name the hash of the file.
-fn pack_format_1(place: &Place, name: &str, tensors: &[Tensor]) {
+pub(crate) fn pack_format_1(place: &Place, name: &str, tensors: &[Tensor]) {
     let mut file = Vec::new();
     let weights: Vec<_> = tensors
         .iter()

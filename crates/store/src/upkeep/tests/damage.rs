@@ -119,3 +119,24 @@ fn a_manifest_that_lies_is_refused_with_the_reason() {
         assert!(damage[0].1.contains(says), "{what}: {}", damage[0].1);
     }
 }
+
+#[test]
+fn a_model_that_names_no_files_is_named_by_whoever_stops_at_it_and_can_be_removed() {
+    let place = Place::new();
+    let (whole, _) = place.pack("m", &model(100));
+    place.pack("n", &model(101));
+    let path = place.store.manifest_path("m", 1);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(&whole.weights.table, "no-hash")).unwrap();
+    for error in [
+        collect(&place.store, NOW, false).map(drop).unwrap_err(),
+        compact(&place.store, false, &|_, _| ()).map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind, ErrorKind::Corrupt);
+        assert!(error.message.contains("model 'm' version 1: the manifest names 'no-hash'"), "{}", error.message);
+        assert!(error.message.contains("'packhorse remove' removes them"), "{}", error.message);
+    }
+    assert_eq!(remove(&place.store, "m", None).unwrap(), [1]);
+    place.gc();
+    assert_eq!((place.damage(), place.load("n")), (vec![], model(101)));
+}
