@@ -70,3 +70,28 @@ fn a_node_of_another_kind_serves_what_it_can_and_says_what_it_lacks() {
     let listed = place.ok("models --store store");
     assert!(!listed.err.contains("here"), "{}", listed.err);
 }
+
+#[test]
+fn mending_keeps_the_forms_that_are_whole_and_tells_of_those_that_are_not() {
+    let place = Place::new();
+    std::fs::copy(workspace().join("crates/store/tests/fixtures/convnet.onnx"), place.path("m.onnx")).unwrap();
+    let pack = |target: &str| place.ok(&format!("pack m.onnx --store store --target {target}")).lines().remove(0);
+    let lose = |form: &str| {
+        let manifest = std::fs::read(place.path("store/models/m/1.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let hash = manifest.pointer(form).unwrap().as_str().unwrap();
+        std::fs::remove_file(place.path(&format!("store/programs/{hash}.onnx"))).unwrap();
+    };
+    let both = serde_json::json!([engine::cpu::target(), "portable"]);
+    assert_eq!(pack("both")["targets"], both);
+    lose("/program/hash");
+    let mended = pack("native");
+    assert_eq!((&mended["version"], &mended["changed"], &mended["targets"]), (&1.into(), &true.into(), &both));
+    place.ok("verify --store store");
+    lose("/others/0/program/hash");
+    let mended = pack("native");
+    assert_eq!((&mended["version"], &mended["targets"]), (&1.into(), &serde_json::json!([engine::cpu::target()])));
+    assert_says(&mended["notes"].to_string(), &["it is whole again", "its form for portable is gone"]);
+    place.ok("verify --store store");
+    assert_eq!(pack("both")["targets"], both);
+}
