@@ -116,18 +116,33 @@ class KilledUpkeep(unittest.TestCase):
         all_of_it, none_of_it = work.left(store, before), work.left(copy, before)
         self.assertLess(none_of_it, all_of_it, "there was nothing to do")
         chance, midway = random.Random(name), 0
+        # Before the one nothing was done yet, after the other all of it was.
+        early_s, late_s = 0.0, 2 * seconds
         for kill in range(TRIES_MAX):
             if kill >= KILLS and midway >= MIDWAY:
                 break
             copy = self.copy(store)
             running = subprocess.Popen([product.BINARY, *work.command, "--store", copy],
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(seconds * (kill % KILLS + chance.random()) / KILLS)
+            if kill < KILLS:
+                delay_s = seconds * (kill + chance.random()) / KILLS
+            else:
+                # As many as are wanted come in the middle of the work, however long it takes today.
+                if late_s - early_s < 0.005:
+                    # One that was held up has misled the search.
+                    early_s, late_s = 0.0, 2 * seconds
+                delay_s = chance.uniform(early_s, late_s)
+            time.sleep(delay_s)
             running.kill()
             running.wait()
             with self.subTest(kill=kill):
                 self.verify(copy)
-                if none_of_it < work.left(copy, before) < all_of_it:
+                left = work.left(copy, before)
+                if left == all_of_it:
+                    early_s = min(max(early_s, delay_s), late_s)
+                elif left == none_of_it:
+                    late_s = max(min(late_s, delay_s), early_s)
+                else:
                     midway += 1
                     if midway <= MIDWAY:
                         self.check_answers(copy)
