@@ -9,7 +9,7 @@ use engine::{Error, ErrorKind, Result};
 
 use crate::Store;
 use crate::atomic::{self, Written};
-use crate::manifest::{FORMAT, Form, Manifest, Weights};
+use crate::manifest::{Manifest, Weights};
 use crate::segment::Layout;
 use crate::table::{self, WeightRef};
 
@@ -93,14 +93,11 @@ impl Store {
         if manifest.forms().all(|(_, weights)| weights.inline.is_none()) {
             return Ok(Cow::Borrowed(manifest));
         }
-        let written = |weights: &Weights| match weights.inline.as_deref() {
+        let written = manifest.with_weights(|weights| match weights.inline.as_deref() {
             Some(table @ [_, ..]) => Ok(Weights { table: self.put_table(table)?, inline: None, ..weights.clone() }),
             Some([]) | None => Ok(Weights { inline: None, ..weights.clone() }),
-        };
-        let other = |form: &Form| Ok(Form { program: form.program.clone(), weights: written(&form.weights)? });
-        let others = manifest.others.iter().map(other).collect::<Result<_>>()?;
-        let weights = written(&manifest.weights)?;
-        Ok(Cow::Owned(Manifest { format: FORMAT, weights, others, ..manifest.clone() }))
+        });
+        written.map(Cow::Owned)
     }
 
     pub(crate) fn put_file(&self, bytes: &[u8]) -> Result<String> {

@@ -286,6 +286,17 @@ impl Manifest {
         self.forms().flat_map(of_form).chain(self.files.values().map(|hash| Content::File.path(hash)))
     }
 
+    /// The same model, of this build's format, with what `each` makes of the weights of every form.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub(crate) fn with_weights(&self, mut each: impl FnMut(&Weights) -> Result<Weights>) -> Result<Self> {
+        let weights = each(&self.weights)?;
+        let other = |form: &Form| Ok(Form { program: form.program.clone(), weights: each(&form.weights)? });
+        let others = self.others.iter().map(other).collect::<Result<_>>()?;
+        Ok(Self { format: FORMAT, weights, others, ..self.clone() })
+    }
+
     /// Every form of the model: its program and weights.
     pub fn forms(&self) -> impl Iterator<Item = (&ProgramRef, &Weights)> {
         let others = self.others.iter().map(|form| (&form.program, &form.weights));

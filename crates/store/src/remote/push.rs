@@ -163,13 +163,10 @@ impl Pushing<'_> {
             return Ok((manifest.clone(), Vec::new()));
         }
         let mut outgoing = Vec::new();
-        let mut gather = |weights: &Weights| -> Result<Weights> {
+        let inside = manifest.with_weights(|weights| {
             if is_outside(weights) { self.gather(weights, &mut outgoing) } else { Ok(weights.clone()) }
-        };
-        let weights = gather(&manifest.weights)?;
-        let other = |form: &Form| Ok(Form { program: form.program.clone(), weights: gather(&form.weights)? });
-        let others = manifest.others.iter().map(other).collect::<Result<_>>()?;
-        Ok((Manifest { format: FORMAT, weights, others, ..manifest.clone() }, outgoing))
+        })?;
+        Ok((inside, outgoing))
     }
 
     /// `weights` with those that lie outside the store in a segment of their own.
@@ -209,15 +206,14 @@ impl Pushing<'_> {
             moved.push(WeightRef { segment, offset_bytes, ..weight });
         }
         let (hash, bytes, used_bytes) = (layout.hash(), layout.file_bytes(), layout.stored_bytes());
-        if !layout.is_empty() {
+        if !hashed.is_empty() {
             segments.push(SegmentRef { hash: hash.clone(), bytes, used_bytes, external: None });
         }
         let encoded = table::encode(&moved)?;
         let name = blake3::hash(&encoded).to_hex().to_string();
         let weights = Weights { table: name, segments, inline: None, ..weights.clone() };
-        let gathers = !layout.is_empty();
         drop(layout);
-        if gathers {
+        if !hashed.is_empty() {
             outgoing.push(Outgoing { item: Item::segment(&hash, bytes)?, body: Body::Gathered(hashed), bytes });
         }
         if let Some(item) = Item::table(&weights)? {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use engine::Result;
 
 use super::readable;
-use crate::manifest::{FORMAT, Form, Weights};
+use crate::manifest::{FORMAT, Weights};
 use crate::place::{Origin, Rules, place};
 use crate::segment::contents;
 use crate::table::size_bytes;
@@ -71,17 +71,13 @@ pub fn compact(store: &Store, copy: bool, progress: &dyn Fn(usize, usize)) -> Re
 fn again(store: &Store, manifest: &Manifest, copy: bool, victims: &HashSet<String>) -> Result<Option<u64>> {
     let rules = Rules { segments_max: SCATTERED_SEGMENTS_MIN - 1, avoid: victims };
     let mut stored_bytes = 0;
-    let mut placed = |weights: &Weights| -> Result<Weights> {
+    let new = manifest.with_weights(|weights| {
         let tensors = store.tensors(weights)?;
         let origins = if copy { Vec::new() } else { origins(store, weights)? };
         let placed = place(store, &tensors, &origins, &rules)?;
         stored_bytes += placed.stored_bytes;
         Ok(placed.weights)
-    };
-    let weights = placed(&manifest.weights)?;
-    let other = |form: &Form| Ok(Form { program: form.program.clone(), weights: placed(&form.weights)? });
-    let others = manifest.others.iter().map(other).collect::<Result<_>>()?;
-    let new = Manifest { format: FORMAT, weights, others, ..manifest.clone() };
+    })?;
     Ok(store.supersede(manifest, &new)?.then_some(stored_bytes))
 }
 
