@@ -23,8 +23,8 @@ const LEFT_BYTES: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct Scratch {
     root: PathBuf,
-    /// Made once; the lock says that somebody has it.
-    ours: OnceLock<(TempDir, File)>,
+    /// Made once.
+    ours: OnceLock<OwnFolder>,
     /// Set once, when nothing more is to be made.
     given_up: AtomicBool,
 }
@@ -44,7 +44,7 @@ impl Scratch {
             // Of two at once one is kept, and the other goes again.
             let _ = self.ours.set(make(&self.root)?);
         }
-        self.ours.get().map(|(ours, _)| ours.path()).ok_or_else(|| Error::internal("a folder that was made is gone"))
+        self.ours.get().map(OwnFolder::path).ok_or_else(|| Error::internal("a folder that was made is gone"))
     }
 
     /// Whether nothing more is to be made.
@@ -55,7 +55,7 @@ impl Scratch {
     /// Has go what is in it; files that are mapped stay as long as they are.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
-        if let Some((ours, _)) = self.ours.get() {
+        if let Some(ours) = self.ours.get() {
             // The next process removes what is left.
             let _ = fs::remove_dir_all(ours.path());
         }
@@ -94,13 +94,12 @@ impl OwnFolder {
     pub fn make(root: &Path, prefix: &str) -> Result<Self> {
         let old = SystemTime::now() - UNHELD;
         let is_old = |path: &Path| fs::symlink_metadata(path).and_then(|file| file.modified()).is_ok_and(|at| at < old);
-        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if is_called(&path, prefix) && is_old(&path) && hold(&path).is_ok() {
-                // What cannot be removed, another user's say, takes room and does no other harm.
-                let _ = fs::remove_dir_all(&path);
-            }
-        }
+        // Where nobody may look, one can be made all the same.
+        let _ = sweep(root, prefix, is_old);
+        Self::locked(root, prefix)
+    }
+
+    fn locked(root: &Path, prefix: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(root);
         let folder = folder.map_err(|source| io_error(root, "cannot be written", &source))?;
         let held = hold(folder.path()).map_err(|source| io_error(folder.path(), "cannot be used", &source.into()))?;
@@ -116,7 +115,7 @@ impl OwnFolder {
 /// Between making a folder and locking it there are microseconds.
 const UNHELD: Duration = Duration::from_secs(60);
 
-fn make(root: &Path) -> Result<(TempDir, File)> {
+fn make(root: &Path) -> Result<OwnFolder> {
     let io = |path: &Path, source: Errno| io_error(path, "cannot be used", &source.into());
     fs::create_dir_all(root).map_err(|source| io_error(root, "cannot be made", &source))?;
     if is_memory(root).map_err(|source| io(root, source))? {
@@ -126,17 +125,20 @@ fn make(root: &Path) -> Result<(TempDir, File)> {
     // One at a time, or what one has just made another takes for a dead one's.
     let door = File::open(root).map_err(|source| io_error(root, "cannot be opened", &source))?;
     flock(&door, FlockOperation::LockExclusive).map_err(|source| io(root, source))?;
+    sweep(root, PREFIX, |_| true)?;
+    OwnFolder::locked(root, PREFIX)
+}
+
+/// Removes the folders in `root` that are called `prefix` and something, that nobody has, and that `may_go`.
+fn sweep(root: &Path, prefix: &str, may_go: impl Fn(&Path) -> bool) -> Result<()> {
     for entry in fs::read_dir(root).map_err(|source| io_error(root, "cannot be read", &source))?.flatten() {
         let path = entry.path();
-        if is_called(&path, PREFIX) && hold(&path).is_ok() {
-            // What cannot be removed takes room, and does no other harm.
+        if is_called(&path, prefix) && may_go(&path) && hold(&path).is_ok() {
+            // What cannot be removed, another user's say, takes room and does no other harm.
             let _ = fs::remove_dir_all(&path);
         }
     }
-    let ours = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root);
-    let ours = ours.map_err(|source| io_error(root, "cannot be written", &source))?;
-    let held = hold(ours.path()).map_err(|source| io(ours.path(), source))?;
-    Ok((ours, held))
+    Ok(())
 }
 
 /// What the folders here are called.
