@@ -80,7 +80,7 @@ pub fn pack(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Pac
     pack_file(store, runtimes, request).map_err(|error| error.context(request.path.display()))
 }
 
-pub(crate) fn pack_file(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Packed> {
+fn pack_file(store: &Store, runtimes: &Runtimes, request: &Request) -> Result<Packed> {
     let name = request.name.clone().map_or_else(|| name_of(&request.path), Ok)?;
     name::check(&name)?;
     let source = identify(request)?;
@@ -180,7 +180,7 @@ pub fn under(store: &Store, base: &Manifest, name: &str) -> Result<Packed> {
 }
 
 /// What is said of a model that is in the store as `manifest` says.
-pub(crate) fn unchanged(manifest: Manifest) -> Result<Packed> {
+fn unchanged(manifest: Manifest) -> Result<Packed> {
     let manifest = manifest.on(&engine::cpu::target())?;
     let weight_bytes = manifest.weights.bytes;
     Ok(Packed { manifest, changed: false, weight_bytes, stored_bytes: 0, notes: Vec::new() })
@@ -217,7 +217,7 @@ pub(crate) struct Draft {
     forms: Vec<Compiled>,
     /// Files that come with the model: name and bytes.
     files: Vec<(String, Bytes)>,
-    pub(crate) notes: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Draft {
