@@ -27,7 +27,7 @@ use super::{HttpLimits, Parts, Refusal, body, compress};
 use crate::aside::aside;
 use crate::people::Told;
 use crate::tfs::{Terms, alias, classify, regress, tensors};
-use crate::{Ask, InferRequest, InferResponse, Model, Origin, Scheduler, deadline};
+use crate::{Ask, InferRequest, InferResponse, Model, Origin, Residency, Scheduler, deadline};
 
 /// Whether `path` is one of this module's.
 pub(super) fn claims(path: &str) -> bool {
@@ -38,20 +38,22 @@ pub(super) fn claims(path: &str) -> bool {
 pub(super) fn asked_of(scheduler: &Scheduler, method: &Method, path: &str) -> Option<Arc<Model>> {
     let asked = path::path(path).filter(|asked| check_method(method, path, asked).is_ok())?;
     let residency = scheduler.residency();
-    let (name, version) = match asked {
-        Path::Predictions(name) => (name, None),
-        Path::Model(Target { name, label: Some(label), .. }, Call::Predict | Call::Classify | Call::Regress) => {
-            let version = residency.labelled(&name, &label).ok()?;
-            (name, Some(version))
-        }
-        Path::Model(target, Call::Predict | Call::Classify | Call::Regress) => (target.name, target.version),
+    let target = match asked {
+        Path::Predictions(name) => Target { name, version: None, label: None },
+        Path::Model(target, Call::Predict | Call::Classify | Call::Regress) => target,
         Path::Model(_, Call::Status | Call::Metadata | Call::Explain)
         | Path::Root
         | Path::Metrics
         | Path::Models
         | Path::Malformed(_) => return None,
     };
-    residency.model(&name, version).ok()
+    residency.model(&target.name, version(residency, &target).ok()?).ok()
+}
+
+/// The version that `target` names by its number or by a label; `None` for the newest.
+fn version(residency: &Residency, target: &Target) -> Result<Option<u64>> {
+    let labelled = |label: &String| residency.labelled(&target.name, label).map(Some);
+    target.label.as_ref().map_or(Ok(target.version), labelled)
 }
 
 /// What is read of a call's body, one reading after the other, and written of what was read; see [`crate::untrusted`].
@@ -141,9 +143,7 @@ async fn answer(
     (body, terms): (Bytes, Terms),
 ) -> Result<Response<Parts>> {
     let mut target = target.clone();
-    if let Some(label) = &target.label {
-        target.version = Some(counted(scheduler, scheduler.residency().labelled(&target.name, label))?);
-    }
+    target.version = counted(scheduler, version(scheduler.residency(), &target))?;
     let target = &target;
     if call == Call::Status {
         return told::status(scheduler, target);
