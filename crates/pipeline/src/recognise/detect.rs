@@ -53,11 +53,10 @@ pub(super) fn understand(
             _ => found.input,
         };
         let input = wish.input.over(usual);
+        let candidate = Candidate::by_signature(found.head.clone());
+        let of = |error: Error| error.context(format!("its outputs are called and shaped as {}'s", found.head.name()));
         for answer in answers(specimen, &input, &picture.io)? {
-            let fits = verify::fits(specimen, &Candidate::by_signature(found.head.clone()), labels, &answer);
-            fits.map_err(|error| {
-                error.context(format!("its outputs are called and shaped as {}'s", found.head.name()))
-            })?;
+            verify::fits(specimen, &candidate, labels, &answer).map_err(of)?;
         }
         let detection = Detection { input, head: with_iou(found.head, wish.iou) };
         return own_size::before(specimen, wish, detection, notes);
