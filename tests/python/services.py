@@ -28,9 +28,12 @@ class Service:
     """A program of the services' environment on a port that is free; gone when left."""
 
     def __init__(self, name, arguments, variables):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = free.getsockname()
+        # Held as long as the service is there: whoever takes any port is given none that is bound, and a server, which
+        # asks for this one, may share it with whoever does not listen.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.address = self._held.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         self._name, self._arguments, self._variables = name, arguments, variables
         self._folder = tempfile.TemporaryDirectory(prefix="packhorse-services-")
@@ -60,6 +63,7 @@ class Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._held.close()
         self._log.close()
         self._folder.cleanup()
 
