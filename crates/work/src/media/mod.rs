@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::confine::confine_with_loopback;
@@ -77,11 +77,18 @@ impl Tools {
     }
 
     /// Starts both once, so that a missing one is found before any video is touched; says which decoder it is, in
-    /// the words of its first line.
+    /// the words of its first line. Programs that were there are not started again by this process: it takes as long as a
+    /// short video does.
     ///
     /// # Errors
     /// [`Unavailable`](engine::ErrorKind::Unavailable), naming the program and the fix.
     pub fn check(&self) -> Result<String> {
+        // By the tools: a process has hardly ever more than one kind.
+        static SAID: Mutex<Vec<(Tools, String)>> = Mutex::new(Vec::new());
+        let known = || SAID.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, said)) = known().iter().find(|(tools, _)| tools == self) {
+            return Ok(said.clone());
+        }
         let mut said = String::new();
         for program in [&self.ffprobe, &self.ffmpeg] {
             let mut command = Command::new(program);
@@ -89,6 +96,7 @@ impl Tools {
             let output = command.output().map_err(|error| child::cannot_start(program, &error))?;
             said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
         }
+        known().push((self.clone(), said.clone()));
         Ok(said)
     }
 
