@@ -1,7 +1,9 @@
 //! Videos with every trait that a decoder may stumble over, made by ffmpeg when a test asks for them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex};
 
 use super::ffprobe::input_url;
 
@@ -90,6 +92,12 @@ pub(crate) const FIXTURES: &[Fixture] = &[
     damaged("cut.avi", "-c:v mpeg4 -g 10", false, Damage::Cut),
 ];
 
+/// What each was when it was made, by its name and its source.
+type Made = HashMap<(&'static str, &'static str), Vec<u8>>;
+
+/// Made once, since that is what takes time.
+static MADE: LazyLock<Mutex<Made>> = LazyLock::new(Mutex::default);
+
 impl Fixture {
     /// Makes the video in `folder`.
     pub(crate) fn make(&self, folder: &Path) -> PathBuf {
@@ -97,30 +105,39 @@ impl Fixture {
     }
 
     /// Makes it of another source.
-    pub(crate) fn make_of(&self, source: &str, folder: &Path) -> PathBuf {
+    pub(crate) fn make_of(&self, source: &'static str, folder: &Path) -> PathBuf {
         let path = folder.join(self.name);
+        let made = MADE.lock().unwrap().get(&(self.name, source)).cloned();
+        let bytes = made.unwrap_or_else(|| {
+            let bytes = self.made_of(source, &path);
+            // Whoever made it meanwhile was first: it is the same for all.
+            MADE.lock().unwrap().entry((self.name, source)).or_insert(bytes).clone()
+        });
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Has ffmpeg make it at `path`, and says what it is to be.
+    fn made_of(&self, source: &str, path: &Path) -> Vec<u8> {
         let line = format!("{source} {}", self.arguments);
         let status = Command::new("ffmpeg")
             .args(["-nostdin", "-v", "error", "-y", "-threads", "1"])
             .args(line.split_whitespace())
-            .arg(input_url(&path))
+            .arg(input_url(path))
             .stdin(Stdio::null())
             .status();
         assert!(status.unwrap().success(), "{line}");
-        let bytes = std::fs::read(&path).unwrap();
-        let (length, damage) = (bytes.len(), self.damage);
-        let damaged = match damage {
-            Damage::None | Damage::Made => return path,
-            Damage::Cut => bytes[..length * 2 / 3].to_vec(),
+        let mut bytes = std::fs::read(path).unwrap();
+        let length = bytes.len();
+        match self.damage {
+            Damage::None | Damage::Made => {}
+            Damage::Cut => bytes.truncate(length * 2 / 3),
             Damage::Scratched => {
-                let mut bytes = bytes;
                 // Over where one frame ends and the next begins: within a frame a decoder need not notice.
                 let place = length * 6 / 8;
                 bytes[place..place + 400].fill(0x5a);
-                bytes
             }
-        };
-        std::fs::write(&path, damaged).unwrap();
-        path
+        }
+        bytes
     }
 }
