@@ -6,9 +6,11 @@ pub(crate) mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use store::Store;
 use tempfile::TempDir;
 use work::queue::{Options, TaskState};
 use work::{SqliteQueue, TaskQueue};
@@ -34,6 +36,17 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// Every file of a store with the detector `nanodet`. Packed once, since that is what takes time.
+static PACKED: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
+    let place = Place::new();
+    place.ok("pack assets/nanodet_g_coco80.onnx --store store --name nanodet --task object-detection --labels assets/coco80.txt --target native");
+    let read = |name: String| {
+        let bytes = std::fs::read(place.path("store").join(&name)).unwrap();
+        (name, bytes)
+    };
+    place.files("store").into_iter().map(read).collect()
+});
+
 /// A folder to work in, as a user would: commands are typed there, and its names are relative to it. It holds the
 /// project's `assets`, and folders for temporary files and for a user's home, which have to be empty in the end.
 pub(crate) struct Place(TempDir);
@@ -51,7 +64,12 @@ impl Place {
     /// As [`new`](Self::new), with the detector `nanodet` packed into `store`.
     pub(crate) fn with_store() -> Self {
         let place = Self::new();
-        place.ok("pack assets/nanodet_g_coco80.onnx --store store --name nanodet --task object-detection --labels assets/coco80.txt --target native");
+        Store::create(place.path("store").to_str().unwrap()).unwrap();
+        for (name, bytes) in &*PACKED {
+            let path = place.path("store").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
         place
     }
 
