@@ -29,9 +29,11 @@ setup: ## find or fetch what the rest needs; offline after the first time
 demo: setup build ## detect people and vehicles in the bundled clip, from queue to annotated video
 	$(STEP) 'demo' $(PACKHORSE) demo --out packhorse-demo
 
+# On a machine that has nothing yet, what is fetched comes while clippy compiles what everything stands on.
 test: ## every check that a change must pass
-	@scripts/setup.sh test
-	@$(MAKE) --no-print-directory lint test-rust test-python
+	@scripts/setup.sh
+	@scripts/meanwhile.sh 'scripts/setup.sh test' $(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-rust test-python
 
 test-release: build ## the Python tests once more, with the release binary
 	@scripts/setup.sh test
