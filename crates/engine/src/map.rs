@@ -1,7 +1,7 @@
 //! Memory-mapped files and the views between bytes and numbers.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod torn;
 pub(crate) mod watched;
+
+/// What of a file is read when it is mapped: more than the table of contents of most segments.
+const END_BYTES: usize = 16 << 10;
 
 /// A file mapped read-only. Views of it keep it mapped, so it is handed around in an [`Arc`].
 pub struct Map {
@@ -54,7 +57,7 @@ impl Stamp {
 }
 
 impl Map {
-    /// Maps the file at `path`, without reading it: pages come in when they are first touched.
+    /// Maps the file at `path`, without reading more than its end: pages come in when they are first touched.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), [`Exhausted`](ErrorKind::Exhausted) when the process may have no more maps, or
@@ -89,6 +92,9 @@ impl Map {
         if metadata.len() == 0 {
             return Ok(Arc::new(Self { place: None, watch: None, map: None, stamp }));
         }
+        // The end of a file mostly says what is in it. Touched in the map first it would bring in as much before it as the
+        // read-ahead is; of what goes wrong whoever touches it is told.
+        let _ = file.read_at(&mut [0; END_BYTES], metadata.len().saturating_sub(END_BYTES as u64));
         // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
         // and never written again (store::atomic is the only writer), so no byte changes under the slice. Of a segment that
         // a cache has in part, only tensors that were checked are looked at, and those are not written again. Files that a
@@ -149,6 +155,8 @@ pub enum Advice {
     Soon,
     /// It will not be read soon: take it before anything else when memory is short.
     Later,
+    /// It is read a page here and a page there: bring in none beside those. Makes a map of its own of them.
+    Scattered,
 }
 
 /// Says `advice` about the pages that `bytes` lie in. The kernel may refuse, or do otherwise; `false` then.
@@ -158,10 +166,11 @@ pub fn advise(bytes: &[u8], advice: Advice) -> bool {
     let kernel = match advice {
         Advice::Soon => Kernel::WillNeed,
         Advice::Later => Kernel::LinuxCold,
+        Advice::Scattered => Kernel::Random,
     };
     let (start, len) = pages(bytes);
-    // SAFETY: the pages are mapped as long as the slice lives, and neither of these changes their content: they say when
-    // it is brought in and when it may be written back and dropped.
+    // SAFETY: the pages are mapped as long as the slice lives, and none of these changes their content: they say when it is
+    // brought in and when it may be written back and dropped.
     bytes.is_empty() || unsafe { madvise(start.cast_mut().cast(), len, kernel) }.is_ok()
 }
 
@@ -270,7 +279,7 @@ mod tests {
         let whole: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
         std::fs::write(&path, &whole).unwrap();
         let mapped = map_file(&path).unwrap();
-        for advice in [Advice::Soon, Advice::Later, Advice::Soon] {
+        for advice in [Advice::Soon, Advice::Scattered, Advice::Later, Advice::Soon] {
             for bytes in [&mapped[..], &mapped[5000..300_001], &[]] {
                 assert!(advise(bytes, advice), "{advice:?} about {} bytes", bytes.len());
             }
