@@ -220,6 +220,11 @@ impl Store {
         self.maps.len()
     }
 
+    /// More than these are not mapped; unlike their number it is known without a count.
+    pub fn mapped_files_at_most(&self) -> usize {
+        self.maps.len_at_most()
+    }
+
     /// Where each of `weights` lies.
     pub(crate) fn table(&self, weights: &Weights) -> Result<Vec<WeightRef>> {
         if let Some(inline) = &weights.inline {

@@ -10,6 +10,7 @@ pub mod task;
 
 mod atomic;
 mod content;
+mod disk;
 mod folder;
 mod index;
 mod lock;
@@ -48,6 +49,7 @@ pub use manifest::Manifest;
 pub use onnx::cut::{Cut, Example, Group, Halves};
 pub use onnx::joined::Joined;
 pub use onnx::laid_out::Own;
+pub use onnx::tables::tables;
 pub use precision::Precision;
 pub use remote::{Fetched, Remote};
 pub use repository::Repository;

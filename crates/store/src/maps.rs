@@ -82,6 +82,11 @@ impl Maps {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).by_path.get(path).and_then(Weak::upgrade)
     }
 
+    /// As [`len`](Self::len), with files that are mapped no more and not yet forgotten.
+    pub(crate) fn len_at_most(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_path.len()
+    }
+
     /// How many files are mapped.
     pub(crate) fn len(&self) -> usize {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

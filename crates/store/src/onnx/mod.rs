@@ -23,6 +23,7 @@ pub(crate) mod sparse;
 
 pub(crate) mod probe;
 mod resizes;
+pub(crate) mod tables;
 pub(crate) mod tensor;
 pub(crate) mod wire;
 

@@ -21,6 +21,7 @@ mod tests;
 mod upkeep;
 
 pub(crate) use fetch::view;
+pub(crate) use partial::path_of as part_of;
 
 pub use cache::{CacheBytes, CacheCounts};
 pub use pull::{list, pull};

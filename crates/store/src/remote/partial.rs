@@ -78,7 +78,7 @@ const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 
 /// Where the part of the file at `path` is.
-pub(super) fn path_of(path: &Path) -> PathBuf {
+pub(crate) fn path_of(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{PART}{name}"))
 }
