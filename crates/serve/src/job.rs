@@ -22,6 +22,11 @@ pub(crate) struct Job {
     pub(crate) priority: u32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) submitted: Instant,
+    /// Tells it from all others, and grows; its queue's, which sets it.
+    pub(crate) age: u64,
+    /// Whether it waited for its model's weights to be read. No request does twice: where memory is that short, a run comes to
+    /// what it needs.
+    pub(crate) was_put_back: bool,
     pub(crate) reply: Box<dyn Reply>,
     /// Given back with the job.
     #[expect(dead_code, reason = "it does its work when it is dropped")]

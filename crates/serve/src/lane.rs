@@ -32,7 +32,7 @@ pub(crate) fn run(scheduler: &Scheduler, lane: usize, core: usize) {
 
 /// Runs `batch` on `lane`, which is the caller's own or lent to it, and answers it.
 pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, batch: Batch) {
-    let Batch { jobs, program, files: _files, shared } = batch;
+    let Batch { jobs, program, files, shared } = batch;
     let started = Instant::now();
     let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
     // Of a batch for one model there is nothing to be found out.
@@ -45,6 +45,10 @@ pub(crate) fn carry_out(scheduler: &Scheduler, lane: usize, batch: Batch) {
     }
     let jobs: Vec<Job> = due.into_iter().map(|(_, job)| job).collect();
     let lane = Lane { scheduler, model: &model, program: &program, lane, started };
+    if shared.is_none() && jobs.iter().any(|job| !job.was_put_back) && lane.has_to_wait() {
+        scheduler.put_back(Batch { jobs, program: Arc::clone(&program), files, shared }, &model, started.elapsed());
+        return;
+    }
     let answers = match &shared {
         Some(shared) => lane.answers_of_several(&jobs, &shared.trunk),
         None => lane.answers(&jobs),
@@ -73,6 +77,13 @@ struct Lane<'a> {
 }
 
 impl Lane<'_> {
+    /// Whether the model's weights are on disk alone.
+    fn has_to_wait(&self) -> bool {
+        let is_away = || Ok(self.model.heat().hot().is_none() && self.scheduler.residency().is_away(self.model));
+        // What else is wrong with them is told to those who run on them.
+        self.guarded(is_away).unwrap_or(false)
+    }
+
     /// The answer of each of `jobs`. When a batch fails, each of its requests is run alone, so that one that the model
     /// cannot take fails by itself.
     fn answers(&self, jobs: &[Job]) -> Vec<Result<InferResponse>> {

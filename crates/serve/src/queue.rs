@@ -2,8 +2,10 @@
 //! [`Scheduler`](crate::Scheduler) keeps it under a lock and carries out what it says.
 
 mod fetches;
-mod kin;
 pub(crate) use fetches::Waiter;
+mod kin;
+mod loads;
+pub(crate) use loads::Loaded;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +16,6 @@ use engine::{Error, Result};
 use crate::fair::Fair;
 use crate::job::Job;
 use crate::model::Model;
-use crate::residency::Program;
 use crate::waiting::{Batch, Queue, State};
 use crate::wake::Lanes;
 use fetches::Fetches;
@@ -60,7 +61,7 @@ enum Phase {
 pub(crate) enum Wake {
     Lane,
     Loader,
-    /// The loader has been asked already, or every lane is at work and comes by, or a lane sleeps until the job's turn.
+    /// The loader or a reader has been asked already, or every lane is at work and comes by, or a lane sleeps until the job's turn.
     Nobody,
 }
 
@@ -71,15 +72,6 @@ pub(crate) enum Next<T> {
     /// Nothing before then, unless something new comes.
     WaitUntil(Instant),
     Leave,
-}
-
-/// What follows from a load.
-#[derive(Default)]
-pub(crate) struct Loaded {
-    /// Jobs that now have to be answered with its failure.
-    pub(crate) refused: Vec<Job>,
-    /// When the request came that has waited longest for it.
-    pub(crate) asked: Option<Instant>,
 }
 
 /// A queue per model, and who is next.
@@ -97,6 +89,8 @@ pub(crate) struct Queues {
     loads: VecDeque<u64>,
     /// Models whose files somebody waits for.
     fetches: Fetches,
+    /// Models whose weights somebody waits for, which are on disk alone.
+    reads: Fetches,
     /// Batches on a lane right now.
     running: usize,
     lanes: usize,
@@ -118,6 +112,7 @@ impl Queues {
             swept: Vec::new(),
             loads: VecDeque::new(),
             fetches: Fetches::default(),
+            reads: Fetches::default(),
             running: 0,
             lanes,
             sleepers: Lanes::new(lanes),
@@ -132,7 +127,7 @@ impl Queues {
     /// # Errors
     /// [`Unavailable`](engine::ErrorKind::Unavailable) while draining, [`Exhausted`](engine::ErrorKind::Exhausted) when
     /// full, [`DeadlineExceeded`](engine::ErrorKind::DeadlineExceeded) for what can only be too late.
-    pub(crate) fn push(&mut self, job: Job) -> Result<Wake> {
+    pub(crate) fn push(&mut self, mut job: Job) -> Result<Wake> {
         if self.phase != Phase::Running {
             return Err(Error::unavailable("the server is draining; send the request to another one"));
         }
@@ -150,7 +145,8 @@ impl Queues {
             }
         }
         self.taken += 1;
-        queue.push(job, self.taken);
+        job.age = self.taken;
+        queue.push(job);
         Ok(match queue.state {
             State::Loading => Wake::Nobody,
             State::Held(until) => self.joined(key, until, now),
@@ -235,7 +231,8 @@ impl Queues {
         }
         while let Some(key) = self.fair.next() {
             let idle = self.idle();
-            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            let waits = |queue: &&mut Queue| queue.state != State::Loading;
+            let Some(queue) = self.queues.get_mut(&key).filter(waits) else { continue };
             if self.phase == Phase::Running
                 && let Some(until) = queue.hold(now, idle)
             {
@@ -317,35 +314,6 @@ impl Queues {
         self.fair.charge(model.id(), model.class(), cost);
         self.retire(model.id());
         self.fair.forget_if_idle(model.id(), model.class());
-    }
-
-    /// The next model whose program somebody waits for.
-    pub(crate) fn next_load(&mut self) -> Next<Arc<Model>> {
-        if self.phase == Phase::Stopped {
-            return Next::Leave;
-        }
-        while let Some(key) = self.loads.pop_front() {
-            if let Some(queue) = self.queues.get(&key) {
-                return Next::Do(Arc::clone(&queue.model));
-            }
-        }
-        Next::Wait
-    }
-
-    /// The loader is done with model `key`: this is its program, or it has none.
-    pub(crate) fn loaded(&mut self, key: u64, program: Option<Arc<Program>>) -> Loaded {
-        let Some(queue) = self.queues.get_mut(&key) else { return Loaded::default() };
-        (queue.state, queue.program) = (State::Ready, program);
-        if let Some(files) = queue.model.files().held() {
-            queue.files = files;
-        }
-        let asked = queue.oldest();
-        let refused = if queue.program.is_some() { Vec::new() } else { queue.drain() };
-        if !queue.is_empty() {
-            self.take_part(key);
-        }
-        self.retire(key);
-        Loaded { refused, asked }
     }
 
     /// From now on nothing new is taken, and nothing is held back.

@@ -96,6 +96,8 @@ pub struct Residency {
     pinned_bytes: AtomicU64,
     /// Held by whoever makes room.
     relieving: Mutex<()>,
+    /// Set when the server stops: what takes long then ends early.
+    leaving: AtomicBool,
     /// Wakes the keeper.
     bell: Bell,
     /// Where loads and unloads are counted; set once, by the scheduler.
@@ -193,6 +195,7 @@ impl Residency {
             pins: AtomicBool::new(false),
             pinned_bytes: AtomicU64::new(0),
             relieving: Mutex::default(),
+            leaving: AtomicBool::new(false),
             bell: Bell::default(),
             metrics: OnceLock::new(),
         };

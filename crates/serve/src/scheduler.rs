@@ -1,6 +1,7 @@
 //! The scheduler: a queue per model, fair sharing of the lanes, refusals with a name. It decides; lanes run.
 
 mod loads;
+use loads::Loads;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -36,10 +37,8 @@ pub struct Scheduler {
     queues: Mutex<Queues>,
     /// By lane: it may find work, or should leave.
     work: Vec<Condvar>,
-    /// The loader may find work, or should leave.
-    load: Condvar,
-    /// A fetcher may find work, or should leave.
-    fetch: Condvar,
+    /// Those who have ready what requests wait for may find work, or should leave.
+    loads: Loads,
     /// Something finished; the drain looks whether that was the last.
     idle: Condvar,
     /// The end has come; whoever only sleeps leaves.
@@ -53,8 +52,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts a lane on each of `cores`, as many threads at the desk, the loader, the fetchers, the keeper of the memory, and
-    /// the thread that changes the repository.
+    /// Starts a lane on each of `cores`, as many threads at the desk, the loader, the fetchers, the readers, the keeper of the
+    /// memory, and the thread that changes the repository.
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
@@ -78,8 +77,7 @@ impl Scheduler {
             leaving: AtomicBool::new(false),
             queues: Mutex::new(Queues::new(limits, cores.len())),
             work: cores.iter().map(|_| Condvar::new()).collect(),
-            load: Condvar::new(),
-            fetch: Condvar::new(),
+            loads: Loads::default(),
             idle: Condvar::new(),
             stopped: Condvar::new(),
             changes,
@@ -208,6 +206,8 @@ impl Scheduler {
             priority,
             deadline,
             submitted: Instant::now(),
+            age: 0,
+            was_put_back: false,
             reply,
             held: request.origin.held,
         };
@@ -233,7 +233,7 @@ impl Scheduler {
         self.metrics.queued.inc();
         self.wake(lane);
         if wake == Wake::Loader {
-            self.load.notify_one();
+            self.loads.load.notify_one();
         }
         Ok(())
     }
@@ -283,8 +283,7 @@ impl Scheduler {
         let left = queues.stop();
         drop(queues);
         self.wake(0..self.lanes());
-        self.load.notify_all();
-        self.fetch.notify_all();
+        self.loads.notify_all();
         self.residency.stop_fetching();
         self.residency.stop_heating();
         self.stopped.notify_all();

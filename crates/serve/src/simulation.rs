@@ -175,6 +175,8 @@ impl World {
             priority: 0,
             deadline: None,
             submitted,
+            age: 0,
+            was_put_back: false,
             reply,
             held: Held::default(),
         };

@@ -32,7 +32,7 @@ const TOKENS_MAX: usize = 8192;
 /// What a queue waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The loader: it takes no part in the sharing of lanes.
+    /// The loader, or a reader: it takes no part in the sharing of lanes.
     Loading,
     /// A lane; or nothing, when it is empty.
     Ready,
@@ -101,13 +101,17 @@ impl Queue {
         self.jobs.values().map(|job| job.submitted).min()
     }
 
-    /// Takes `job` in; `age` tells it from all others and grows.
-    pub(crate) fn push(&mut self, job: Job, age: u64) {
-        let items = job.items();
+    /// Takes `job` in.
+    pub(crate) fn push(&mut self, job: Job) {
         let curve = self.model.costs().curve();
-        self.model.arrivals().arrived(job.submitted, items as u64, hold::horizon(&curve));
-        self.items += items;
-        self.jobs.insert((job.rank(), age), job);
+        self.model.arrivals().arrived(job.submitted, job.items() as u64, hold::horizon(&curve));
+        self.put_back(job);
+    }
+
+    /// Takes `job` in where it was before a lane took it.
+    pub(crate) fn put_back(&mut self, job: Job) {
+        self.items += job.items();
+        self.jobs.insert((job.rank(), job.age), job);
     }
 
     /// Everything that waits.

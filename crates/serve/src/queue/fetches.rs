@@ -16,7 +16,7 @@ use crate::residency::AtHand;
 /// Somebody who waits for a model's files and has no queue to do so in; gone when the other end is.
 pub(crate) type Waiter = oneshot::Sender<Result<AtHand>>;
 
-/// Who waits for files.
+/// Who waits for files, or for weights that are on disk alone.
 #[derive(Default)]
 pub(super) struct Fetches {
     /// Those that nobody fetches yet, in order.
@@ -64,7 +64,7 @@ impl Fetches {
     }
 
     /// The files of model `key` are there, or cannot be had, which these are to be told.
-    fn done(&mut self, key: u64) -> Vec<Waiter> {
+    pub(super) fn done(&mut self, key: u64) -> Vec<Waiter> {
         self.all.remove(&key);
         self.waiters.remove(&key).unwrap_or_default()
     }
@@ -122,15 +122,16 @@ impl Queues {
         waiters
     }
 
-    /// Whether somebody's files are fetched.
+    /// Whether somebody's files are fetched, or weights read.
     pub(crate) fn is_fetching(&self) -> bool {
-        !self.fetches.is_empty()
+        !self.fetches.is_empty() || !self.reads.is_empty()
     }
 
-    /// Jobs that wait for files and should not wait any longer at `now`, with the reason: no lane comes by to see that.
+    /// Jobs that wait for files or weights and should not wait any longer at `now`, with the reason: no lane comes by to see
+    /// that.
     pub(crate) fn tired(&mut self, now: Instant) -> Vec<(Job, Error)> {
         let mut tired = Vec::new();
-        for key in self.fetches.models() {
+        for key in self.fetches.models().chain(self.reads.models()) {
             let Some(queue) = self.queues.get_mut(&key) else { continue };
             tired.extend(queue.overdue(&self.limits, now));
             if queue.is_empty() {

@@ -61,6 +61,8 @@ pub(crate) fn job(model: &Arc<Model>) -> Job {
         priority: 0,
         deadline: None,
         submitted: Instant::now(),
+        age: 0,
+        was_put_back: false,
         reply: Box::new(Nobody),
         held: Held::default(),
     }
@@ -127,6 +129,56 @@ fn a_model_is_fetched_once_and_nobody_waits_longer_for_it_than_he_may() {
     assert!(queues.fetch(model(2)));
     assert!(queues.fetched(2, None).is_empty());
     assert!(!queues.is_fetching() && matches!(queues.next_load(), Next::Wait));
+}
+
+#[test]
+fn who_waits_for_weights_is_in_line_where_he_was_and_takes_no_lane() {
+    let (mut queues, away, other) = (Queues::new(limits(8), 2), model(1), model(2));
+    let asked =
+        |width: usize| Job { inputs: vec![Tensor::from_f32(vec![width], vec![0.0; width]).unwrap()], ..job(&away) };
+    let width = |batch: &Batch| batch[0].inputs[0].shape()[0];
+    for model in [&away, &other] {
+        model.set_program(Arc::new(Program::new(Vec::new())));
+    }
+    for width in 1..=3 {
+        queues.push(asked(width)).unwrap();
+    }
+    let take = |queues: &mut Queues| match queues.next_batch(Instant::now()) {
+        Next::Do(batch) => batch,
+        _ => panic!("nothing to run"),
+    };
+    // Two lanes have one each, and find the weights away.
+    let (first, second) = (take(&mut queues), take(&mut queues));
+    assert!(queues.put_back(second, &away, Duration::ZERO).is_empty());
+    assert!(queues.put_back(first, &away, Duration::ZERO).is_empty());
+    assert_eq!(queues.push(asked(4)).unwrap(), Wake::Nobody, "it waits for the same");
+    queues.push(job(&other)).unwrap();
+    let batch = take(&mut queues);
+    assert_eq!(batch[0].model.id(), 2, "both lanes are free for others");
+    assert!(!queues.finished(&other, Duration::ZERO));
+    assert!(matches!(queues.next_batch(Instant::now()), Next::Wait) && !queues.has_work());
+    assert!(matches!(queues.next_read(), Next::Do(model) if model.id() == 1));
+    assert!(matches!(queues.next_read(), Next::Wait), "one reads, however many wait");
+    assert!(queues.tired(Instant::now()).is_empty());
+    let loaded = queues.read(1);
+    assert!(loaded.refused.is_empty() && loaded.asked.is_some() && !queues.is_fetching());
+    for place in 1..=4 {
+        let batch = take(&mut queues);
+        assert_eq!((width(&batch), batch[0].was_put_back), (place, place < 3));
+        queues.finished(&away, Duration::ZERO);
+    }
+    assert!(queues.is_idle());
+    // Who has waited too long does not wait for the disk, and who comes when everybody was sent home is given back.
+    queues.push(asked(1)).unwrap();
+    let batch = take(&mut queues);
+    assert!(queues.put_back(batch, &away, Duration::ZERO).is_empty());
+    let tired = queues.tired(Instant::now() + QueueLimits::default().time_limit * 2);
+    assert_eq!(tired.into_iter().map(|(_, why)| why.kind).collect::<Vec<_>>(), [ErrorKind::DeadlineExceeded]);
+    assert!(queues.read(1).asked.is_none(), "nobody waits any more");
+    queues.push(asked(1)).unwrap();
+    let batch = take(&mut queues);
+    assert!(queues.stop().is_empty() && matches!(queues.next_read(), Next::Leave));
+    assert_eq!(queues.put_back(batch, &away, Duration::ZERO).len(), 1);
 }
 
 #[test]
@@ -292,6 +344,8 @@ enum Event {
     Load(bool),
     Start,
     Finish,
+    PutBack,
+    Read,
     Pass(u64),
 }
 
@@ -301,6 +355,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<bool>().prop_map(Event::Load),
         3 => Just(Event::Start),
         3 => Just(Event::Finish),
+        1 => Just(Event::PutBack),
+        1 => Just(Event::Read),
         2 => (0..800u64).prop_map(Event::Pass),
     ];
     proptest::collection::vec(event, 0..200)
@@ -317,7 +373,7 @@ proptest! {
         let mut queues = Queues::new(limits(3), 2);
         let mut now = Instant::now();
         let (mut accepted, mut started, mut refused) = (0, 0, 0);
-        let (mut on_lanes, mut loading) = (Vec::new(), Vec::new());
+        let (mut on_lanes, mut loading, mut reading) = (Vec::<Batch>::new(), Vec::new(), Vec::new());
         for event in events {
             match event {
                 Event::Push(key) => {
@@ -335,7 +391,7 @@ proptest! {
                 Event::Start => match queues.next_batch(now) {
                     Next::Do(batch) => {
                         started += batch.len();
-                        on_lanes.push(batch[0].model.id());
+                        on_lanes.push(batch);
                     }
                     Next::WaitUntil(until) => {
                         prop_assert!(until > now);
@@ -343,14 +399,28 @@ proptest! {
                     }
                     Next::Wait | Next::Leave => prop_assert!(queues.next_hold().is_none() && !queues.has_work()),
                 },
-                Event::Finish => if let Some(key) = on_lanes.pop() {
-                    queues.finished(&models[key as usize], Duration::from_millis(key));
+                Event::Finish => if let Some(batch) = on_lanes.pop() {
+                    queues.finished(&batch[0].model, Duration::from_millis(batch[0].model.id()));
                 },
+                Event::PutBack => if let Some(batch) = on_lanes.pop() {
+                    started -= batch.len();
+                    let model = Arc::clone(&batch[0].model);
+                    prop_assert!(queues.put_back(batch, &model, Duration::ZERO).is_empty());
+                    prop_assert!(queues.is_fetching() && !queues.is_idle());
+                },
+                Event::Read => {
+                    if let Next::Do(model) = queues.next_read() {
+                        reading.push(model.id());
+                    }
+                    if let Some(key) = reading.pop() {
+                        prop_assert!(queues.read(key).refused.is_empty());
+                    }
+                }
                 Event::Pass(us) => now += Duration::from_micros(us),
             }
         }
-        for key in on_lanes {
-            queues.finished(&models[key as usize], Duration::ZERO);
+        for batch in on_lanes {
+            queues.finished(&batch[0].model, Duration::ZERO);
         }
         let left = queues.stop().len();
         prop_assert_eq!(accepted, started + refused + left);

@@ -2,6 +2,7 @@
 //! into this node's cache when their model is first asked for, and stay there while somebody holds them: a queue with
 //! requests, a batch on a lane, weights that are mapped.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -130,18 +131,21 @@ impl Residency {
         }
     }
 
-    /// Makes `model` ready, whatever that takes.
+    /// Makes `model` ready, whatever that takes, and has all of it in memory.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch), [`load`](Self::load) and [`ready`](Self::ready).
     pub(super) fn prepare(&self, model: &Model) -> Result<()> {
         let _files = self.fetch(model)?;
         self.load(model)?;
-        self.ready(model).map(drop)
+        self.ready(model)?;
+        self.read_in(model);
+        Ok(())
     }
 
-    /// Whoever fetches gives up.
+    /// Whoever fetches or reads gives up.
     pub(crate) fn stop_fetching(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         if let Some(remote) = self.repository.remote() {
             Remote::stop(remote);
         }

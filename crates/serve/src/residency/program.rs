@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Program {
     /// One per lane, or one that all lanes share.
     sessions: Vec<Box<dyn Session>>,
+    /// Of its weights, which are [tables](store::tables).
+    tables: Vec<bool>,
     /// `None` in tests that do not count.
     charge: Option<Charge>,
     /// What building it took.
@@ -37,12 +39,17 @@ impl Program {
     /// A program of these sessions, of which nobody counts the memory.
     #[cfg(test)]
     pub(crate) fn new(sessions: Vec<Box<dyn Session>>) -> Self {
-        Self { sessions, charge: None, took: Duration::ZERO }
+        Self { sessions, tables: Vec::new(), charge: None, took: Duration::ZERO }
     }
 
     /// The session that `lane` runs.
     pub(crate) fn session(&self, lane: usize) -> &dyn Session {
         self.sessions[lane % self.sessions.len().max(1)].as_ref()
+    }
+
+    /// Whether of weight number `at` runs read a row here and a row there.
+    pub(super) fn reads_rows_of(&self, at: usize) -> bool {
+        self.tables.get(at).copied().unwrap_or(false)
     }
 
     pub(super) fn took(&self) -> Duration {
@@ -269,7 +276,8 @@ impl Residency {
         };
         sessions.iter().try_for_each(|session| is_of(manifest, session.as_ref())).map_err(of)?;
         charge.set(bytes);
-        Ok(Program { sessions, charge: Some(charge), took: (self.scales.since)(started) })
+        let tables = if kind == MemoryKind::Programs { store::tables(&graph, weights) } else { Vec::new() };
+        Ok(Program { sessions, tables, charge: Some(charge), took: (self.scales.since)(started) })
     }
 
     /// What `build` builds, and by how much the heap grew meanwhile, in bytes.

@@ -1,9 +1,9 @@
-//! The loader and the fetchers: threads of a low priority that have ready what requests wait for. Files that are on this
-//! node are looked up by the loader, or at the desk; those that are not are a fetcher's, so that no model waits for another's
-//! download.
+//! The loader, the fetchers and the readers: threads that have ready what requests wait for. Files that are on this node are
+//! looked up by the loader, or at the desk; those that are not are a fetcher's, so that no model waits for another's download.
+//! Weights that are on disk alone are a reader's, so that no lane waits for a disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,35 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 
 use super::Scheduler;
+use crate::job::Job;
 use crate::lane;
 use crate::model::Model;
-use crate::queue::{Loaded, Next, Waiter};
+use crate::queue::{Loaded, Next, Queues, Waiter};
 use crate::residency::{self, AtHand, Program};
+use crate::waiting::Batch;
 
 /// Models whose files are fetched at once; each of them reads several ranges.
 const FETCHERS: usize = 8;
+/// Models whose weights are read from disk at once, each by several threads: one that is large does not keep all others.
+const READERS: usize = 2;
 /// How often it is looked whether those who wait for files have waited too long.
 const TIRED_AFTER: Duration = Duration::from_millis(100);
 
-/// Starts the loader, and fetchers where there is something to fetch.
+/// Where they sleep.
+#[derive(Default)]
+pub(super) struct Loads {
+    pub(super) load: Condvar,
+    fetch: Condvar,
+    read: Condvar,
+}
+
+impl Loads {
+    pub(super) fn notify_all(&self) {
+        [&self.load, &self.fetch, &self.read].into_iter().for_each(Condvar::notify_all);
+    }
+}
+
+/// Starts the loader, the readers, and fetchers where there is something to fetch.
 ///
 /// # Errors
 /// [`Internal`](engine::ErrorKind::Internal) when the system gives no more threads.
@@ -34,6 +52,10 @@ pub(super) fn start(scheduler: &Arc<Scheduler>) -> Result<Vec<JoinHandle<()>>> {
         let fetcher = Arc::clone(scheduler);
         threads.push(lane::spawn(&format!("fetcher-{number}"), move || fetch(&fetcher))?);
     }
+    for number in 0..READERS {
+        let reader = Arc::clone(scheduler);
+        threads.push(lane::spawn(&format!("reader-{number}"), move || read(&reader))?);
+    }
     Ok(threads)
 }
 
@@ -44,7 +66,7 @@ fn load(scheduler: &Scheduler) {
         // Held until the queue has them.
         let Some(_files) = scheduler.residency.at_hand(&model) else {
             if scheduler.lock().fetch(Arc::clone(&model)) {
-                scheduler.fetch.notify_one();
+                scheduler.loads.fetch.notify_one();
             }
             continue;
         };
@@ -82,7 +104,7 @@ fn fetch(scheduler: &Scheduler) {
                 let ms = started.elapsed().as_millis();
                 tracing::info!(model = %name, version, ms, "fetched");
                 let waiters = scheduler.lock().fetched(model.id(), Some(files.clone()));
-                scheduler.load.notify_one();
+                scheduler.loads.load.notify_one();
                 tell(waiters, &Ok(files));
             }
             Err(error) => {
@@ -92,6 +114,16 @@ fn fetch(scheduler: &Scheduler) {
                 scheduler.loaded(&model, Err(error));
             }
         }
+    }
+}
+
+/// The life of a reader: it has the weights in memory that somebody waits for. That is mostly a wait for the disk, so it
+/// takes what it needs of the cores at once.
+fn read(scheduler: &Scheduler) {
+    while let Some(model) = scheduler.next_read() {
+        scheduler.residency.read_in(&model);
+        let refused = scheduler.go_on(|queues| queues.read(model.id()));
+        debug_assert!(refused.is_empty(), "what has a program is refused nothing");
     }
 }
 
@@ -143,7 +175,7 @@ impl Scheduler {
         let limit = self.limits.of(model).time_limit;
         let _waits = Waits::counted(&self.metrics.desk_waiting);
         if self.lock().fetch_for(Arc::clone(model), waiter)? {
-            self.fetch.notify_one();
+            self.loads.fetch.notify_one();
         }
         match tokio::time::timeout(limit, files).await {
             Ok(files) => files.unwrap_or_else(|_| Err(Error::unavailable("the server is stopping; ask another one"))),
@@ -163,7 +195,7 @@ impl Scheduler {
                 Next::Do(model) => return Some(model),
                 Next::Leave => return None,
                 Next::Wait | Next::WaitUntil(_) if queues.is_fetching() => {
-                    let waited = self.load.wait_timeout(queues, TIRED_AFTER);
+                    let waited = self.loads.load.wait_timeout(queues, TIRED_AFTER);
                     queues = waited.unwrap_or_else(PoisonError::into_inner).0;
                     let (now, tired) = (Instant::now(), queues.tired(Instant::now()));
                     drop(queues);
@@ -177,7 +209,7 @@ impl Scheduler {
                     queues = self.lock();
                 }
                 Next::Wait | Next::WaitUntil(_) => {
-                    queues = self.load.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                    queues = self.loads.load.wait(queues).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -191,24 +223,43 @@ impl Scheduler {
                 Next::Do(model) => return Some(model),
                 Next::Leave => return None,
                 Next::Wait | Next::WaitUntil(_) => {
-                    queues = self.fetch.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                    queues = self.loads.fetch.wait(queues).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
     }
 
+    /// The next model whose weights somebody waits for; waits for one. `None` when the reader should leave.
+    fn next_read(&self) -> Option<Arc<Model>> {
+        let mut queues = self.lock();
+        loop {
+            match queues.next_read() {
+                Next::Do(model) => return Some(model),
+                Next::Leave => return None,
+                Next::Wait | Next::WaitUntil(_) => {
+                    queues = self.loads.read.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// `batch`, for `model` alone, which a lane took for so long, waits until a reader has had the model's weights in memory.
+    pub(crate) fn put_back(&self, batch: Batch, model: &Arc<Model>, cost: Duration) {
+        self.metrics.queued.inc_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        let refused = self.lock().put_back(batch, model, cost);
+        self.loads.read.notify_one();
+        // It looks whether those who wait have waited too long.
+        self.loads.load.notify_one();
+        for job in refused {
+            self.metrics.queued.dec();
+            let now = Instant::now();
+            self.refuse(job, Error::unavailable("the server stopped before this request's turn"), now);
+        }
+    }
+
     /// The loader is done with `model`: its queue takes part, or is answered with why it cannot.
     fn loaded(&self, model: &Model, outcome: Result<Arc<Program>>) {
-        let Loaded { refused, asked } = {
-            let mut queues = self.lock();
-            queues.sleepers.all_woken(Instant::now());
-            queues.loaded(model.id(), outcome.as_ref().ok().map(Arc::clone))
-        };
-        if let Some(asked) = asked {
-            self.metrics.cold_started(asked.elapsed());
-        }
-        self.wake(0..self.lanes());
-        self.idle.notify_all();
+        let refused = self.go_on(|queues| queues.loaded(model.id(), outcome.as_ref().ok().map(Arc::clone)));
         if let Err(error) = outcome {
             for job in refused {
                 self.metrics.queued.dec();
@@ -216,5 +267,20 @@ impl Scheduler {
                 job.into_reply().send(Err(error.clone()));
             }
         }
+    }
+
+    /// Something has `ended` that requests waited for: they take part, or are given back to be refused.
+    fn go_on(&self, ended: impl FnOnce(&mut Queues) -> Loaded) -> Vec<Job> {
+        let Loaded { refused, asked } = {
+            let mut queues = self.lock();
+            queues.sleepers.all_woken(Instant::now());
+            ended(&mut queues)
+        };
+        if let Some(asked) = asked {
+            self.metrics.cold_started(asked.elapsed());
+        }
+        self.wake(0..self.lanes());
+        self.idle.notify_all();
+        refused
     }
 }

@@ -9,7 +9,7 @@ fn held(model: &Arc<Model>, jobs: Vec<Job>, now: Instant) -> (Option<u128>, Vec<
         model.costs().learn(items, Duration::from_millis(1));
     }
     let mut queue = Queue::new(Arc::clone(model));
-    jobs.into_iter().zip(0..).for_each(|(job, age)| queue.push(job, age));
+    jobs.into_iter().zip(0..).for_each(|(job, age)| queue.push(Job { age, ..job }));
     let until = queue.hold(now, 1);
     let mut sizes = Vec::new();
     while queue.hold(now, 1).is_none() && !queue.is_empty() {
@@ -62,7 +62,7 @@ fn what_cannot_go_together_or_has_no_time_is_not_held() {
     }
     let unknown = delayed();
     let mut queue = Queue::new(Arc::clone(&unknown));
-    queue.push(Job { deadline: at(1000), ..with(&unknown, &[1, 4], &[0], 0) }, 0);
+    queue.push(Job { deadline: at(1000), ..with(&unknown, &[1, 4], &[0], 0) });
     assert_eq!(queue.hold(now, 1), None, "a deadline, and nothing known of runs");
 }
 
