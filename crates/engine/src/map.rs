@@ -1,7 +1,7 @@
 //! Memory-mapped files and the views between bytes and numbers.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,9 +11,6 @@ use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod torn;
 pub(crate) mod watched;
-
-/// What of a file is read when it is mapped: more than the table of contents of most segments.
-const END_BYTES: usize = 16 << 10;
 
 /// A file mapped read-only. Views of it keep it mapped, so it is handed around in an [`Arc`].
 pub struct Map {
@@ -57,7 +54,7 @@ impl Stamp {
 }
 
 impl Map {
-    /// Maps the file at `path`, without reading more than its end: pages come in when they are first touched.
+    /// Maps the file at `path`, without reading it: pages come in when they are first touched.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), [`Exhausted`](ErrorKind::Exhausted) when the process may have no more maps, or
@@ -92,9 +89,6 @@ impl Map {
         if metadata.len() == 0 {
             return Ok(Arc::new(Self { place: None, watch: None, map: None, stamp }));
         }
-        // The end of a file mostly says what is in it. Touched in the map first it would bring in as much before it as the
-        // read-ahead is; of what goes wrong whoever touches it is told.
-        let _ = file.read_at(&mut [0; END_BYTES], metadata.len().saturating_sub(END_BYTES as u64));
         // SAFETY: the map is private and read-only. Files of a store are written under another name, renamed into place
         // and never written again (store::atomic is the only writer), so no byte changes under the slice. Of a segment that
         // a cache has in part, only tensors that were checked are looked at, and those are not written again. Files that a
