@@ -290,10 +290,7 @@ impl Scheduler {
         self.residency.wake_keeper();
         self.changes.stop();
         self.desk.stop();
-        for job in left {
-            self.metrics.queued.dec();
-            job.into_reply().send(Err(Error::unavailable("the server stopped before this request's turn")));
-        }
+        self.send_home(left);
         if finished {
             let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
             for thread in threads {

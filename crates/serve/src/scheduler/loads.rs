@@ -217,27 +217,23 @@ impl Scheduler {
 
     /// The next model whose files somebody waits for; waits for one. `None` when the fetcher should leave.
     fn next_fetch(&self) -> Option<Arc<Model>> {
-        let mut queues = self.lock();
-        loop {
-            match queues.next_fetch() {
-                Next::Do(model) => return Some(model),
-                Next::Leave => return None,
-                Next::Wait | Next::WaitUntil(_) => {
-                    queues = self.loads.fetch.wait(queues).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
+        self.next(&self.loads.fetch, Queues::next_fetch)
     }
 
     /// The next model whose weights somebody waits for; waits for one. `None` when the reader should leave.
     fn next_read(&self) -> Option<Arc<Model>> {
+        self.next(&self.loads.read, Queues::next_read)
+    }
+
+    /// What is `next`, for whoever sleeps at `place` until there is something.
+    fn next(&self, place: &Condvar, next: fn(&mut Queues) -> Next<Arc<Model>>) -> Option<Arc<Model>> {
         let mut queues = self.lock();
         loop {
-            match queues.next_read() {
+            match next(&mut queues) {
                 Next::Do(model) => return Some(model),
                 Next::Leave => return None,
                 Next::Wait | Next::WaitUntil(_) => {
-                    queues = self.loads.read.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                    queues = place.wait(queues).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -246,14 +242,18 @@ impl Scheduler {
     /// `batch`, for `model` alone, which a lane took for so long, waits until a reader has had the model's weights in memory.
     pub(crate) fn put_back(&self, batch: Batch, model: &Arc<Model>, cost: Duration) {
         self.metrics.queued.inc_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
-        let refused = self.lock().put_back(batch, model, cost);
+        let late = self.lock().put_back(batch, model, cost);
         self.loads.read.notify_one();
         // It looks whether those who wait have waited too long.
         self.loads.load.notify_one();
-        for job in refused {
+        self.send_home(late);
+    }
+
+    /// Answers `jobs`, which waited when the scheduler stopped.
+    pub(super) fn send_home(&self, jobs: Vec<Job>) {
+        for job in jobs {
             self.metrics.queued.dec();
-            let now = Instant::now();
-            self.refuse(job, Error::unavailable("the server stopped before this request's turn"), now);
+            job.into_reply().send(Err(Error::unavailable("the server stopped before this request's turn")));
         }
     }
 
