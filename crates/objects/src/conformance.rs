@@ -120,6 +120,15 @@ pub fn conditions_hold(place: &Place) {
     assert_eq!(place.get(key, 100).unwrap().1, bytes(2, 11));
     let third = place.put(key, bytes(3, 12), &When::Same(second)).unwrap();
     assert_eq!(place.head(key).unwrap().tag.etag, third.etag);
+    // By its tag alone, as it is written down elsewhere.
+    let alone = |tag: Tag| When::Same(Tag { version: None, ..tag });
+    let stale = place.put(key, bytes(4, 13), &alone(first.clone())).unwrap_err();
+    assert_eq!(stale.kind, ErrorKind::FailedPrecondition, "{stale}");
+    assert!(stale.message.contains(&place.url(key)), "{stale}");
+    place.put(key, bytes(4, 13), &alone(third)).unwrap();
+    assert_eq!(place.get(key, 100).unwrap().1, bytes(4, 13));
+    let nobody = place.put("when/nobody", bytes(3, 12), &alone(first.clone())).unwrap_err();
+    assert_eq!(nobody.kind, ErrorKind::FailedPrecondition, "{nobody}");
     let nobody = place.put("when/nobody", bytes(3, 12), &When::Same(first)).unwrap_err();
     assert_eq!(nobody.kind, ErrorKind::FailedPrecondition, "{nobody}");
     assert_eq!(place.head("when/nobody").unwrap_err().kind, ErrorKind::NotFound);
@@ -263,8 +272,13 @@ pub fn listings_go_on_page_by_page(place: &Place) {
     let listed = keys(place.list("list/many/"));
     let first = listed.iter().zip(&want).position(|(is, want)| is != want);
     assert_eq!((listed.len(), first), (want.len(), None), "{:?}", first.map(|at| &listed[at]));
-    assert_eq!(keys(place.list_after("list/many/", "list/many/00998")), want[999..]);
+    let later = keys(place.list_after("list/many/", "list/many/00998"));
+    assert!(later == want[999..], "{} keys from {:?}", later.len(), later.first());
     assert_eq!(keys(place.list("list/many/0000")), want[..10]);
+    // What a listing says of an object is what it says of itself, and enough to read it by.
+    let first = place.list("list/many/").next().unwrap().unwrap().objects.swap_remove(0);
+    assert_eq!(place.head(&first.key).unwrap().tag.etag, first.tag.etag);
+    assert_eq!(whole(place, &first), first.key.as_bytes());
     want.extend(["list/man", "list/many-more", "list/many.x"].map(str::to_owned));
     want.extend(["list/other/deep/er", "list/other/deep-er"].map(str::to_owned));
     want.sort_unstable();

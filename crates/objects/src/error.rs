@@ -95,6 +95,7 @@ pub(crate) fn answered(said: &Said, asker: &str) -> Error {
         ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "ServerBusy", _) | (_, 429) => {
             throttled()
         }
+        ("BlobAlreadyExists", _) => Error::new(ErrorKind::AlreadyExists, "it is there already"),
         (_, 401 | 403) => refused("let them do this, or give other credentials"),
         (_, 404 | 410) => Error::not_found("it is not there"),
         (_, 409) => Error::unavailable(format!("something else was written at the same time; try again: {words}")),
@@ -140,6 +141,7 @@ mod tests {
             (500, "InternalError", ErrorKind::Unavailable, "InternalError"),
             (408, "RequestTimeout", ErrorKind::Unavailable, "RequestTimeout"),
             (409, "ConditionalRequestConflict", ErrorKind::Unavailable, "try again"),
+            (409, "BlobAlreadyExists", ErrorKind::AlreadyExists, "there already"),
             (412, "PreconditionFailed", ErrorKind::FailedPrecondition, "replaced"),
             (416, "InvalidRange", ErrorKind::InvalidInput, "no such bytes"),
             (400, "BadDigest", ErrorKind::Corrupt, "changed on their way"),

@@ -5,6 +5,7 @@
 mod servers;
 
 mod buckets;
+mod clouds;
 mod credentials;
 mod folders;
 mod hurry;

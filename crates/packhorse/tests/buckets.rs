@@ -51,14 +51,14 @@ fn bucket(s3: &Server, url: &str) -> objects::Place {
 }
 
 /// A server on free ports.
-struct Serving {
+pub(crate) struct Serving {
     running: Running,
     http: String,
     admin: String,
 }
 
 impl Serving {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let free = "127.0.0.1:0";
         command.args(["--http", free, "--grpc", free, "--admin", free, "--lame-duck-s", "0"]);
         let mut running = Running::start(&mut command);
@@ -77,7 +77,7 @@ impl Serving {
     }
 
     #[track_caller]
-    fn answer(&self, model: &str) -> Value {
+    pub(crate) fn answer(&self, model: &str) -> Value {
         let answer = self.ask(model);
         assert_eq!(answer.status, 200, "{model}: {}", answer.body);
         answer.json()["outputs"].clone()
@@ -97,7 +97,7 @@ impl Serving {
     }
 
     #[track_caller]
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.running.signal(Signal::TERM);
         let ran = self.running.end();
         assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -125,7 +125,7 @@ fn the_doctor_sees_in_a_bucket_what_it_sees_in_a_file() {
 }
 
 /// A store of two fine-tunes of one trunk and an unrelated network, and what the first two answer.
-fn packed(place: &Place) -> [Value; 2] {
+pub(crate) fn packed(place: &Place) -> [Value; 2] {
     fine_tune(place, "one.onnx", 1);
     fine_tune(place, "two.onnx", 2);
     place.ok("pack one.onnx two.onnx --store store");

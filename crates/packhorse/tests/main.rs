@@ -8,6 +8,7 @@ mod harness;
 
 mod bad_input;
 mod buckets;
+mod clouds;
 mod demo;
 mod draining;
 mod forms;

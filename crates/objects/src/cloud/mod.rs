@@ -1,5 +1,6 @@
 //! Buckets of the three clouds, by way of `object_store`.
 
+mod google;
 mod multipart;
 mod open;
 mod service;
@@ -21,6 +22,7 @@ use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
+use crate::address::Scheme;
 use crate::error::convert;
 use crate::fetch::{self, Source};
 use crate::place::{Ask, Backend, Sink};
@@ -76,14 +78,14 @@ impl Cloud {
 
     /// Writes an object in one request.
     fn put_at(&self, path: &Path, bytes: Bytes, when: &When) -> Result<Tag> {
-        let mode = match when {
+        let mode = match self.comparable(path, when)? {
             When::Always => PutMode::Overwrite,
             When::Absent => PutMode::Create,
-            When::Same(tag) => PutMode::Update(UpdateVersion { e_tag: tag.etag.clone(), version: tag.version.clone() }),
+            When::Same(tag) => PutMode::Update(UpdateVersion { e_tag: tag.etag, version: tag.version }),
         };
         let put = self.store.put_opts(path, bytes.into(), PutOptions::from(mode));
         let written = self.run(path.as_ref(), put).map_err(|error| unmet(when, error))?;
-        Ok(Tag { etag: written.e_tag, version: written.version })
+        Ok(tag(written.e_tag, written.version))
     }
 
     fn path(&self, key: &str) -> Result<Path> {
@@ -108,12 +110,13 @@ async fn explain(asker: &Asker, error: &object_store::Error) -> Error {
 
 fn object(key: &str, meta: ObjectMeta) -> Object {
     let modified = SystemTime::from(meta.last_modified);
-    Object {
-        key: key.to_owned(),
-        bytes: meta.size,
-        tag: Tag { etag: meta.e_tag, version: meta.version },
-        modified: Some(modified),
-    }
+    Object { key: key.to_owned(), bytes: meta.size, tag: tag(meta.e_tag, meta.version), modified: Some(modified) }
+}
+
+/// The tag in the form that HTTP gives it: Azure's listings leave its quotes out.
+fn tag(etag: Option<String>, version: Option<String>) -> Tag {
+    let quoted = |etag: String| if etag.contains('"') { etag } else { format!("\"{etag}\"") };
+    Tag { etag: etag.map(quoted), version }
 }
 
 impl Backend for Cloud {
@@ -182,12 +185,15 @@ impl Backend for Cloud {
         let prefix = Some(ask.prefix.as_str()).filter(|prefix| !prefix.is_empty());
         let listed = self.run(&ask.prefix, self.store.list_paginated(prefix, options))?;
         let folder = |path: Path| Some(path.as_ref().strip_prefix(&ask.prefix)?.trim_end_matches('/').to_owned());
-        let folders = listed.result.common_prefixes.into_iter().filter_map(folder).collect();
-        let objects = listed.result.objects.into_iter().map(|meta| {
+        let folders = listed.result.common_prefixes.into_iter().filter(|path| !self.is_staged(path)).filter_map(folder);
+        // Azure's listings are in order, and not all that speak its protocol know where to begin.
+        let after = ask.after.as_deref().filter(|_| self.address.scheme == Scheme::Azure).unwrap_or_default();
+        let wanted = |meta: &ObjectMeta| !self.is_staged(&meta.location) && meta.location.as_ref() > after;
+        let objects = listed.result.objects.into_iter().filter(wanted).map(|meta| {
             let key = meta.location.as_ref().to_owned();
             object(&key, meta)
         });
-        Ok((Page { objects: objects.collect(), folders }, listed.page_token))
+        Ok((Page { objects: objects.collect(), folders: folders.collect() }, listed.page_token))
     }
 
     fn put(&self, key: &str, bytes: Bytes, when: &When) -> Result<Tag> {
@@ -195,7 +201,7 @@ impl Backend for Cloud {
     }
 
     fn upload(&self, key: &str, bytes: Option<u64>) -> Result<Upload> {
-        Ok(Upload::new(multipart::Multipart::new(self.clone(), self.path(key)?, bytes)))
+        Ok(Upload::new(multipart::Multipart::new(self.clone(), self.path(key)?, bytes)?))
     }
 
     fn delete(&self, key: &str) -> Result<()> {
@@ -239,11 +245,24 @@ impl Source for Reader {
         };
         let answer = match self.store.get_opts(&self.path, options).await {
             Ok(answer) => answer,
-            Err(error) => return Err(explain(&self.asker, &error).await),
+            Err(error) => return Err(self.gone(explain(&self.asker, &error).await).await),
         };
         let found = self::object(&object.key, answer.meta.clone());
         let asker = Arc::clone(&self.asker);
         let pieces = answer.into_stream().map_err(move |error| convert(&error, trace::said(), &asker.description()));
         Ok((found, pieces.boxed()))
+    }
+}
+
+impl Reader {
+    /// `error`, unless there is no object any more: of one that is gone, Azure says that its tag is another.
+    async fn gone(&self, error: Error) -> Error {
+        if error.kind != ErrorKind::FailedPrecondition {
+            return error;
+        }
+        match self.store.head(&self.path).await {
+            Err(missing @ object_store::Error::NotFound { .. }) => explain(&self.asker, &missing).await,
+            _ => error,
+        }
     }
 }

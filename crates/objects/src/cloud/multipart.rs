@@ -9,7 +9,7 @@ use object_store::path::Path;
 use tokio::task::JoinSet;
 
 use super::trace::{self, Condition};
-use super::{Cloud, explain, unmet};
+use super::{Cloud, explain, tag, unmet};
 use crate::upload::Uploading;
 use crate::{Tag, When};
 
@@ -23,7 +23,10 @@ const PARALLEL: usize = 4;
 /// An upload; what fits into one part is written in one request when it is finished.
 pub(super) struct Multipart {
     cloud: Cloud,
+    /// Where it is to appear.
     path: Path,
+    /// Where its parts are put together.
+    staged: Path,
     part_bytes: usize,
     buffer: Vec<u8>,
     /// Once the first part was full.
@@ -34,18 +37,19 @@ pub(super) struct Multipart {
 }
 
 impl Multipart {
-    pub(super) fn new(cloud: Cloud, path: Path, bytes: Option<u64>) -> Self {
+    pub(super) fn new(cloud: Cloud, path: Path, bytes: Option<u64>) -> Result<Self> {
         let least = bytes.unwrap_or(0).div_ceil(PARTS_MAX);
         let part_bytes = usize::try_from(least).unwrap_or(usize::MAX).max(PART_BYTES_MIN);
         let (buffer, sending, sent) = (Vec::new(), JoinSet::new(), Vec::new());
-        Self { cloud, path, part_bytes, buffer, id: None, sending, sent, parts: 0 }
+        let staged = cloud.stage(&path)?;
+        Ok(Self { cloud, path, staged, part_bytes, buffer, id: None, sending, sent, parts: 0 })
     }
 
     fn begun(&mut self) -> Result<MultipartId> {
         if let Some(id) = &self.id {
             return Ok(id.clone());
         }
-        let id = self.cloud.run(self.path.as_ref(), self.cloud.store.create_multipart(&self.path))?;
+        let id = self.cloud.run(self.path.as_ref(), self.cloud.store.create_multipart(&self.staged))?;
         self.id = Some(id.clone());
         Ok(id)
     }
@@ -58,7 +62,7 @@ impl Multipart {
             return Err(Error::unsupported(format!("{}: more than 10000 parts; {fix}", self.url())));
         }
         let bytes = std::mem::take(&mut self.buffer);
-        let (index, store, path) = (self.parts, Arc::clone(&self.cloud.store), self.path.clone());
+        let (index, store, path) = (self.parts, Arc::clone(&self.cloud.store), self.staged.clone());
         let (asker, limit) = (Arc::clone(&self.cloud.asker), self.cloud.network.limits.total);
         self.parts += 1;
         let put = async move {
@@ -91,20 +95,17 @@ impl Multipart {
     fn complete(&mut self, id: &MultipartId, when: &When) -> Result<Tag> {
         self.sent.sort_unstable_by_key(|(index, _)| *index);
         let parts = std::mem::take(&mut self.sent).into_iter().map(|(_, part)| part).collect();
-        let condition = match when {
-            When::Always => None,
-            When::Absent => Some(Condition::IfNoneMatch),
-            When::Same(Tag { etag, version }) => Some(Condition::IfMatch {
-                etag: etag.clone().ok_or_else(|| Error::invalid("an object without a tag cannot be compared"))?,
-                generation: version.clone(),
-            }),
-        };
+        let condition = if self.staged == self.path { condition(when)? } else { None };
         let complete = async {
             trace::set_condition(condition);
-            self.cloud.store.complete_multipart(&self.path, id, parts).await
+            self.cloud.store.complete_multipart(&self.staged, id, parts).await
         };
         let written = self.cloud.run(self.path.as_ref(), complete).map_err(|error| unmet(when, error))?;
-        Ok(Tag { etag: written.e_tag, version: written.version })
+        if self.staged == self.path {
+            return Ok(tag(written.e_tag, written.version));
+        }
+        self.id = None;
+        self.cloud.appear(&self.staged, &self.path, when)
     }
 
     fn url(&self) -> String {
@@ -145,9 +146,26 @@ impl Drop for Multipart {
         let Some(id) = self.id.take() else { return };
         self.sending.abort_all();
         // Parts that stay cost money and nothing else; the bucket's own rule takes them when this fails.
-        let (store, path) = (Arc::clone(&self.cloud.store), self.path.clone());
+        let (store, path) = (Arc::clone(&self.cloud.store), self.staged.clone());
         self.cloud.network.handle().spawn(async move {
             let _ = store.abort_multipart(&path, &id).await;
         });
+    }
+}
+
+/// `when` in the words of HTTP.
+///
+/// # Errors
+/// [`InvalidInput`](engine::ErrorKind::InvalidInput) for an object of which nothing is known to compare.
+pub(super) fn condition(when: &When) -> Result<Option<Condition>> {
+    match when {
+        When::Always => Ok(None),
+        When::Absent => Ok(Some(Condition::IfNoneMatch)),
+        When::Same(Tag { etag: None, version: None }) => {
+            Err(Error::invalid("an object without a tag cannot be compared"))
+        }
+        When::Same(Tag { etag, version }) => {
+            Ok(Some(Condition::IfMatch { etag: etag.clone().unwrap_or_default(), generation: version.clone() }))
+        }
     }
 }

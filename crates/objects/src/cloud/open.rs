@@ -6,8 +6,8 @@ use std::time::Duration;
 use engine::{Error, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{BackoffConfig, RetryConfig};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::{BackoffConfig, RetryConfig, StaticCredentialProvider};
 
 use super::service::{Azure, Connector, Service};
 use super::{Asker, Cloud, Vendor};
@@ -89,17 +89,30 @@ fn gcs(network: &Network, address: &Address) -> Result<(Arc<dyn Vendor>, Asker)>
             builder = builder.with_config(key, value);
         }
     }
-    if let Some(host) = variables.get("STORAGE_EMULATOR_HOST") {
+    let emulator = variables.get("STORAGE_EMULATOR_HOST");
+    if let Some(host) = emulator {
         let url = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
-        builder = builder.with_config(GoogleConfigKey::BaseUrl, url);
-        builder = builder.with_skip_signature(true);
+        builder = builder.with_config(GoogleConfigKey::BaseUrl, url.trim_end_matches('/'));
+    }
+    let unsigned = emulator.is_some() || variables.get("GOOGLE_SKIP_SIGNATURE").is_some_and(is_true);
+    if unsigned {
+        // Without a token of its own it asks the machine for one before it writes, whatever it was told:
+        // https://github.com/apache/arrow-rs-object-store/issues/520.
+        let nobody = GcpCredential { bearer: String::new() };
+        builder = builder.with_skip_signature(true).with_credentials(Arc::new(StaticCredentialProvider::new(nobody)));
     }
     let base = builder.get_config_value(&GoogleConfigKey::BaseUrl);
     let plain = base.as_deref().map(plain_host).transpose()?.flatten();
     let service = Arc::new(Service::new(network, Scheme::Gcs, plain));
     builder = builder.with_bucket_name(&address.root).with_retry(retries(&network.limits));
     let store = builder.with_http_connector(Connector(service)).build().map_err(|error| unfit(&error))?;
-    let who = "Google's default credentials (GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT, or the machine's)";
+    let who = match (unsigned, variables.get("GOOGLE_BEARER_TOKEN")) {
+        (true, _) => "nobody's name (STORAGE_EMULATOR_HOST or GOOGLE_SKIP_SIGNATURE)",
+        (false, Some(_)) => "the token in GOOGLE_BEARER_TOKEN",
+        (false, None) => {
+            "Google's default credentials (GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT, or the machine's)"
+        }
+    };
     Ok((Arc::new(store), Asker::Named(who.to_owned())))
 }
 

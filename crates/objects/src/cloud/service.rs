@@ -20,6 +20,10 @@ use crate::address::Scheme;
 
 /// As much of a complaint as is read.
 const COMPLAINT_BYTES_MAX: usize = 64 << 10;
+/// Google's headers: which writing of an object an answer is about, and a write's condition on it, 0 for there being none
+/// (<https://cloud.google.com/storage/docs/xml-api/reference-headers>).
+const GENERATION: &str = "x-goog-generation";
+const IF_GENERATION: &str = "x-goog-if-generation-match";
 
 /// The client of one place.
 #[derive(Debug)]
@@ -62,8 +66,13 @@ impl HttpService for Shared {
                 std::io::Error::other(format!("{host} is asked with TLS only; give https:// for its address"));
             return Err(HttpError::new(HttpErrorKind::Unknown, refused));
         }
-        if let Some(condition) = trace::condition().filter(|_| service.finishes(&request)) {
+        let finishes = service.finishes(&request);
+        if let Some(condition) = trace::condition().filter(|_| finishes) {
             service.add(&mut request, &condition).await?;
+        }
+        // What nobody is to sign is written with a token that is empty.
+        if request.headers().get(AUTHORIZATION).is_some_and(|token| token.as_bytes().trim_ascii() == b"Bearer") {
+            request.headers_mut().remove(AUTHORIZATION);
         }
         let mut response = service.client.call(request).await.inspect_err(|_| trace::note(None))?;
         if let Some(length) = untold_length(response.headers()) {
@@ -71,6 +80,9 @@ impl HttpService for Shared {
         }
         if response.status().is_success() || response.status() == http::StatusCode::NOT_MODIFIED {
             trace::note(None);
+            if let Some(generation) = response.headers().get(GENERATION).filter(|_| finishes) {
+                generation.to_str().into_iter().for_each(trace::note_generation);
+            }
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
@@ -89,12 +101,14 @@ impl Service {
             || self.plain.as_deref().is_some_and(|plain| host == plain || host.ends_with(&format!(".{plain}")))
     }
 
-    /// Whether `request` finishes a multipart upload.
+    /// Whether `request` makes an object appear that was uploaded in parts. Google takes no conditions with the end of such
+    /// an upload, so there it is the copy that follows (<https://cloud.google.com/storage/docs/multipart-uploads>).
     fn finishes(&self, request: &HttpRequest) -> bool {
         let query = request.uri().query().unwrap_or_default();
         let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
         match self.scheme {
-            Scheme::S3 | Scheme::Gcs => request.method() == Method::POST && has("uploadId"),
+            Scheme::S3 => request.method() == Method::POST && has("uploadId"),
+            Scheme::Gcs => request.method() == Method::PUT && request.headers().contains_key("x-goog-copy-source"),
             Scheme::Azure => request.method() == Method::PUT && query.split('&').any(|pair| pair == "comp=blocklist"),
             Scheme::Http | Scheme::Folder => false,
         }
@@ -106,10 +120,10 @@ impl Service {
         let headers = request.headers_mut();
         match (self.scheme, condition) {
             (Scheme::Gcs, Condition::IfNoneMatch) => {
-                headers.insert("x-goog-if-generation-match", HeaderValue::from_static("0"));
+                headers.insert(IF_GENERATION, HeaderValue::from_static("0"));
             }
             (Scheme::Gcs, Condition::IfMatch { generation, .. }) => {
-                headers.insert("x-goog-if-generation-match", text(generation.as_deref().unwrap_or_default())?);
+                headers.insert(IF_GENERATION, text(generation.as_deref().unwrap_or_default())?);
             }
             (_, Condition::IfNoneMatch) => {
                 headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
@@ -199,7 +213,7 @@ mod tests {
             (Scheme::S3, Method::POST, "https://h/k?uploadId=1", true),
             (Scheme::S3, Method::PUT, "https://h/k?partNumber=1&uploadId=1", false),
             (Scheme::S3, Method::POST, "https://h/k?uploads", false),
-            (Scheme::Gcs, Method::POST, "https://h/k?uploadId=1", true),
+            (Scheme::Gcs, Method::POST, "https://h/k?uploadId=1", false),
             (Scheme::Azure, Method::PUT, "https://h/k?comp=blocklist", true),
             (Scheme::Azure, Method::PUT, "https://h/k?comp=block&blockid=1", false),
         ] {

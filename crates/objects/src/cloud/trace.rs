@@ -1,5 +1,5 @@
 //! What goes along with a call through layers that have no place for it: the condition under which an upload is finished,
-//! and, on the way back, what the service said.
+//! and, on the way back, what the service said, and which generation of an object a copy made.
 //!
 //! Both travel with the task: a call and its retries are one task, whatever library is in between.
 
@@ -20,7 +20,7 @@ pub(crate) struct Said {
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// The condition under which a multipart upload is finished, in the words of HTTP.
+/// The condition under which an object appears that was uploaded in parts, in the words of HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
     IfNoneMatch,
@@ -31,6 +31,7 @@ pub(crate) enum Condition {
 struct Trace {
     condition: Option<Condition>,
     said: Option<Said>,
+    generation: Option<String>,
 }
 
 tokio::task_local! {
@@ -42,7 +43,7 @@ pub(crate) async fn scope<T>(task: impl Future<Output = T>) -> T {
     TRACE.scope(RefCell::default(), task).await
 }
 
-/// From here on in this call, a multipart upload that is finished is finished under `condition`.
+/// From here on in this call, what was uploaded in parts appears under `condition`.
 pub(crate) fn set_condition(condition: Option<Condition>) {
     let _ = TRACE.try_with(|trace| trace.borrow_mut().condition = condition);
 }
@@ -60,4 +61,14 @@ pub(crate) fn note(said: Option<Said>) {
 /// What the service said last in this call.
 pub(crate) fn said() -> Option<Said> {
     TRACE.try_with(|trace| trace.borrow().said.clone()).ok().flatten()
+}
+
+/// Takes down which generation was made.
+pub(crate) fn note_generation(generation: &str) {
+    let _ = TRACE.try_with(|trace| trace.borrow_mut().generation = Some(generation.to_owned()));
+}
+
+/// The generation that was made last in this call.
+pub(crate) fn generation() -> Option<String> {
+    TRACE.try_with(|trace| trace.borrow().generation.clone()).ok().flatten()
 }

@@ -1,12 +1,15 @@
-//! Real services that start here: S3 by three independent servers, and a proxy that does what networks do.
+//! Real services that start here: S3 by three independent servers, Azure's blobs by its maker's, Google's as far as anybody's
+//! has them, and a proxy that does what networks do.
 //!
 //! `scripts/setup.sh test` fetches them. A server is started on a port that is free, and ends with the process that started
 //! it however that ends: it is held by a pipe.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary that stands on this uses a part of it")]
 
+pub mod google;
 pub mod own;
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use tempfile::TempDir;
 
 /// The longest that a server may take to answer; far more than any takes on a busy machine.
@@ -23,6 +27,11 @@ const START_MAX: Duration = Duration::from_secs(120);
 pub const KEY: &str = "AKIAPACKHORSETESTKEY";
 /// Its secret.
 pub const SECRET: &str = "packhorse/test+secret";
+/// The account that Azurite has, as everybody knows it: <https://learn.microsoft.com/azure/storage/common/storage-use-azurite>.
+pub const ACCOUNT: &str = "devstoreaccount1";
+/// Its key.
+pub const ACCOUNT_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// A running server.
 pub struct Server {
@@ -40,8 +49,18 @@ impl Server {
         arguments: impl FnOnce(u16, &Path) -> String,
         variables: impl FnOnce(u16) -> Vec<(&'static str, String)>,
     ) -> Self {
-        let program = home().join("bin").join(name);
-        assert!(program.exists(), "{}: 'scripts/setup.sh test' fetches it", program.display());
+        Self::start_by(&[cache("venv-services/bin").join(name)], name, arguments, variables)
+    }
+
+    /// Likewise, by the command that begins with `words`.
+    fn start_by(
+        words: &[PathBuf],
+        name: &'static str,
+        arguments: impl FnOnce(u16, &Path) -> String,
+        variables: impl FnOnce(u16) -> Vec<(&'static str, String)>,
+    ) -> Self {
+        let last = words.last().unwrap();
+        assert!(last.exists(), "{}: 'scripts/setup.sh test' fetches it", last.display());
         let (folder, address) = (tempfile::tempdir().unwrap(), free());
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let script = r#"
@@ -53,7 +72,7 @@ impl Server {
             kill -9 $server 2>/dev/null"#;
         let arguments = arguments(address.port(), folder.path());
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh"]).arg(program).args(arguments.split_whitespace());
+        command.args(["-c", script, "sh"]).args(words).args(arguments.split_whitespace());
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(folder.path());
         command.env("HOME", folder.path()).env("TMPDIR", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
         command.envs(variables(address.port()));
@@ -105,8 +124,42 @@ impl Server {
         Self::start("microburst", arguments, |_| Vec::new())
     }
 
+    /// Azurite: Azure's blobs by its maker, in Node. Checks signatures.
+    pub fn azurite() -> Self {
+        let words = ["node".into(), cache("azurite/node_modules/azurite/dist/src/blob/main.js")];
+        let arguments = |port: u16, _: &Path| {
+            format!("--blobHost 127.0.0.1 --blobPort {port} --inMemoryPersistence --silent --disableTelemetry")
+        };
+        Self::start_by(&words, "azurite", arguments, |_| Vec::new())
+    }
+
+    /// Google's Cloud Storage as far as fake-gcs-server has it: no writing in the way that clients here write.
+    pub fn fake_gcs() -> Self {
+        let arguments = |port: u16, _: &Path| {
+            format!("-backend memory -scheme http -host 127.0.0.1 -port {port} -public-host 127.0.0.1:{port}")
+        };
+        Self::start_by(&[cache("fake-gcs-server")], "fake-gcs-server", arguments, |_| Vec::new())
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Makes a container of Azure's.
+    pub fn make_container(&self, name: &str) {
+        let uri = format!("{}/{ACCOUNT}/{name}?restype=container", self.url());
+        let mut request = http::Request::builder().method("PUT").uri(uri);
+        request = request.header("content-length", "0");
+        let mut request = request.body(object_store::client::HttpRequestBody::empty()).unwrap();
+        let key = AzureCredential::AccessKey(AzureAccessKey::try_new(ACCOUNT_KEY).unwrap());
+        AzureAuthorizer::new(&key, ACCOUNT).try_authorize(&mut request).unwrap();
+        let mut headers = String::new();
+        for (name, value) in request.headers().iter().filter(|(name, _)| *name != "content-length") {
+            let _ = write!(headers, "{name}: {}\r\n", value.to_str().unwrap());
+        }
+        let path = request.uri().path_and_query().unwrap().as_str();
+        let (status, body) = ask_with(self.address, "PUT", path, &headers, "").unwrap();
+        assert_eq!(status, 201, "{body}");
     }
 
     /// Makes a bucket, where nobody asks who does.
@@ -189,13 +242,20 @@ pub fn moto() -> &'static Server {
     SERVER.get_or_init(Server::moto)
 }
 
+/// The one that a test binary's tests share.
+pub fn azurite() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::azurite)
+}
+
 /// An address that nobody has at the moment.
 fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn home() -> PathBuf {
-    std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/venv-services")).unwrap()
+/// What the set-up fetched.
+fn cache(name: &str) -> PathBuf {
+    std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache").join(name)).unwrap()
 }
 
 /// Status and body of an answer; `None` without one.
@@ -204,7 +264,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<
 }
 
 /// As [`ask`], with more headers, each with its line's end.
-fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
+pub fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let length = body.len();

@@ -12,6 +12,8 @@ pub struct Asked {
     pub path: String,
     headers: Vec<(String, String)>,
     pub body: String,
+    /// The body as it came.
+    pub bytes: Vec<u8>,
 }
 
 impl Asked {
@@ -59,7 +61,7 @@ impl Own {
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
+pub(super) fn read(stream: &TcpStream) -> Option<Asked> {
     let mut reader = BufReader::new(stream);
     let mut line = || {
         let mut line = String::new();
@@ -73,10 +75,11 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     while let Some((name, value)) = line()?.split_once(':') {
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut asked = Asked { method: method.to_owned(), path, headers, body: String::new() };
+    let mut asked = Asked { method: method.to_owned(), path, headers, body: String::new(), bytes: Vec::new() };
     let length = asked.header("content-length").parse().unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     asked.body = String::from_utf8_lossy(&body).into_owned();
+    asked.bytes = body;
     Some(asked)
 }

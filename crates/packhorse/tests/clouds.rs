@@ -1,0 +1,50 @@
+//! Stores in Google's buckets and Azure's containers.
+
+use crate::buckets::{Serving, packed};
+use crate::harness::{Place, Running};
+use crate::servers::google::Google;
+use crate::servers::{self, ACCOUNT, ACCOUNT_KEY};
+
+/// What is pushed, pushed again, served, pulled, removed and cleared away.
+#[test]
+fn a_store_in_either_cloud_answers_as_the_folder_it_came_from() {
+    let place = Place::new();
+    let want = packed(&place);
+    let (google, azurite) = (Google::start("fleet", None), servers::azurite());
+    azurite.make_container("fleet");
+    let endpoint = format!("{}/{ACCOUNT}", azurite.url());
+    let to_google = [("STORAGE_EMULATOR_HOST", google.url())];
+    let to_azure = [
+        ("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT.to_owned()),
+        ("AZURE_STORAGE_ACCOUNT_KEY", ACCOUNT_KEY.to_owned()),
+        ("AZURE_STORAGE_ENDPOINT", endpoint),
+    ];
+    for (url, variables) in [("gs://fleet/one", &to_google[..]), ("az://fleet/one", &to_azure)] {
+        let command = |line: &str| {
+            let mut command = place.packhorse(line);
+            command.envs(variables.iter().map(|(name, value)| (*name, value)));
+            command
+        };
+        let ok = |line: &str| {
+            let ran = Running::start(&mut command(line)).end();
+            assert_eq!(ran.code, Some(0), "packhorse {line}: {}", ran.err);
+            ran.lines().pop().unwrap_or_default()
+        };
+        let cloud = &url[..2];
+        let pushed = ok(&format!("push store {url} one"));
+        assert_eq!(pushed["models"], 1, "{url}: {pushed}");
+        let pushed = ok(&format!("push store {url}"));
+        assert_eq!((&pushed["models"], &pushed["same"]), (&1.into(), &1.into()), "{url}: {pushed}");
+        let serving = Serving::start(command(&format!("serve --store {url} --cache cache-{cloud}")));
+        assert_eq!(["one", "two"].map(|name| serving.answer(name)), want, "{url}");
+        serving.stop();
+        ok(&format!("pull {url} copy-{cloud}"));
+        place.ok(&format!("verify --store copy-{cloud}"));
+        ok(&format!("remove one --store {url}"));
+        assert_eq!(ok(&format!("models --store {url} --json"))["name"], "two", "{url}");
+        ok(&format!("gc --store {url} --grace 0"));
+        ok(&format!("pull {url} rest-{cloud}"));
+        place.ok(&format!("verify --store rest-{cloud}"));
+    }
+    assert!(google.holds().0.iter().all(|key| key.starts_with("one/") && !key.contains(".unfinished")));
+}
