@@ -97,6 +97,14 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
+    def metric(self, name):
+        """The sum of the series of this name."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=START_SECONDS_MAX) as answer:
+            series = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
+        if not series:
+            raise AssertionError(f"there is no {name}")
+        return sum(map(float, series))
+
     def peak_bytes(self):
         """The most memory that the server has had so far."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")

@@ -3,11 +3,9 @@ with its own numbers; what is in memory already is not read again."""
 
 import os
 import pathlib
-import re
 import tempfile
 import threading
 import unittest
-import urllib.request
 
 import product
 from whole_numbers import Model
@@ -50,12 +48,6 @@ class ColdDisk(unittest.TestCase):
         if any(map(is_in_memory, segments)):
             raise unittest.SkipTest("the kernel keeps these files in memory")
 
-    @staticmethod
-    def read_bytes(server):
-        with urllib.request.urlopen(f"http://{server.admin}/metrics") as answer:
-            text = answer.read().decode()
-        return int(re.search(r"^packhorse_weights_read_bytes_total (\d+)$", text, re.MULTILINE)[1])
-
     def ask_all(self, server):
         """Several callers a model, all at once."""
         wrong, start = [], threading.Barrier(len(MODELS) * CALLERS)
@@ -79,19 +71,19 @@ class ColdDisk(unittest.TestCase):
     def test_each_is_read_once_and_answers_with_its_own_numbers(self):
         self.chill()
         with product.Server(self.store) as server:
-            self.assertEqual(self.read_bytes(server), 0, "nobody has asked for anything")
+            self.assertEqual(server.metric("packhorse_weights_read_bytes_total"), 0, "nobody has asked for anything")
             self.ask_all(server)
-            read = self.read_bytes(server)
+            read = server.metric("packhorse_weights_read_bytes_total")
             # Some of it the kernel has read with the tables of contents. The common matrix is read for whichever model comes
             # first, or for the first few at once.
             own = len(MODELS) * MATRIX_BYTES
             self.assertTrue(own // 4 <= read <= 2 * own, f"{read} bytes were read, of {own} and the common ones")
             self.ask_all(server)
-            self.assertEqual(self.read_bytes(server), read, "all of it was there")
+            self.assertEqual(server.metric("packhorse_weights_read_bytes_total"), read, "all of it was there")
             self.assertEqual(server.drain(product.START_SECONDS_MAX), 0)
         with product.Server(self.store) as server:
             self.ask_all(server)
-            self.assertEqual(self.read_bytes(server), 0, "the page cache outlives a server")
+            self.assertEqual(server.metric("packhorse_weights_read_bytes_total"), 0, "the page cache outlives a server")
 
 
 if __name__ == "__main__":

@@ -184,6 +184,14 @@ CASES = OF_THE_MODEL + OF_THE_PROGRAM + OF_THE_MANIFEST
 SOUND = Model("sound", WIDTH + WIDTH_STEP * len(CASES), 1)
 
 
+def refusal(model, server):
+    """Its status and reason; `None` when it is answered, right or wrong."""
+    try:
+        return model.ask(server)
+    except AssertionError:
+        return None
+
+
 class Beside:
     """A sound model, asked over and over by a thread; at the end it has answered all the time."""
 
@@ -300,6 +308,33 @@ class DamagedStores(unittest.TestCase):
                     self.assertLess(time.monotonic(), deadline, f"{case.name}: {refusal}")
                     time.sleep(0.1)
             self.check_the_rest(server, beside)
+
+    def test_a_bit_that_a_disk_changed_in_weights_is_found_while_they_are_served(self):
+        """Whoever asks before the server has come to it is answered with what the disk has: nobody waits for its looking."""
+        cold, mapped = (self.models[name] for name in ("segment-lost", "segment-cut"))
+        with product.Server(self.store) as server, Beside(server) as beside:
+            self.assertIsNone(mapped.ask(server))
+            self.until(lambda: server.metric("packhorse_weights_inspected_bytes_total") > 0)
+            # What is mapped was looked through, and goes on when another file has its name; a start finds that one.
+            for model in (cold, mapped):
+                flip("segment")(Files(self.store, model.name))
+            self.assertIsNone(mapped.ask(server))
+            refused = Case("flipped", None, 500, named(".seg: its bytes are not those of its hash", AGAIN))
+            self.until(lambda: refusal(cold, server))
+            for _ in range(3):
+                self.check(server, refused, cold)
+            self.assertEqual(server.metric("packhorse_segments_damaged_total"), 1)
+            self.check_well(server, self.kin, [*OF_THE_MODEL, *OF_THE_MANIFEST])
+            # As packing it again does, too.
+            self.mend()
+            self.until(lambda: not refusal(cold, server))
+            self.check_the_rest(server, beside)
+
+    def until(self, holds):
+        deadline = time.monotonic() + SECONDS_MAX
+        while not holds():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
 
     def test_models_that_are_ready_go_on_without_their_files(self):
         with product.Server(self.store) as server, Beside(server) as beside:

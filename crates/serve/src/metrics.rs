@@ -11,6 +11,8 @@ mod others;
 pub use others::{OtherMetric, OtherSource};
 mod process;
 mod watched;
+mod weights;
+pub(crate) use weights::Inspected;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -28,6 +30,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::Timing;
 use models::Models;
 use watched::Watched;
+use weights::WeightCounts;
 
 /// Counters and histograms of one server. Made once, passed in, never global.
 pub struct Metrics {
@@ -54,7 +57,7 @@ pub struct Metrics {
     model_loads: Family<Outcome, Counter>,
     model_unloads: Counter,
     cold_start_seconds: Histogram,
-    weights_read: Counter,
+    weights: WeightCounts,
     evictions: Family<Gone, Counter>,
     promotions: Family<Became, Counter>,
     models: Arc<Models>,
@@ -214,7 +217,7 @@ impl Default for Metrics {
             model_loads: Family::default(),
             model_unloads: Counter::default(),
             cold_start_seconds: seconds(),
-            weights_read: Counter::default(),
+            weights: WeightCounts::default(),
             evictions: Family::default(),
             promotions: Family::default(),
             models: Arc::default(),
@@ -262,8 +265,7 @@ impl Metrics {
         own.register("model_unloads", "Models unloaded or gone from the store", self.model_unloads.clone());
         let cold = self.cold_start_seconds.clone();
         own.register_with_unit("cold_start", "Wait of requests that found their model cold", Unit::Seconds, cold);
-        let (help, read) = ("Weights read from disk before models ran on them", self.weights_read.clone());
-        own.register_with_unit("weights_read", help, Unit::Bytes, read);
+        self.weights.register(own);
         let help = "What became of models that looked hot, and of those that were";
         own.register("promotions", help, self.promotions.clone());
         own.register("evictions", "What went because memory was short", self.evictions.clone());
@@ -383,11 +385,6 @@ impl Metrics {
     /// A model that looked hot, or was, became this.
     pub(crate) fn promoted(&self, became: Promoted) {
         self.promotions.get_or_create(&became.into()).inc();
-    }
-
-    /// So much of a model's weights was read from disk.
-    pub(crate) fn weights_read(&self, bytes: u64) {
-        self.weights_read.inc_by(bytes);
     }
 
     /// A request waited `wait` for a model that was not in memory.

@@ -47,6 +47,8 @@ pub struct Model {
     unloadable: AtomicBool,
     /// Whether somebody makes it ready while a request is still arriving, so that no second one is sent to do so.
     expected: AtomicBool,
+    /// Whether its weights were looked through, or wait for that.
+    inspected: AtomicBool,
     /// Counted by the scheduler, weighed by residency.
     traffic: Traffic,
     /// The two ends of its task, made by whoever asks first; every thread of the desk reads them.
@@ -75,6 +77,7 @@ impl Model {
             failure: Mutex::default(),
             unloadable: AtomicBool::new(false),
             expected: AtomicBool::new(false),
+            inspected: AtomicBool::new(false),
             traffic: Traffic::default(),
             pipeline: OnceLock::new(),
             statistics: Recorder::default(),
@@ -284,10 +287,28 @@ impl Model {
         }
     }
 
-    /// Takes its weights away, for they are not what its program takes.
+    /// Takes its weights away, for they are not what its program takes or was packed with.
     pub(crate) fn fail(&self, error: &Error) {
+        // Whoever binds them at this moment has done so before they go.
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.take_ready());
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.clone(), Instant::now()));
+        *failure = Some((error.clone(), Instant::now()));
+    }
+
+    /// As if it was long ago that it failed.
+    #[cfg(test)]
+    pub(crate) fn forget_failure(&self) {
+        *self.failure.lock().unwrap() = None;
+    }
+
+    /// Whether its weights have yet to be looked through; from now on they wait for that.
+    pub(crate) fn begin_inspection(&self) -> bool {
+        !self.inspected.swap(true, Ordering::AcqRel)
+    }
+
+    /// Its weights are no longer those that were looked through.
+    pub(crate) fn end_inspection(&self) {
+        self.inspected.store(false, Ordering::Release);
     }
 
     /// Building its program has ended like that. What only lacked room has not failed.

@@ -33,6 +33,8 @@ pub(crate) use trunk::share;
 
 mod hot;
 pub(crate) use hot::{Heat, promote};
+mod inspector;
+pub(crate) use inspector::inspect;
 mod keeper;
 pub(crate) use keeper::keep;
 mod pins;
@@ -58,6 +60,7 @@ use store::{Repository, Scratch, Serving};
 use crate::catalog::{self, Catalog, Control, IndexEntry};
 use crate::metrics::{Metrics, ModelCounts, ModelSource};
 use crate::model::Model;
+use inspector::Unseen;
 use keeper::Bell;
 
 /// The models of one repository and what of them is in memory.
@@ -100,6 +103,8 @@ pub struct Residency {
     leaving: AtomicBool,
     /// Wakes the keeper.
     bell: Bell,
+    /// Whose weights the inspector has not come to.
+    unseen: Unseen,
     /// Where loads and unloads are counted; set once, by the scheduler.
     metrics: OnceLock<Arc<Metrics>>,
 }
@@ -197,6 +202,7 @@ impl Residency {
             relieving: Mutex::default(),
             leaving: AtomicBool::new(false),
             bell: Bell::default(),
+            unseen: Unseen::default(),
             metrics: OnceLock::new(),
         };
         residency.first_look()?;

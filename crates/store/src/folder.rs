@@ -10,6 +10,7 @@ use engine::{Error, ErrorKind, Result, Tensor};
 
 use crate::atomic::{self, Written, io_error};
 use crate::content::{Content, program_hash};
+use crate::inspect::Inspected;
 use crate::lock::{self, Hold, Lock};
 use crate::manifest::{Manifest, ProgramRef, SegmentRef, Weights};
 use crate::maps::Maps;
@@ -25,11 +26,13 @@ use crate::table::{self, WeightRef};
 pub struct Store {
     root: PathBuf,
     /// Shared by all clones, so that a process maps each file once.
-    maps: Arc<Maps>,
+    pub(crate) maps: Arc<Maps>,
     /// What is known of files that are not the store's own; shared likewise.
     outside: Arc<Outside>,
+    /// What `inspect.rs` found in those that are; shared likewise.
+    pub(crate) inspected: Arc<Inspected>,
     /// Whether it is what a node keeps of a store elsewhere, where segments may be there in part.
-    in_part: bool,
+    pub(crate) in_part: bool,
 }
 
 /// One version of one model, as a listing finds it.
@@ -56,7 +59,7 @@ impl Store {
                 "{place}: there is no store here; 'packhorse pack MODEL.onnx --store {place}' makes one"
             )));
         }
-        Ok(Self { root, maps: Arc::default(), outside: Arc::default(), in_part: false })
+        Ok(Self::at(root))
     }
 
     /// The store at `place`, made when it is not there.
@@ -70,9 +73,13 @@ impl Store {
                 "{place}: a file is there, and a store is a folder; give another place"
             )));
         }
-        let store = Self { root, maps: Arc::default(), outside: Arc::default(), in_part: false };
+        let store = Self::at(root);
         store.make_folders()?;
         Ok(store)
+    }
+
+    fn at(root: PathBuf) -> Self {
+        Self { root, maps: Arc::default(), outside: Arc::default(), inspected: Arc::default(), in_part: false }
     }
 
     /// The cache at `place` of a store elsewhere, made when it is not there.
@@ -255,7 +262,8 @@ impl Store {
                 .open_if(&self.content(Content::Segment, &segment.hash)?, |map| {
                     let (is, was) = (map.len_bytes(), segment.bytes);
                     let cut = || Error::corrupt(format!("it has {is} bytes and had {was}; pack the model again"));
-                    long(map).then_some(()).ok_or_else(cut)
+                    long(map).then_some(()).ok_or_else(cut)?;
+                    self.inspected.believe(&segment.hash, map)
                 })
                 .map_err(gone),
             Some(external) => self.outside.map(&self.maps, segment, external),

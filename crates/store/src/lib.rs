@@ -13,6 +13,7 @@ mod content;
 mod disk;
 mod folder;
 mod index;
+mod inspect;
 mod lock;
 mod maps;
 mod outside;
@@ -45,6 +46,7 @@ pub mod untrusted;
 
 pub use folder::{Listed, Store};
 pub use hf::Beside;
+pub use inspect::Inspection;
 pub use manifest::Manifest;
 pub use onnx::cut::{Cut, Example, Group, Halves};
 pub use onnx::joined::Joined;

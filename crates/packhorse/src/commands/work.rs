@@ -36,6 +36,9 @@ use crate::node::{self, Place};
 use crate::places::Outside;
 use crate::{Outcome, signal};
 
+/// What weights are looked through with, beside frames: what `serve` takes when nothing is said.
+const INSPECT_BYTES_PER_S: u64 = 50_000_000;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The queue: a file, https://sqs.REGION.amazonaws.com/ACCOUNT/NAME or sqs://NAME
@@ -136,6 +139,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let protection = args.taken.protection(&outside)?;
     let hook = args.taken.hook(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), node::for_frames())?;
+    scheduler.inspect(INSPECT_BYTES_PER_S)?;
     settle(&scheduler);
     let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
     let admin = args.admin.map(|address| admin(address, &scheduler)).transpose()?;

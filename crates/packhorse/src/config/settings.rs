@@ -100,6 +100,10 @@ settings! {
     /// from files here, which take twice a model's weights while it is hot; `off` has all run on what they share. When not
     /// given, `packhorse-hot` in `$XDG_CACHE_HOME` or `~/.cache`, and off where that cannot be written.
     hot_cache: Option<String> = "";
+    /// Weights are mapped without being read, so what a disk changed in them would be run on. While models are served, their
+    /// weights are compared with the hashes that they were packed with, once, at most so many megabytes of them a second
+    /// from disk; models of what is damaged are refused from then on. 0: they are believed.
+    inspect_mb_s: Count<0, 1_000_000> = "50";
     /// Where REST is served; port 0 takes a free one, and the addresses are printed as one JSON line.
     http: SocketAddr = "127.0.0.1:8080";
     /// Where gRPC is served.

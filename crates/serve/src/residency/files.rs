@@ -143,9 +143,10 @@ impl Residency {
         Ok(())
     }
 
-    /// Whoever fetches or reads gives up.
+    /// Whoever fetches, reads or looks through what was read gives up.
     pub(crate) fn stop_fetching(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        self.unseen.wake();
         if let Some(remote) = self.repository.remote() {
             Remote::stop(remote);
         }

@@ -255,6 +255,11 @@ impl Residency {
                 let (mapped_bytes, private_bytes) = (hot.mapped_bytes, hot.private_bytes());
                 tracing::info!(model = %name, version, ms, saves_ms = hot.saves_ms, mapped_bytes, private_bytes, "hot");
                 model.heat().hot.store(Some(Arc::new(hot)));
+                if model.failed() {
+                    // What it was made of was found damaged meanwhile.
+                    drop(model.heat().take());
+                    return;
+                }
                 Promoted::Kept
             }
             Ok(Outcome::Gains(gain)) => {

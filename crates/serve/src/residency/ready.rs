@@ -81,11 +81,13 @@ impl Residency {
     /// [`Exhausted`](ErrorKind::Exhausted) when there is no room, and whatever is wrong with the files.
     pub(crate) fn ready(&self, model: &Model) -> Result<Arc<Ready>> {
         model.ready_or(|| {
-            self.bind(model).or_else(|error| {
+            let bound = self.bind(model).or_else(|error| {
                 // The kernel allows only so many maps; models that are asked for less than this one hold others.
                 let full = error.kind == ErrorKind::Exhausted && self.unmap_some();
                 if full { self.bind(model) } else { Err(error) }
-            })
+            });
+            self.bound(model, bound.as_ref().err());
+            bound
         })
     }
 

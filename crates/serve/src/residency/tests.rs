@@ -180,9 +180,10 @@ pub(super) fn lifted(count: usize, bytes: u64) -> (tempfile::TempDir, Store) {
     let named = blake3::hash(&table).to_hex().to_string();
     std::fs::write(store.root().join(format!("weights/{named}.tbl")), &table).unwrap();
     let segment = |number: usize| {
-        let hash = format!("{number:064x}");
-        std::fs::write(store.root().join(format!("segments/{hash}.seg")), vec![1u8; usize::try_from(bytes).unwrap()])
-            .unwrap();
+        // Named by the hash of all of it, as segments of the first format are.
+        let content = vec![u8::try_from(number).unwrap(); usize::try_from(bytes).unwrap()];
+        let hash = blake3::hash(&content).to_hex().to_string();
+        std::fs::write(store.root().join(format!("segments/{hash}.seg")), content).unwrap();
         json!({"hash": hash, "bytes": bytes, "used_bytes": bytes})
     };
     let common = segment(0);

@@ -163,6 +163,19 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Has the weights of models looked through once they are ready, on a thread of its own with a low priority that reads so
+    /// many bytes a second from disk at the most. Models whose weights are damaged are refused from then on.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
+    pub fn inspect(self: &Arc<Self>, bytes_per_s: u64) -> Result<()> {
+        self.residency.begin_inspecting();
+        let scheduler = Arc::clone(self);
+        let thread = lane::spawn("inspector", move || residency::inspect(&scheduler, bytes_per_s))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
     /// Waits until a fetcher has had the files of `model` there, where they stay while what comes back lives. Dropping the
     /// future takes whoever waits out of it, and not the fetch.
     ///
