@@ -97,13 +97,14 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def metric(self, name):
-        """The sum of the series of this name."""
+    def metric(self, name, label=""):
+        """The sum of the series of this name that have this among their labels."""
         with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=START_SECONDS_MAX) as answer:
-            series = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
-        if not series:
-            raise AssertionError(f"there is no {name}")
-        return sum(map(float, series))
+            series = re.findall(rf"^{name}({{[^}}]*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
+        values = [float(value) for labels, value in series if label in labels]
+        if not values:
+            raise AssertionError(f"there is no {name} {label}")
+        return sum(values)
 
     def peak_bytes(self):
         """The most memory that the server has had so far."""

@@ -124,13 +124,17 @@ impl Server {
         Self::start("microburst", arguments, |_| Vec::new())
     }
 
-    /// Azurite: Azure's blobs by its maker, in Node. Checks signatures.
-    pub fn azurite() -> Self {
-        let words = ["node".into(), cache("azurite/node_modules/azurite/dist/src/blob/main.js")];
+    /// Azurite: Azure's blobs by its maker, in Node. Checks signatures. `None` where the set-up could not fetch it.
+    pub fn azurite() -> Option<Self> {
+        let words: [PathBuf; 2] = ["node".into(), cache("azurite/node_modules/azurite/dist/src/blob/main.js")];
         let arguments = |port: u16, _: &Path| {
             format!("--blobHost 127.0.0.1 --blobPort {port} --inMemoryPersistence --silent --disableTelemetry")
         };
-        Self::start_by(&words, "azurite", arguments, |_| Vec::new())
+        if !words[1].exists() {
+            eprintln!("left out: Azurite is not there, 'scripts/setup.sh services' tells why");
+            return None;
+        }
+        Some(Self::start_by(&words, "azurite", arguments, |_| Vec::new()))
     }
 
     /// Google's Cloud Storage as far as fake-gcs-server has it: no writing in the way that clients here write.
@@ -242,10 +246,10 @@ pub fn moto() -> &'static Server {
     SERVER.get_or_init(Server::moto)
 }
 
-/// The one that a test binary's tests share.
-pub fn azurite() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::azurite)
+/// The one that a test binary's tests share, where there is one.
+pub fn azurite() -> Option<&'static Server> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    SERVER.get_or_init(Server::azurite).as_ref()
 }
 
 /// An address that nobody has at the moment.

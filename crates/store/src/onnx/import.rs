@@ -338,5 +338,9 @@ pub(in crate::onnx) mod tests;
 mod inside_tests;
 
 #[cfg(test)]
+#[path = "whole_tests.rs"]
+mod whole_tests;
+
+#[cfg(test)]
 #[path = "operator_tests.rs"]
 mod operator_tests;
