@@ -105,23 +105,20 @@ impl Store {
             // What is damaged may have been written over.
             && (damage.is_none() || then == stamp)
         {
-            return Ok(damage);
+            return Ok(damage.map(|damage| damage.context(path.display())));
         }
         let map = self.maps.known(&path).map(|map| map.bytes());
         let mut reader = Reader::new(file, &path, stamp.len_bytes, map);
         let Some(is_sound) = reader.is_sound(&segment.hash, goes_on).map_err(unreadable)? else { return Ok(None) };
         let damage = (!is_sound).then(|| {
             let fix = if self.in_part { "it is fetched again" } else { "pack the model again" };
-            let path = path.display();
-            Error::corrupt(format!(
-                "{path}: its bytes are not those of its hash, so its disk or somebody changed them; {fix}"
-            ))
+            Error::corrupt(format!("its bytes are not those of its hash, so its disk or somebody changed them; {fix}"))
         });
         if damage.is_some() && self.in_part {
             std::fs::remove_file(&path).map_err(unreadable)?;
         }
         self.inspected.put(&segment.hash, stamp, damage.clone());
-        Ok(damage)
+        Ok(damage.map(|damage| damage.context(path.display())))
     }
 }
 

@@ -77,6 +77,16 @@ impl Inference {
         convert::encode(reply, answer)
     }
 
+    /// A message for this version of this model has begun to arrive: has the model made ready, if that is of use, while the
+    /// rest is on its way.
+    pub(super) fn expect(&self, name: &str, version: &str) {
+        // What is wrong with either is told when the message is whole.
+        let face = convert::version(version).and_then(|version| Face::of(self.scheduler.residency(), name, version));
+        if let Ok(face) = face {
+            self.scheduler.expect(face.model());
+        }
+    }
+
     /// The largest request message, in bytes.
     pub(super) fn message_bytes_max(&self) -> usize {
         self.limits.message_bytes_max

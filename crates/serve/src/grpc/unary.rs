@@ -73,7 +73,8 @@ where
     let now = Instant::now();
     let deadline = deadline::of_headers(request.headers(), now).map_err(status)?;
     let body = Received::new(request.into_body(), arrival.clone(), pause, false);
-    let message = message(body, inference.message_bytes_max());
+    let begins = |name: &str, version: &str| inference.expect(name, version);
+    let message = message(body, inference.message_bytes_max(), begins);
     let message = match deadline {
         None => message.await?,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), message).await.map_err(|_| {
@@ -86,10 +87,16 @@ where
     framed(&inference.infer(message, arrival.origin(), now, deadline).await.map_err(status)?)
 }
 
-/// The one message in `body`. Memory grows with what arrives and never by what is announced.
-async fn message(body: impl Body<Data = Bytes, Error = Status>, bytes_max: usize) -> Result<Bytes, Status> {
+/// The one message in `body`. Memory grows with what arrives and never by what is announced. Where it comes in several
+/// pieces, `begins` is told of which model and version it is as soon as that is there.
+async fn message(
+    body: impl Body<Data = Bytes, Error = Status>,
+    bytes_max: usize,
+    begins: impl Fn(&str, &str),
+) -> Result<Bytes, Status> {
     const FIRST_BYTES_MAX: usize = 1 << 20;
     let mut body = pin!(body);
+    let mut has_begun = false;
     // Most requests come in one piece, which is then used where it is.
     let mut first = Bytes::new();
     let mut whole = Vec::new();
@@ -108,8 +115,17 @@ async fn message(body: impl Body<Data = Bytes, Error = Status>, bytes_max: usize
             whole.extend_from_slice(&data);
             &whole[..]
         };
-        if length(gathered, bytes_max)?.is_some_and(|length| gathered.len() - PREFIX_BYTES > length) {
+        let Some(length) = length(gathered, bytes_max)? else { continue };
+        let arrived = &gathered[PREFIX_BYTES..];
+        if arrived.len() > length {
             return Err(Status::internal("more follows the request's one message"));
+        }
+        if !has_begun
+            && arrived.len() < length
+            && let Some((name, version)) = named(arrived)
+        {
+            has_begun = true;
+            begins(name, version);
         }
     }
     let mut message = if whole.is_empty() { first } else { Bytes::from(whole) };
@@ -121,6 +137,28 @@ async fn message(body: impl Body<Data = Bytes, Error = Status>, bytes_max: usize
     }
     message.advance(PREFIX_BYTES);
     Ok(message)
+}
+
+/// The model and the version that a message says which begins with `message`, where they come first, as whoever writes
+/// fields by their numbers has them; both are there as soon as anything of the next field is.
+fn named(message: &[u8]) -> Option<(&str, &str)> {
+    const MODEL_NAME: u8 = 1 << 3 | 2;
+    const MODEL_VERSION: u8 = 2 << 3 | 2;
+    let mut rest = message;
+    let (name, version) = (text(MODEL_NAME, &mut rest)?, text(MODEL_VERSION, &mut rest)?);
+    (!name.is_empty() && !rest.is_empty()).then_some((name, version))
+}
+
+/// The text of the field `key` that `from` begins with, taken off it; empty when that begins with another.
+fn text<'a>(key: u8, from: &mut &'a [u8]) -> Option<&'a str> {
+    if *from.first()? != key {
+        return Some("");
+    }
+    from.advance(1);
+    let length = usize::try_from(prost::encoding::decode_varint(from).ok()?).ok()?;
+    let (text, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    std::str::from_utf8(text).ok()
 }
 
 /// The length of the message that `gathered` begins with, when so much of it is there that this can be told.
@@ -160,7 +198,11 @@ mod tests {
     use proptest::prelude::*;
     use tonic::Code;
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::Control;
+    use crate::grpc::GrpcLimits;
 
     /// A body that arrives in these pieces.
     struct Pieces(VecDeque<Bytes>);
@@ -176,9 +218,63 @@ mod tests {
 
     /// What is read of `body`, which arrives in pieces of `piece_bytes`, by who takes at most 100 bytes.
     fn read(body: &[u8], piece_bytes: usize) -> Result<Bytes, Status> {
+        read_and_tell(body, piece_bytes).0
+    }
+
+    /// The same, and what was told before it was whole.
+    fn read_and_tell(body: &[u8], piece_bytes: usize) -> (Result<Bytes, Status>, Vec<(String, String)>) {
         let pieces = Pieces(body.chunks(piece_bytes).map(Bytes::copy_from_slice).collect());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(message(pieces, 100))
+        let told = std::cell::RefCell::new(Vec::new());
+        let begins = |name: &str, version: &str| told.borrow_mut().push((name.to_owned(), version.to_owned()));
+        let read = runtime.block_on(message(pieces, 100, begins));
+        (read, told.into_inner())
+    }
+
+    #[test]
+    fn a_model_is_made_ready_while_the_rest_of_a_request_is_on_its_way() {
+        let served = crate::fixture::served(Control::default());
+        let model = served.scheduler.residency().model("two", None).unwrap();
+        let inference = Inference::new(Arc::clone(&served.scheduler), GrpcLimits::default());
+        let request = ModelInferRequest {
+            model_name: "two".to_owned(),
+            raw_input_contents: vec![Bytes::from(vec![0; 1000])],
+            ..ModelInferRequest::default()
+        };
+        let sent = framed(&request).unwrap();
+        let (first, rest) = (sent.slice(..100), sent.slice(100..));
+        let until_ready = {
+            let (model, deadline) = (Arc::clone(&model), Instant::now() + Duration::from_secs(30));
+            move || model.is_bound() || Instant::now() > deadline
+        };
+        assert!(!model.is_bound());
+        let body = Held { pieces: Pieces([first, rest].into()), until: Box::new(until_ready) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let begins = |name: &str, version: &str| inference.expect(name, version);
+        runtime.block_on(message(body, 1 << 20, begins)).unwrap();
+        assert!(model.is_bound());
+    }
+
+    /// A body whose second piece comes as soon as `until` holds.
+    struct Held {
+        pieces: Pieces,
+        until: Box<dyn Fn() -> bool + Send>,
+    }
+
+    impl Body for Held {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            if self.pieces.0.len() == 1 && !(self.until)() {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Pin::new(&mut self.pieces).poll_frame(context)
+        }
     }
 
     #[test]
@@ -222,8 +318,30 @@ mod tests {
         }
 
         #[test]
+        fn who_is_asked_for_is_known_as_soon_as_it_is_there_and_never_mistaken(
+            model_name in ".{1,20}",
+            model_version in "[0-9]{0,3}",
+            id in ".{1,9}",
+            piece_bytes in 1usize..120,
+        ) {
+            let want = (model_name.clone(), model_version.clone());
+            let request = ModelInferRequest { model_name, model_version, id, ..ModelInferRequest::default() };
+            prop_assume!(request.encoded_len() <= 100);
+            let message = request.encode_to_vec();
+            for end in 0..=message.len() {
+                let named = named(&message[..end]).map(|(name, version)| (name.to_owned(), version.to_owned()));
+                prop_assert!(named.is_none_or(|named| named == want), "{end}");
+            }
+            prop_assert!(named(&message).is_some());
+            let (read, told) = read_and_tell(&framed(&request).unwrap(), piece_bytes);
+            prop_assert!(read.is_ok() && told.len() <= 1 && told.iter().all(|told| *told == want), "{told:?}");
+            prop_assert!(piece_bytes > 1 || told.len() == 1, "byte by byte it is known before the end");
+        }
+
+        #[test]
         fn no_body_is_too_strange(body: Vec<u8>, piece_bytes in 1usize..80) {
             let _ = read(&body, piece_bytes).map(ModelInferRequest::decode);
+            let _ = named(&body);
         }
     }
 }

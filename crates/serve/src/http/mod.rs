@@ -37,7 +37,7 @@ use crate::listen::{self, ListenLimits, Speaks};
 use crate::people::{self, Face};
 use crate::trace::{self, TraceContext};
 use crate::triton::{SharedMemory, extensions, give};
-use crate::{Bodies, Connections, Management, Model, Origin, Scheduler, deadline};
+use crate::{Bodies, Connections, Management, Origin, Scheduler, deadline};
 pub(crate) use body::{Parts, response as text};
 pub(crate) use error::Refusal;
 pub(crate) use openapi::{Listener, document as openapi};
@@ -202,7 +202,7 @@ where
     let now = Instant::now();
     let (mut head, body) = request.into_parts();
     if let Some(model) = tfs::asked_of(scheduler, &head.method, head.uri.path()) {
-        expect(scheduler, &model);
+        scheduler.expect(&model);
     }
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let origin = Origin { trace: head.extensions.remove(), held };
@@ -293,13 +293,6 @@ fn metadata(scheduler: &Scheduler, target: &Target) -> Result<Response<Parts>, R
     Ok(body::json(StatusCode::OK, &told))
 }
 
-/// Has `model` made ready, if that is of use, while the rest of a request is on its way.
-fn expect(scheduler: &Scheduler, model: &Arc<Model>) {
-    if let Some(make_ready) = scheduler.shared_residency().expected(model) {
-        drop(tokio::task::spawn_blocking(make_ready));
-    }
-}
-
 async fn infer<B>(
     scheduler: &Scheduler,
     limits: &Arc<HttpLimits>,
@@ -315,7 +308,7 @@ where
     let coding = compress::accepted(&head.headers);
     let face = || Face::of(scheduler.residency(), &target.name, target.version);
     if let Ok(face) = face() {
-        expect(scheduler, face.model());
+        scheduler.expect(face.model());
     }
     let (body, held) = incoming::read(&head.headers, body, limits).await?;
     let json_length = json_bytes.unwrap_or(body.len());

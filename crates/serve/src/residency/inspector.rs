@@ -173,9 +173,10 @@ mod tests {
         assert_ne!(path, segment("large1"));
         let mut damaged = bytes.clone();
         damaged[100] ^= 1;
+        // Another file, as packing writes it.
         let write = |bytes: &[u8]| {
-            std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, bytes).unwrap();
+            std::fs::write(path.with_extension("part"), bytes).unwrap();
+            std::fs::rename(path.with_extension("part"), &path).unwrap();
         };
         write(&damaged);
 

@@ -176,6 +176,14 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Has `model` made ready, if that is of use, while the rest of a request for it is on its way. The caller drives a
+    /// connection.
+    pub(crate) fn expect(&self, model: &Arc<Model>) {
+        if let Some(make_ready) = self.residency.expected(model) {
+            drop(tokio::task::spawn_blocking(make_ready));
+        }
+    }
+
     /// Waits until a fetcher has had the files of `model` there, where they stay while what comes back lives. Dropping the
     /// future takes whoever waits out of it, and not the fetch.
     ///
