@@ -72,7 +72,7 @@ impl Serving {
         Self::start(with_s3(place.packhorse(&format!("serve --store {url} --cache cache {options}")), s3))
     }
 
-    fn ask(&self, model: &str) -> Answer {
+    pub(crate) fn ask(&self, model: &str) -> Answer {
         post(&self.http, &format!("/v2/models/{model}/infer"), "", QUESTION.as_bytes()).answer()
     }
 
@@ -84,7 +84,7 @@ impl Serving {
     }
 
     /// The sum of the series of this name, with this in their labels.
-    fn metric(&self, name: &str, label: &str) -> u64 {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let text = get(&self.admin, "/metrics").body;
         let of = |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
         let values: Vec<u64> = text

@@ -1,7 +1,7 @@
 //! Stores in Google's buckets and Azure's containers.
 
 use crate::buckets::{Serving, packed};
-use crate::harness::{Place, Running};
+use crate::harness::{Place, Running, eventually};
 use crate::servers::google::Google;
 use crate::servers::{self, ACCOUNT, ACCOUNT_KEY};
 
@@ -51,4 +51,42 @@ fn a_store_in_either_cloud_answers_as_the_folder_it_came_from() {
         place.ok(&format!("verify --store rest-{cloud}"));
     }
     assert!(google.holds().0.iter().all(|key| key.starts_with("one/") && !key.contains(".unfinished")));
+}
+
+/// The node's disk changes what was fetched: that is found while it is served, and fetched again.
+#[test]
+fn a_cache_that_was_changed_below_its_server_mends_itself() {
+    let (place, google) = (Place::new(), Google::start("fleet", None));
+    let want = packed(&place);
+    let command = |line: &str| {
+        let mut command = place.packhorse(line);
+        command.env("STORAGE_EMULATOR_HOST", google.url());
+        command
+    };
+    let pushed = Running::start(&mut command("push store gs://fleet/one")).end();
+    assert_eq!(pushed.code, Some(0), "{}", pushed.err);
+    let serve = || Serving::start(command("serve --store gs://fleet/one --cache cache"));
+    let serving = serve();
+    assert_eq!(serving.answer("one"), want[0]);
+    serving.stop();
+    let segments = place.files("cache/segments");
+    let path = |name: &String| place.path("cache/segments").join(name);
+    let whole: Vec<_> = segments.iter().map(|name| std::fs::read(path(name)).unwrap()).collect();
+    for (name, bytes) in segments.iter().zip(&whole) {
+        let mut changed = bytes.clone();
+        changed[100] ^= 1;
+        std::fs::write(place.path("changed"), changed).unwrap();
+        std::fs::rename(place.path("changed"), path(name)).unwrap();
+    }
+    let serving = serve();
+    // Whoever comes first is answered with what is there.
+    assert_eq!(serving.ask("one").status, 200);
+    let found = || serving.metric("packhorse_segments_damaged_total", "") == segments.len() as u64;
+    eventually("the damage is found", || found().then_some(()));
+    eventually("it is served again", || (serving.ask("one").status == 200).then_some(()));
+    assert_eq!(serving.answer("one"), want[0]);
+    serving.stop();
+    for (name, bytes) in segments.iter().zip(&whole) {
+        assert!(std::fs::read(path(name)).unwrap() == *bytes, "{name}");
+    }
 }

@@ -22,8 +22,8 @@ use crate::folder::Store;
 use crate::manifest::{Manifest, SegmentRef};
 use crate::segment::{Piece, contents_of, trailer_bytes};
 
-/// What is read at once.
-const BLOCK_BYTES: u64 = 1 << 20;
+/// What is read at once: little enough to come from the heap's small blocks each time.
+const BLOCK_BYTES: u64 = 64 << 10;
 /// Reading past the page cache wants whole pages, in memory and on disk.
 const ALIGN_BYTES: usize = 4096;
 /// What the end of a segment is read with: the footer, by which the table of contents is found.
@@ -38,8 +38,19 @@ pub(crate) struct Inspected(Mutex<HashMap<String, (Stamp, Option<Error>)>>);
 pub struct Inspection {
     /// What was read.
     pub bytes: u64,
-    /// The hash of each segment that is damaged, and what to tell about it.
-    pub damaged: Vec<(String, Error)>,
+    /// The segments that are damaged.
+    pub damaged: Vec<DamagedSegment>,
+}
+
+/// A segment whose bytes are not those of its hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSegment {
+    /// Its hash.
+    pub hash: String,
+    /// What to tell about it.
+    pub error: Error,
+    /// Whether nobody knew.
+    pub is_news: bool,
 }
 
 impl Inspected {
@@ -80,18 +91,19 @@ impl Store {
                 inspection.bytes += bytes;
                 goes_on(bytes, from_disk)
             };
-            if let Some(damage) = self.inspect_segment(segment, &mut told)? {
-                inspection.damaged.push((segment.hash.clone(), damage));
+            if let Some((error, is_news)) = self.inspect_segment(segment, &mut told)? {
+                inspection.damaged.push(DamagedSegment { hash: segment.hash.clone(), error, is_news });
             }
         }
         Ok(inspection)
     }
 
+    /// What is wrong with `segment`, and whether nobody knew.
     fn inspect_segment(
         &self,
         segment: &SegmentRef,
         goes_on: &mut dyn FnMut(u64, bool) -> bool,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<(Error, bool)>> {
         let path = self.content(Content::Segment, &segment.hash)?;
         let unreadable = |source: std::io::Error| io_error(&path, "cannot be read", &source);
         let file = match File::open(&path) {
@@ -105,7 +117,7 @@ impl Store {
             // What is damaged may have been written over.
             && (damage.is_none() || then == stamp)
         {
-            return Ok(damage.map(|damage| damage.context(path.display())));
+            return Ok(damage.map(|damage| (damage.context(path.display()), false)));
         }
         let map = self.maps.known(&path).map(|map| map.bytes());
         let mut reader = Reader::new(file, &path, stamp.len_bytes, map);
@@ -118,7 +130,7 @@ impl Store {
             std::fs::remove_file(&path).map_err(unreadable)?;
         }
         self.inspected.put(&segment.hash, stamp, damage.clone());
-        Ok(damage.map(|damage| damage.context(path.display())))
+        Ok(damage.map(|damage| (damage.context(path.display()), true)))
     }
 }
 
@@ -299,11 +311,12 @@ mod tests {
         assert!(other.weights(&tuned).is_ok(), "nobody has looked");
         let found = other.inspect(&tuned, |_, _| true).unwrap();
         let hash = &segments[segments.len() - 1].hash;
-        assert_eq!(found.damaged.iter().map(|(hash, _)| hash).collect::<Vec<_>>(), [hash]);
+        assert_eq!(found.damaged.iter().map(|found| (&found.hash, found.is_news)).collect::<Vec<_>>(), [(hash, true)]);
         let error = other.weights(&tuned).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
         assert!(error.message.contains(&**hash) && error.message.contains("pack the model again"), "{error}");
-        assert_eq!(other.inspect(&tuned, |_, _| panic!("it is known")).unwrap().damaged, found.damaged);
+        let again = other.inspect(&tuned, |_, _| panic!("it is known")).unwrap().damaged;
+        assert_eq!(again, [DamagedSegment { is_news: false, ..found.damaged[0].clone() }]);
         // Times alone make nothing whole; its bytes do, once they were looked at.
         filetime(&head);
         assert!(other.weights(&tuned).is_err());

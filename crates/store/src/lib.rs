@@ -46,7 +46,7 @@ pub mod untrusted;
 
 pub use folder::{Listed, Store};
 pub use hf::Beside;
-pub use inspect::Inspection;
+pub use inspect::{DamagedSegment, Inspection};
 pub use manifest::Manifest;
 pub use onnx::cut::{Cut, Example, Group, Halves};
 pub use onnx::joined::Joined;

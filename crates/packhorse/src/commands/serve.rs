@@ -153,7 +153,7 @@ fn serve_until_stopped(resolved: &Resolved, log: Log) -> Outcome {
     scheduler.settle()?;
     scheduler.promote()?;
     if settings.inspect_mb_s.get() > 0 {
-        scheduler.inspect(u64::from(settings.inspect_mb_s.get()) * 1_000_000)?;
+        scheduler.inspect(u64::from(settings.inspect_mb_s.get()) * 1_000_000);
     }
     let models = scheduler.residency().models().len();
     let lanes = scheduler.lanes();

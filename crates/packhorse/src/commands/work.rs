@@ -139,7 +139,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let protection = args.taken.protection(&outside)?;
     let hook = args.taken.hook(&outside)?;
     let scheduler = node::start(place, QueueLimits::default(), node::for_frames())?;
-    scheduler.inspect(INSPECT_BYTES_PER_S)?;
+    scheduler.inspect(INSPECT_BYTES_PER_S);
     settle(&scheduler);
     let runner = args.infer.runner(&scheduler, args.model.as_deref())?;
     let admin = args.admin.map(|address| admin(address, &scheduler)).transpose()?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::{Error, ErrorKind, Result};
-use store::Manifest;
+use store::{DamagedSegment, Manifest};
 
 use super::Residency;
 use super::room::models;
@@ -16,11 +16,19 @@ use crate::metrics::Inspected;
 use crate::model::Model;
 use crate::scheduler::Scheduler;
 
+/// Starts a thread.
+pub(crate) type Start = Box<dyn FnOnce() + Send>;
+
+/// Rests add up to this before one is taken.
+const REST_MIN: Duration = Duration::from_millis(20);
+
 /// Whose weights are still to be looked through.
 #[derive(Default)]
 pub(super) struct Unseen {
     /// Whether somebody does.
     is_wanted: AtomicBool,
+    /// Starts the thread; taken when there is something for it to do, which in many a server there never is.
+    start: Mutex<Option<Start>>,
     /// Each model is in it once.
     queue: Mutex<VecDeque<Arc<Manifest>>>,
     more: Condvar,
@@ -30,6 +38,9 @@ impl Unseen {
     fn push(&self, manifest: &Arc<Manifest>) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(manifest));
         self.more.notify_one();
+        if let Some(start) = { self.start.lock().unwrap_or_else(PoisonError::into_inner).take() } {
+            start();
+        }
     }
 
     /// The next one; waits for it. `None` when `leaving`.
@@ -85,8 +96,9 @@ pub(crate) fn inspect(scheduler: &Scheduler, bytes_per_s: u64) {
 }
 
 impl Residency {
-    /// Has the weights of models looked through from now on.
-    pub(crate) fn begin_inspecting(&self) {
+    /// Has the weights of models looked through from now on, by the thread that `start` starts.
+    pub(crate) fn begin_inspecting(&self, start: Start) {
+        *self.unseen.start.lock().unwrap_or_else(PoisonError::into_inner) = Some(start);
         self.unseen.is_wanted.store(true, Ordering::Relaxed);
     }
 
@@ -94,7 +106,9 @@ impl Residency {
     pub(super) fn bound(&self, model: &Model, outcome: Option<&Error>) {
         // What is damaged may have been mended where it lies.
         let again = outcome.is_some_and(|error| error.kind == ErrorKind::Corrupt);
-        let wanted = self.unseen.is_wanted.load(Ordering::Relaxed) && !model.manifest().weights.segments.is_empty();
+        // What is kept whole is read and not mapped.
+        let is_mapped = !model.is_whole() && !model.manifest().weights.segments.is_empty();
+        let wanted = self.unseen.is_wanted.load(Ordering::Relaxed) && is_mapped;
         if wanted && (again || outcome.is_none() && model.begin_inspection()) {
             self.unseen.push(model.manifest());
         }
@@ -103,13 +117,14 @@ impl Residency {
     fn look_through(&self, manifest: &Manifest, pace: &mut Pace) -> Result<()> {
         let inspection = self.repository.store()?.inspect(manifest, |bytes, from_disk| {
             self.count(|metrics| metrics.inspected(Inspected::Bytes, bytes));
-            if from_disk {
-                self.rest(pace.after(Instant::now(), bytes));
+            let rest = if from_disk { pace.after(Instant::now(), bytes) } else { Duration::ZERO };
+            if rest >= REST_MIN {
+                self.rest(rest);
             }
             !self.leaving.load(Ordering::Relaxed)
         })?;
-        for (segment, damage) in &inspection.damaged {
-            self.refuse_all_of(segment, damage);
+        for segment in &inspection.damaged {
+            self.refuse_all_of(segment);
         }
         Ok(())
     }
@@ -121,25 +136,27 @@ impl Residency {
     }
 
     /// Has every model go that has weights in `segment`, which is damaged. The store gives them to nobody any more.
-    fn refuse_all_of(&self, segment: &str, damage: &Error) {
+    fn refuse_all_of(&self, segment: &DamagedSegment) {
+        let DamagedSegment { hash, error, is_news } = segment;
         let mut refused = 0;
         for model in models(&self.catalog()) {
             let manifest = model.manifest();
             let mut segments = manifest.weights.segments.iter();
-            if !segments.any(|of| of.external.is_none() && of.hash == segment) || !model.is_bound() {
+            if !segments.any(|of| of.external.is_none() && of.hash == *hash) || !model.is_bound() {
                 continue;
             }
-            let error = damage.clone().context(format!("model '{}' version {}", manifest.name, manifest.version));
+            let error = error.clone().context(format!("model '{}' version {}", manifest.name, manifest.version));
             model.fail(&error);
-            // After that: whoever makes one of either looks once more whether the model has failed.
+            // After that: whoever makes it hot meanwhile looks once more whether it has failed, and a trunk that is made of
+            // its weights meanwhile is shared by nobody who is bound later.
             drop(model.heat().take());
             drop(model.slot().take_trunk());
             model.end_inspection();
             refused += 1;
         }
-        if refused > 0 {
+        if *is_news {
             self.count(|metrics| metrics.inspected(Inspected::Damaged, 1));
-            tracing::error!(%segment, models = refused, error = %damage, "damaged while it was served; its models are refused");
+            tracing::error!(segment = %hash, models = refused, %error, "damaged below its server; its models are refused");
         }
     }
 }
@@ -181,7 +198,7 @@ mod tests {
         write(&damaged);
 
         let residency = within(store, 1 << 30, 1, &[]);
-        residency.begin_inspecting();
+        residency.begin_inspecting(Box::new(|| ()));
         let models = [model(&residency, "large0"), model(&residency, "large1")];
         let mut pace = Pace { bytes_per_s: 1 << 30, rests_until: Instant::now() };
         let mut look = || {

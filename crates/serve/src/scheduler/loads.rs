@@ -165,15 +165,16 @@ impl Scheduler {
 
     /// Has the weights of models looked through once they are ready, on a thread of its own with a low priority that reads so
     /// many bytes a second from disk at the most. Models whose weights are damaged are refused from then on.
-    ///
-    /// # Errors
-    /// [`Internal`](ErrorKind::Internal) when the system gives no more threads.
-    pub fn inspect(self: &Arc<Self>, bytes_per_s: u64) -> Result<()> {
-        self.residency.begin_inspecting();
-        let scheduler = Arc::clone(self);
-        let thread = lane::spawn("inspector", move || residency::inspect(&scheduler, bytes_per_s))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        Ok(())
+    pub fn inspect(self: &Arc<Self>, bytes_per_s: u64) {
+        let scheduler = Arc::downgrade(self);
+        self.residency.begin_inspecting(Box::new(move || {
+            let Some(scheduler) = scheduler.upgrade() else { return };
+            let inspected = Arc::clone(&scheduler);
+            match lane::spawn("inspector", move || residency::inspect(&inspected, bytes_per_s)) {
+                Ok(thread) => scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
+                Err(error) => tracing::warn!(%error, "weights are not looked through"),
+            }
+        }));
     }
 
     /// Has `model` made ready, if that is of use, while the rest of a request for it is on its way. The caller drives a
