@@ -79,8 +79,8 @@ fn a_cache_that_was_changed_below_its_server_mends_itself() {
         std::fs::rename(place.path("changed"), path(name)).unwrap();
     }
     let serving = serve();
-    // Whoever comes first is answered with what is there.
-    assert_eq!(serving.ask("one").status, 200);
+    // Whoever comes first may be answered with what is there, or come too late for that.
+    assert!([200, 500].contains(&serving.ask("one").status));
     let found = || serving.metric("packhorse_segments_damaged_total", "") == segments.len() as u64;
     eventually("the damage is found", || found().then_some(()));
     eventually("it is served again", || (serving.ask("one").status == 200).then_some(()));
