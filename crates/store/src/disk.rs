@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::thread;
 
-use engine::map::resident_pages;
+use engine::map::is_resident;
 use engine::{Error, Result};
 
 use crate::atomic::io_error;
@@ -48,8 +48,7 @@ impl Store {
         let mut away: Vec<Piece> = Vec::new();
         let weights = table.iter().zip(&tensors).enumerate();
         for (_, (weight, tensor)) in weights.filter(|&(at, _)| wants(at)) {
-            let (here, all) = resident_pages(tensor.data());
-            if here < all {
+            if !is_resident(tensor.data()) {
                 away.push((weight.segment as usize, weight.range()?));
             }
         }
@@ -144,10 +143,7 @@ mod tests {
     }
 
     fn is_here(store: &Store, manifest: &Manifest) -> bool {
-        store.weights(manifest).unwrap().iter().all(|weight| {
-            let (here, all) = resident_pages(weight.data());
-            here == all
-        })
+        store.weights(manifest).unwrap().iter().all(|weight| is_resident(weight.data()))
     }
 
     #[test]

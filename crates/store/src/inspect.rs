@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use engine::map::{Map, Stamp, resident_pages};
+use engine::map::{Map, Stamp, is_resident};
 use engine::{Error, Result};
 
 use crate::atomic::io_error;
@@ -68,7 +68,7 @@ impl Inspected {
     /// What was found of the segment `hash` in the file that `now` is of. Packers set the times of what they share.
     fn of(&self, hash: &str, now: &Stamp) -> Option<(Stamp, Option<Error>)> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
-        known.filter(|(then, _)| (then.device, then.inode, then.len_bytes) == (now.device, now.inode, now.len_bytes))
+        known.filter(|(then, _)| is_same_file(then, now))
     }
 
     fn put(&self, hash: &str, stamp: Stamp, damage: Option<Error>) {
@@ -119,8 +119,12 @@ impl Store {
         {
             return Ok(damage.map(|damage| (damage.context(path.display()), false)));
         }
-        let map = self.maps.known(&path).map(|map| map.bytes());
-        let mut reader = Reader::new(file, &path, stamp.len_bytes, map);
+        let map = self.maps.known(&path);
+        if map.as_ref().is_some_and(|map| !is_same_file(&map.stamp(), &stamp)) {
+            // What models run on is another file, whose name this one has taken.
+            return Ok(None);
+        }
+        let mut reader = Reader::new(file, &path, stamp.len_bytes, map.map(|map| map.bytes()));
         let Some(is_sound) = reader.is_sound(&segment.hash, goes_on).map_err(unreadable)? else { return Ok(None) };
         let damage = (!is_sound).then(|| {
             let fix = if self.in_part { "it is fetched again" } else { "pack the model again" };
@@ -132,6 +136,11 @@ impl Store {
         self.inspected.put(&segment.hash, stamp, damage.clone());
         Ok(damage.map(|damage| (damage.context(path.display()), true)))
     }
+}
+
+/// Whether both are of one file, whatever was made of its times.
+fn is_same_file(one: &Stamp, other: &Stamp) -> bool {
+    (one.device, one.inode, one.len_bytes) == (other.device, other.inode, other.len_bytes)
 }
 
 /// Reads one file from its beginning to its end.
@@ -213,10 +222,7 @@ impl Reader {
         let end = (start + BLOCK_BYTES).min(self.len_bytes);
         let is_here = self.map.as_ref().is_some_and(|map| {
             let block = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-            block.and_then(|(start, end)| map.get(start..end)).is_some_and(|block| {
-                let (here, all) = resident_pages(block);
-                here == all
-            })
+            block.and_then(|(start, end)| map.get(start..end)).is_some_and(is_resident)
         });
         let whole = self.begins..self.begins + usize::try_from(BLOCK_BYTES).unwrap_or_default();
         let buffer = self.buffer.get_mut(whole).unwrap_or_default();
@@ -324,6 +330,17 @@ mod tests {
         assert!(other.weights(&tuned).is_err(), "nobody has looked");
         assert!(other.inspect(&tuned, |_, _| true).unwrap().damaged.is_empty());
         assert_eq!(other.weights(&tuned).unwrap(), held);
+        // Another file of that name is not what is mapped, and does that no harm.
+        let fresh = Store::open(store.root().to_str().unwrap()).unwrap();
+        let held = fresh.weights(&tuned).unwrap();
+        let mut bytes = std::fs::read(&head).unwrap();
+        bytes[0] ^= 1;
+        std::fs::write(head.with_extension("part"), bytes).unwrap();
+        std::fs::rename(head.with_extension("part"), &head).unwrap();
+        assert!(fresh.inspect(&tuned, |_, _| true).unwrap().damaged.is_empty());
+        assert_eq!(fresh.weights(&tuned).unwrap(), held);
+        drop(held);
+        assert_eq!(fresh.inspect(&tuned, |_, _| true).unwrap().damaged.len(), 1);
     }
 
     fn filetime(path: &Path) {

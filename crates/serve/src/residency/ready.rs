@@ -223,20 +223,16 @@ fn wanted(model: &Model) -> impl Fn(usize) -> bool + use<> {
 /// kernel is asked for at once.
 fn is_away(weights: &[&[u8]]) -> bool {
     const LOOKS: usize = 8;
-    let is_here = |weight: &[u8]| {
-        let (here, all) = map::resident_pages(weight);
-        here == all
-    };
     let middle_is_here = |weight: &&[u8]| {
         let middle = weight.len() / 2;
-        is_here(&weight[middle..weight.len().min(middle + 1)])
+        map::is_resident(&weight[middle..weight.len().min(middle + 1)])
     };
     // What a fine-tune has of its own mostly comes last.
     let step = weights.len().div_ceil(LOOKS).max(1);
     if weights.iter().rev().step_by(step).all(middle_is_here) {
         return false;
     }
-    let away: Vec<&[u8]> = weights.iter().copied().filter(|weight| !is_here(weight)).collect();
+    let away: Vec<&[u8]> = weights.iter().copied().filter(|weight| !map::is_resident(weight)).collect();
     let much = away.iter().map(|weight| weight.len()).sum::<usize>() > LITTLE_BYTES;
     if !much {
         for weight in away {
