@@ -10,23 +10,22 @@ fn place<const N: usize>(url: &str, variables: [(&str, &str); N]) -> Place {
     Network::start(Limits::default(), variables.into()).unwrap().place(url).unwrap()
 }
 
-fn google(server: &Google, variables: [(&str, &str); 1]) -> Place {
-    let [one] = variables;
-    place("gs://conformance/some/where", [("GOOGLE_BASE_URL", &server.url()), one])
+fn google(server: &Google, variable: (&str, &str)) -> Place {
+    place("gs://conformance/some/where", [("GOOGLE_BASE_URL", &server.url()), variable])
 }
 
 #[test]
 fn google_does_what_every_place_does() {
     let server = Google::start("conformance", Some("let me in"));
-    conformance::all(&google(&server, [("GOOGLE_BEARER_TOKEN", "let me in")]));
+    conformance::all(&google(&server, ("GOOGLE_BEARER_TOKEN", "let me in")));
     let (keys, uploads) = server.holds();
     let left: Vec<_> = keys.iter().filter(|key| key.contains(".unfinished")).collect();
     assert!(left.is_empty() && uploads == 0, "{left:?} {uploads}");
-    let error = google(&server, [("GOOGLE_BEARER_TOKEN", "open")]).head("k").unwrap_err();
+    let error = google(&server, ("GOOGLE_BEARER_TOKEN", "open")).head("k").unwrap_err();
     assert_eq!(error.kind, ErrorKind::Forbidden, "{error}");
     assert!(error.message.contains("GOOGLE_BEARER_TOKEN") && !error.message.contains("open"), "{error}");
     // Without a token nothing is asked of the machine, whatever is done.
-    let nobody = google(&Google::start("conformance", None), [("GOOGLE_SKIP_SIGNATURE", "true")]);
+    let nobody = google(&Google::start("conformance", None), ("GOOGLE_SKIP_SIGNATURE", "true"));
     conformance::objects_are_written_read_and_removed(&nobody);
     conformance::uploads_appear_at_their_end(&nobody);
 }

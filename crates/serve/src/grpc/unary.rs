@@ -192,13 +192,12 @@ fn framed(message: &impl Message) -> Result<Bytes, Status> {
 mod tests {
     use std::collections::VecDeque;
     use std::pin::Pin;
+    use std::sync::Arc;
     use std::task::{Context, Poll};
 
     use hyper::body::Frame;
     use proptest::prelude::*;
     use tonic::Code;
-
-    use std::sync::Arc;
 
     use super::*;
     use crate::Control;
